@@ -1,0 +1,162 @@
+//! A namespace: its settings, every version of every key, and the order a scan takes.
+
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    User,
+    Sequential,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Normal,
+    Locked,
+    Frozen,
+}
+
+/// One version of a key.
+#[derive(Clone, Debug)]
+pub struct Version {
+    pub key: Bytes,
+    pub value: Bytes,
+    pub timestamp: u32,
+    /// The version that this one replaced, unless that one was deleted before.
+    pub previous: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    pub(super) id: u64,
+    pub(super) name: Bytes,
+    pub(super) mode: Mode,
+    pub(super) password: Option<Bytes>,
+    pub(super) public: bool,
+    pub(super) worm: bool,
+    pub(super) state: State,
+    pub(super) maxsize: u64,
+    pub(super) id_next: u64,
+    versions: Vec<Version>,
+    /// The current version of each live key.
+    live: HashMap<Bytes, usize>,
+    /// Live keys by their place in a scan.
+    order: BTreeMap<u64, usize>,
+    pub(super) value_bytes: u64,
+    pub(super) index_bytes: u64,
+}
+
+impl Namespace {
+    pub(super) fn new(id: u64, name: Bytes, mode: Mode) -> Namespace {
+        Namespace {
+            id,
+            name,
+            mode,
+            password: None,
+            public: true,
+            worm: false,
+            state: State::Normal,
+            maxsize: 0,
+            id_next: 0,
+            versions: Vec::new(),
+            live: HashMap::new(),
+            order: BTreeMap::new(),
+            value_bytes: 0,
+            index_bytes: 0,
+        }
+    }
+
+    pub fn name(&self) -> &Bytes {
+        &self.name
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub fn live_count(&self) -> usize {
+        self.live.len()
+    }
+
+    /// The live versions in the order of SCAN.
+    pub fn scan(&self) -> impl DoubleEndedIterator<Item = &Version> {
+        self.order.values().map(|&index| &self.versions[index])
+    }
+
+    /// The versions of a live key, the newest first.
+    pub fn chain(&self, key: &[u8]) -> impl Iterator<Item = &Version> {
+        let newest = self.live.get(key).map(|&index| &self.versions[index]);
+        std::iter::successors(newest, |version| {
+            version.previous.map(|index| &self.versions[index])
+        })
+    }
+
+    pub(super) fn is_fresh(&self) -> bool {
+        self.versions.is_empty()
+    }
+
+    pub(super) fn version(&self, index: usize) -> Option<&Version> {
+        self.versions.get(index)
+    }
+
+    pub(super) fn current(&self, key: &[u8]) -> Option<&Version> {
+        self.live.get(key).map(|&index| &self.versions[index])
+    }
+
+    /// Writes a version and returns its key: in sequential mode an empty key draws the next id, and an
+    /// update uses one up as well.
+    pub(super) fn write(&mut self, key: &[u8], value: &[u8], timestamp: u32) -> Bytes {
+        let key = if key.is_empty() {
+            Bytes::copy_from_slice(&self.id_next.to_le_bytes())
+        } else {
+            Bytes::copy_from_slice(key)
+        };
+        let previous = self.remove(&key);
+        let index = self.versions.len();
+        let value = Bytes::copy_from_slice(value);
+        self.value_bytes += value.len() as u64;
+        self.index_bytes += 64 + key.len() as u64;
+        self.id_next += 1;
+        self.order.insert(self.place(&key, index), index);
+        self.versions.push(Version {
+            key: key.clone(),
+            value,
+            timestamp,
+            previous,
+        });
+        self.live.insert(key.clone(), index);
+        key
+    }
+
+    /// Takes a key out of the live ones and returns its last version.
+    pub(super) fn remove(&mut self, key: &[u8]) -> Option<usize> {
+        let index = self.live.remove(key)?;
+        self.order.remove(&self.place(key, index));
+        self.value_bytes -= self.versions[index].value.len() as u64;
+        self.index_bytes -= 64 + key.len() as u64;
+        Some(index)
+    }
+
+    /// Where a scan finds a key's version: by its age, or by its id.
+    fn place(&self, key: &[u8], index: usize) -> u64 {
+        match self.mode {
+            Mode::User => index as u64,
+            Mode::Sequential => u64::from_le_bytes(key.try_into().expect("an id has 8 bytes")),
+        }
+    }
+
+    pub(super) fn place_of(&self, key: &[u8]) -> Option<u64> {
+        self.live.get(key).map(|&index| self.place(key, index))
+    }
+
+    /// The live versions strictly after a place, or before it, with their places.
+    pub(super) fn scan_from(&self, after: Option<u64>, reverse: bool) -> Vec<(u64, &Version)> {
+        let entry = |(&place, &index): (&u64, &usize)| (place, &self.versions[index]);
+        match (reverse, after) {
+            (false, None) => self.order.iter().map(entry).collect(),
+            (false, Some(place)) => self.order.range(place + 1..).map(entry).collect(),
+            (true, None) => self.order.iter().rev().map(entry).collect(),
+            (true, Some(place)) => self.order.range(..place).rev().map(entry).collect(),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The commands on namespaces.
+
+use super::connection::challenge_answer;
+use super::namespace::{Mode, Namespace, State};
+use super::{Answer, Model, Session, atoll, exact};
+use crate::reply::Reply;
+use bytes::Bytes;
+use std::fmt::Write;
+
+const NAME_BYTES_MAX: usize = 128;
+const PROPERTY_BYTES_MAX: usize = 256;
+const VALUE_BYTES_MAX: usize = 63;
+const PASSWORD_BYTES_MAX: usize = 255;
+
+fn check_name(name: &[u8]) -> Result<(), &'static str> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err("Namespace too long");
+    }
+    if name.contains(&0) {
+        return Err("Invalid argument");
+    }
+    Ok(())
+}
+
+impl Model {
+    pub(super) fn nsnew(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
+        exact(arguments, 2)?;
+        let name = arguments[1];
+        check_name(name)?;
+        if [&b"."[..], b"..", b"default"].contains(&name) || name.contains(&b'/') {
+            return Err("This name is not allowed");
+        }
+        if self.find(name).is_some() {
+            return Err("This namespace is not available");
+        }
+        let id = self.namespace_count_ever;
+        self.namespace_count_ever += 1;
+        let mode = self.options.mode.unwrap_or(Mode::User);
+        self.namespaces
+            .push(Namespace::new(id, Bytes::copy_from_slice(name), mode));
+        Ok(Reply::ok())
+    }
+
+    pub(super) fn nsdel(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
+        exact(arguments, 2)?;
+        let name = arguments[1];
+        check_name(name)?;
+        if name == b"default" {
+            return Err("Cannot remove default namespace");
+        }
+        let id = self.find(name).ok_or("This namespace doesn't exists")?.id;
+        if id == session.namespace {
+            return Err("Cannot remove namespace you're currently using.");
+        }
+        self.namespaces.retain(|namespace| namespace.id != id);
+        Ok(Reply::ok())
+    }
+
+    pub(super) fn nslist(&mut self, _: &mut Session, _: &[&[u8]]) -> Answer {
+        Ok(Reply::Array(
+            self.namespaces
+                .iter()
+                .map(|namespace| Reply::Bulk(namespace.name.clone()))
+                .collect(),
+        ))
+    }
+
+    pub(super) fn select(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
+        let name = *arguments.get(1).ok_or("Invalid argument")?;
+        check_name(name)?;
+        let namespace = self.find(name).ok_or("Namespace not found")?;
+        let id = namespace.id;
+        let mut writable = true;
+        if let Some(password) = namespace.password.clone() {
+            match &arguments[2..] {
+                [] if !namespace.public => return Err("Namespace protected and private"),
+                [] => writable = false,
+                [given] if given.len() > PASSWORD_BYTES_MAX => return Err("Password too long"),
+                [given] if *given != password => return Err("Access denied"),
+                [_] => {}
+                [method, answer] => {
+                    if !method.eq_ignore_ascii_case(b"SECURE") {
+                        return Err("Only SECURE extra method supported");
+                    }
+                    challenge_answer(session, answer, &password)?;
+                }
+                _ => return Err("Too many arguments"),
+            }
+        }
+        session.namespace = id;
+        session.writable = writable;
+        Ok(Reply::ok())
+    }
+
+    pub(super) fn nsset(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
+        exact(arguments, 4)?;
+        let [name, property, value] = [arguments[1], arguments[2], arguments[3]];
+        check_name(name)?;
+        if property.len() > PROPERTY_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
+            return Err("Argument too long");
+        }
+        let single_mode = self.options.mode.is_some();
+        let namespace = self.find(name).ok_or("Namespace not found")?;
+        let yes = value[0] == b'1';
+        match property {
+            b"mode" if single_mode => {
+                return Err("This server instance is configured to use a single runtime mode");
+            }
+            b"mode" if !namespace.is_fresh() => return Err("Cannot change mode of used namespace"),
+            b"mode" => {
+                namespace.mode = match value {
+                    b"user" => Mode::User,
+                    b"seq" => Mode::Sequential,
+                    _ => return Err("Invalid property value (expected: user, seq)"),
+                };
+            }
+            b"lock" => namespace.state = if yes { State::Locked } else { State::Normal },
+            b"freeze" => namespace.state = if yes { State::Frozen } else { State::Normal },
+            _ if name == b"default" => return Err("Cannot update default namespace"),
+            b"maxsize" => namespace.maxsize = atoll(value) as u64,
+            b"password" => {
+                namespace.password = (value != b"*").then(|| Bytes::copy_from_slice(value));
+            }
+            b"public" => namespace.public = yes,
+            b"worm" => namespace.worm = yes,
+            _ => return Err("Invalid property"),
+        }
+        Ok(Reply::ok())
+    }
+
+    pub(super) fn nsinfo(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
+        exact(arguments, 2)?;
+        check_name(arguments[1])?;
+        let admin = session.admin;
+        let namespace = self.find(arguments[1]).ok_or("Namespace not found")?;
+        Ok(Reply::bulk(describe(namespace, admin)))
+    }
+}
+
+/// The text of NSINFO; what only a disk knows is zero.
+fn describe(namespace: &Namespace, admin: bool) -> String {
+    let yes = |on: bool| if on { "yes" } else { "no" };
+    let mut text = String::from("# namespace\n");
+    let mut field = |name: &str, value: &dyn std::fmt::Display| {
+        writeln!(text, "{name}: {value}").expect("a string takes all");
+    };
+    let mib = namespace.value_bytes as f64 / f64::from(1 << 20);
+    let index_kib = namespace.index_bytes as f64 / 1024.0;
+    field("name", &String::from_utf8_lossy(&namespace.name));
+    field("entries", &namespace.live_count());
+    field("public", &yes(namespace.public));
+    field("worm", &yes(namespace.worm));
+    field("locked", &yes(namespace.state != State::Normal));
+    field("password", &yes(namespace.password.is_some()));
+    field("data_size_bytes", &namespace.value_bytes);
+    field("data_size_mb", &format!("{mib:.2}"));
+    field("data_limits_bytes", &namespace.maxsize);
+    field("index_size_bytes", &namespace.index_bytes);
+    field("index_size_kb", &format!("{index_kib:.2}"));
+    field("next_internal_id", &next_internal_id(namespace.id_next));
+    field(
+        "mode",
+        &if namespace.mode == Mode::User {
+            "userkey"
+        } else {
+            "sequential"
+        },
+    );
+    for name in ["index", "data"] {
+        field(&format!("stats_{name}_io_errors"), &0);
+        field(&format!("stats_{name}_io_error_last"), &0);
+        field(&format!("stats_{name}_faults"), &0);
+    }
+    if namespace.maxsize > 0 {
+        field(
+            "space_available",
+            &namespace.maxsize.wrapping_sub(namespace.value_bytes),
+        );
+    }
+    for name in ["index", "data"] {
+        field(&format!("{name}_disk_freespace_bytes"), &0);
+        field(&format!("{name}_disk_freespace_mb"), &"0.00");
+    }
+    if admin {
+        for (name, letter) in [("data", 'd'), ("index", 'i')] {
+            field(&format!("{name}_path"), &name);
+            field(&format!("{name}_active"), &format!("{name}/{letter}0"));
+        }
+        field("data_current_id", &0);
+        field("data_current_offset", &0);
+    }
+    text
+}
+
+/// The id with its bytes reversed, in hexadecimal without leading zeroes, but 8 digits at least.
+fn next_internal_id(id: u64) -> String {
+    format!("0x{:08x}", id.swap_bytes())
+}

@@ -1,0 +1,358 @@
+//! Commands that read one key: GET, MGET, EXISTS, CHECK, LENGTH, KEYTIME, KEYCUR, HISTORY.
+//!
+//! A record in memory is answered at once. Otherwise a task reads it: the place was taken from the
+//! index when the request was run, and the log never changes, so the answer is that of this moment
+//! whatever is written meanwhile.
+
+use super::task::{Task, TaskKind};
+use super::{Context, Outcome};
+use crate::engine::index::Place;
+use crate::engine::log::format::{self, FLAG_UNVERIFIED, Kind, Verified};
+use crate::engine::namespace::{Keys, Namespace};
+use crate::engine::{Engine, Fetched, ReadFailure, sequential_id};
+use crate::limits::KEY_BYTES_MAX;
+use crate::output::Output;
+use crate::resp::{Protocol, Request};
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// What a client wants to know of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Get,
+    Exists,
+    Check,
+    Length,
+    KeyTime,
+    KeyCursor,
+}
+
+pub fn get(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    read(context, Verb::Get, request.get(1), out)
+}
+
+pub fn exists(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    read(context, Verb::Exists, request.get(1), out)
+}
+
+pub fn check(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    read(context, Verb::Check, request.get(1), out)
+}
+
+pub fn length(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    read(context, Verb::Length, request.get(1), out)
+}
+
+pub fn keytime(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    read(context, Verb::KeyTime, request.get(1), out)
+}
+
+pub fn keycur(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    if request.get(1).len() > KEY_BYTES_MAX {
+        return context.error(out, "Key not found");
+    }
+    read(context, Verb::KeyCursor, request.get(1), out)
+}
+
+pub fn multi_get(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    if request.len() < 2 {
+        return context.error(out, "Invalid arguments");
+    }
+    if request.iter().skip(1).any(|key| key.len() > KEY_BYTES_MAX) {
+        return context.error(out, "Invalid key");
+    }
+    if let Some(refused) = context.refuse_frozen(out) {
+        return refused;
+    }
+    let count = request.len() - 1;
+    context.writer(out).array(count);
+    Outcome::Parts(count)
+}
+
+/// One element of MGET's array.
+pub fn multi_get_part(context: &mut Context<'_>, key: &[u8], out: &mut Output) -> Outcome {
+    answer(context, Verb::Get, key, out)
+}
+
+fn read(context: &mut Context<'_>, verb: Verb, key: &[u8], out: &mut Output) -> Outcome {
+    if key.len() > KEY_BYTES_MAX {
+        return context.error(out, "Invalid key");
+    }
+    if let Some(refused) = context.refuse_frozen(out) {
+        return refused;
+    }
+    answer(context, verb, key, out)
+}
+
+/// Where the newest record of a key, or of another with its hash, lies; and about how long it is.
+pub fn locate(context: &Context<'_>, key: &[u8]) -> Option<(Place, u64)> {
+    let namespace = context.namespace();
+    match &namespace.keys {
+        Keys::User(_) => {
+            let entry = context.engine.find(namespace, context.engine.hash(key))?;
+            let payload = if entry.is_dead() { 0 } else { entry.length as usize };
+            Some((entry.place, format::record_bytes(key.len(), payload)))
+        }
+        Keys::Sequential(table) => {
+            let place = table.get(sequential_id(key)?)?;
+            Some((place, format::record_bytes(key.len(), namespace.typical_payload_bytes())))
+        }
+    }
+}
+
+fn answer(context: &mut Context<'_>, verb: Verb, key: &[u8], out: &mut Output) -> Outcome {
+    let Some((place, bytes)) = locate(context, key) else {
+        missing(verb, context.session.protocol, out);
+        return context.done_at(context.namespace().deleted_until);
+    };
+    // CHECK wants to know about the disk, unless the record is not there yet.
+    let in_memory = verb != Verb::Check || place.get() >= context.engine.log.buffered_from();
+    if in_memory {
+        if let Some(record) = context.engine.peek(place) {
+            if record.key() == key {
+                let end = place.get() + record.head.bytes();
+                let id = id_of(context.namespace(), key);
+                let found = Found { place, record: &record, id, seed: context.engine.log.seed };
+                let owner = if place.get() >= context.engine.log.buffered_from() {
+                    None
+                } else {
+                    context.engine.cached(place)
+                };
+                found.render(verb, context.session.protocol, context.session.namespace, owner, out);
+                return context.done_at(end);
+            }
+        }
+    }
+    let kind = TaskKind::Read { verb, key: key.into() };
+    fetch_for(context, kind, place, bytes, verb != Verb::Check)
+}
+
+fn fetch_for(
+    context: &mut Context<'_>,
+    kind: TaskKind,
+    place: Place,
+    bytes: u64,
+    keep: bool,
+) -> Outcome {
+    let task = Task {
+        client: context.client,
+        protocol: context.session.protocol,
+        slot: context.session.slot,
+        namespace: context.session.namespace,
+        kind,
+    };
+    let waiter = context.tasks.add(task);
+    context.engine.fetch(waiter, Some(context.session.namespace), place, bytes, keep);
+    Outcome::Later { bytes: bytes as usize }
+}
+
+fn missing(verb: Verb, protocol: Protocol, out: &mut Output) {
+    let mut writer = out.writer(protocol);
+    match verb {
+        Verb::Exists => writer.integer(0),
+        Verb::KeyCursor => writer.error("Key not found"),
+        Verb::Get | Verb::Check | Verb::Length | Verb::KeyTime => writer.nil(),
+    }
+}
+
+struct Found<'a> {
+    place: Place,
+    record: &'a Verified<'a>,
+    /// The id, in sequential mode.
+    id: Option<u64>,
+    seed: u64,
+}
+
+impl Found<'_> {
+    fn render(
+        &self,
+        verb: Verb,
+        protocol: Protocol,
+        namespace: u32,
+        owner: Option<&Bytes>,
+        out: &mut Output,
+    ) {
+        let head = &self.record.head;
+        match (verb, head.kind) {
+            (_, Kind::Delete) => missing(verb, protocol, out),
+            (Verb::Get, _) => out.bulk(protocol, self.record.payload(), owner),
+            (Verb::Exists | Verb::Check, _) => out.writer(protocol).integer(1),
+            (Verb::Length, _) => out.writer(protocol).integer(head.payload_length.into()),
+            (Verb::KeyTime, _) => out.writer(protocol).integer(head.timestamp.into()),
+            (Verb::KeyCursor, _) => {
+                // In sequential mode an id keeps its place in a scan, so the cursor holds the id.
+                let at = self.id.unwrap_or(self.place.get());
+                out.writer(protocol).bulk(&Cursor { namespace, at }.encode(self.seed));
+            }
+        }
+    }
+}
+
+/// The id in a key of a sequential namespace.
+fn id_of(namespace: &Namespace, key: &[u8]) -> Option<u64> {
+    match namespace.keys {
+        Keys::User(_) => None,
+        Keys::Sequential(_) => sequential_id(key),
+    }
+}
+
+/// Where a scan goes on: after a position of the log or, in sequential mode, after an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    pub namespace: u32,
+    pub at: u64,
+}
+
+impl Cursor {
+    pub const BYTES: usize = 17;
+    const VERSION: u8 = 1;
+
+    /// 8 bytes position or id, 8 bytes checksum over it and the namespace, 1 byte version.
+    pub fn encode(&self, seed: u64) -> [u8; Self::BYTES] {
+        let mut bytes = [Self::VERSION; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.at.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.check(seed).to_le_bytes());
+        bytes
+    }
+
+    /// The cursor that this server once gave out for this namespace.
+    pub fn decode(bytes: &[u8], namespace: u32, seed: u64) -> Option<Self> {
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
+        let (at, rest) = bytes.split_first_chunk::<8>()?;
+        let cursor = Self { namespace, at: u64::from_le_bytes(*at) };
+        (rest[..8] == cursor.check(seed).to_le_bytes() && rest[8] == Self::VERSION)
+            .then_some(cursor)
+    }
+
+    fn check(&self, seed: u64) -> u64 {
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&self.at.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.namespace.to_le_bytes());
+        xxh3_64_with_seed(&bytes, !seed)
+    }
+}
+
+/// What to do after a record was read for a task.
+pub enum Next {
+    Finished { rests_on: u64 },
+    /// The record belongs to another key with the same hash; ours may be below.
+    Read(Place),
+}
+
+/// Answers a reading task with the record that it waited for.
+pub fn resume(
+    engine: &Engine,
+    task: &Task,
+    verb: Verb,
+    key: &[u8],
+    fetched: &Fetched,
+    out: &mut Output,
+) -> Next {
+    let protocol = task.protocol;
+    let seed = engine.log.seed;
+    let id = engine.namespaces.get(task.slot).and_then(|namespace| id_of(namespace, key));
+    let finished = Next::Finished { rests_on: 0 };
+    match &fetched.record {
+        Ok(bytes) => {
+            let record = Verified::trusted(bytes);
+            if record.key() != key {
+                if record.head.flags & FLAG_UNVERIFIED != 0 && !record.head.previous.is_none() {
+                    return Next::Read(record.head.previous);
+                }
+                missing(verb, protocol, out);
+                return finished;
+            }
+            let rests_on = fetched.place.get() + record.head.bytes();
+            Found { place: fetched.place, record: &record, id, seed }
+                .render(verb, protocol, task.namespace, Some(bytes), out);
+            Next::Finished { rests_on }
+        }
+        Err(failure) => {
+            damaged(verb, task, fetched.place, failure, id, seed, out);
+            finished
+        }
+    }
+}
+
+/// What a damaged record still tells: its head and key may be whole.
+fn damaged(
+    verb: Verb,
+    task: &Task,
+    place: Place,
+    failure: &ReadFailure,
+    id: Option<u64>,
+    seed: u64,
+    out: &mut Output,
+) {
+    let protocol = task.protocol;
+    let head = match failure {
+        ReadFailure::Damaged(Some(bytes)) => format::decode_fields(bytes).map(|head| (head, bytes)),
+        ReadFailure::Damaged(None) | ReadFailure::Unreadable => None,
+    };
+    match (verb, head) {
+        (Verb::Exists, _) => out.writer(protocol).integer(1),
+        (Verb::Check, Some(_)) => out.writer(protocol).integer(0),
+        (Verb::Check, None) => out.writer(protocol).integer(-1),
+        (Verb::Get, _) | (_, None) => out.writer(protocol).error("Internal Error"),
+        (_, Some((_, bytes))) => {
+            let record = Verified::trusted(bytes);
+            Found { place, record: &record, id, seed }
+                .render(verb, protocol, task.namespace, None, out);
+        }
+    }
+}
+
+// -------------------------------------------------------------------- HISTORY
+
+pub fn history(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    if !(2..=3).contains(&request.len()) {
+        return context.error(out, "Invalid arguments");
+    }
+    if let Some(refused) = context.refuse_frozen(out) {
+        return refused;
+    }
+    let key = request.get(1);
+    if request.len() == 2 {
+        let found = if key.len() <= KEY_BYTES_MAX { locate(context, key) } else { None };
+        let Some((place, bytes)) = found else {
+            return context.error(out, "Key not found");
+        };
+        let kind = TaskKind::History { key: key.into(), token: None, version: None };
+        return start_history(context, kind, place, bytes, true);
+    }
+    let Ok(token) = <[u8; 8]>::try_from(request.get(2)) else {
+        return context.error(out, "Invalid arguments");
+    };
+    let position = u64::from_le_bytes(token);
+    if position == 0 {
+        return context.error(out, "No more history");
+    }
+    if !Place::is_valid(position) || context.engine.log.segments.of(position).is_none() {
+        return context.error(out, "Invalid arguments (index query)");
+    }
+    let place = Place::new(position);
+    let bytes = format::record_bytes(key.len(), context.namespace().typical_payload_bytes());
+    let kind = TaskKind::History { key: key.into(), token: Some(place), version: None };
+    start_history(context, kind, place, bytes, false)
+}
+
+/// History is rare and needs up to two records, so it always runs as a task, also from memory.
+fn start_history(
+    context: &mut Context<'_>,
+    kind: TaskKind,
+    place: Place,
+    bytes: u64,
+    trusted: bool,
+) -> Outcome {
+    let task = Task {
+        client: context.client,
+        protocol: context.session.protocol,
+        slot: context.session.slot,
+        namespace: context.session.namespace,
+        kind,
+    };
+    let blame = trusted.then_some(context.session.namespace);
+    let waiter = context.tasks.add(task);
+    super::task::fetch(context.engine, waiter, blame, place, bytes);
+    Outcome::Later { bytes: bytes as usize }
+}

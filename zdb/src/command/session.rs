@@ -1,0 +1,28 @@
+//! What a connection is to the commands: its namespace, its rights, its protocol.
+
+use crate::resp::Protocol;
+
+pub struct Session {
+    /// Of the connection, never reused.
+    pub id: u64,
+    /// Slot and id of the namespace; the id tells a reused slot apart.
+    pub slot: usize,
+    pub namespace: u32,
+    pub admin: bool,
+    /// Whether the admin right came from a password.
+    pub authenticated: bool,
+    pub writable: bool,
+    /// Over loopback or a unix socket.
+    pub local: bool,
+    pub protocol: Protocol,
+    /// The outstanding challenge of AUTH SECURE, in hexadecimal.
+    pub challenge: Option<[u8; 16]>,
+    pub name: Vec<u8>,
+    pub library_name: Vec<u8>,
+    pub library_version: Vec<u8>,
+    pub peer: String,
+    /// Unix seconds.
+    pub connected_s: u64,
+    pub last_command: &'static str,
+    pub last_command_s: u64,
+}

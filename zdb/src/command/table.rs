@@ -1,0 +1,214 @@
+//! The table of commands. COMMAND, COMMAND DOCS and the gatekeeper read the same rows.
+
+use super::{Context, Outcome, keys, namespaces, scan, system, write};
+use crate::output::Output;
+use crate::resp::Request;
+
+type Handler = fn(&mut Context<'_>, Request<'_>, &mut Output) -> Outcome;
+
+#[derive(Clone, Copy, Debug)]
+pub enum Arity {
+    Any,
+    /// That many words with the command, none of them empty.
+    Exact(usize),
+    /// At least that many words with the command.
+    AtLeast(usize),
+}
+
+impl Arity {
+    /// The error for a request that does not have it.
+    pub fn refuse(self, request: Request<'_>) -> Option<&'static str> {
+        match self {
+            Self::Any => None,
+            Self::Exact(count) if request.len() != count => Some("Unexpected arguments"),
+            Self::Exact(_) if request.iter().any(<[u8]>::is_empty) => Some("Invalid argument"),
+            Self::AtLeast(count) if request.len() < count => Some("Missing arguments"),
+            Self::Exact(_) | Self::AtLeast(_) => None,
+        }
+    }
+
+    /// In Redis's notation: negative for a minimum.
+    pub fn redis(self) -> i64 {
+        match self {
+            Self::Any => -1,
+            Self::Exact(count) => count as i64,
+            Self::AtLeast(count) => -(count as i64),
+        }
+    }
+}
+
+pub struct Command {
+    pub name: &'static str,
+    pub arity: Arity,
+    pub admin: bool,
+    /// Redis's flags: what a client library may assume.
+    pub flags: &'static [&'static str],
+    /// First key, last key, step, as in Redis; zeroes for none.
+    pub keys: (i64, i64, i64),
+    pub group: &'static str,
+    /// The arguments, for a hint.
+    pub arguments: &'static str,
+    pub summary: &'static str,
+    pub run: Handler,
+}
+
+const READ: &[&str] = &["readonly", "fast"];
+const WRITE: &[&str] = &["write", "denyoom", "fast"];
+const ADMIN: &[&str] = &["admin"];
+const FAST: &[&str] = &["fast", "loading", "stale"];
+const NO_KEYS: (i64, i64, i64) = (0, 0, 0);
+const ONE_KEY: (i64, i64, i64) = (1, 1, 1);
+
+macro_rules! commands {
+    ($($name:literal $arity:expr, $admin:literal, $flags:expr, $keys:expr, $group:literal, $arguments:literal,
+       $summary:literal => $run:path;)*) => {
+        &[$(Command {
+            name: $name, arity: $arity, admin: $admin, flags: $flags, keys: $keys, group: $group,
+            arguments: $arguments, summary: $summary, run: $run,
+        }),*]
+    };
+}
+
+use Arity::{Any, AtLeast, Exact};
+
+pub const COMMANDS: &[Command] = commands! {
+    "get" Exact(2), false, READ, ONE_KEY, "string", "key",
+        "The value of a key, or nil." => keys::get;
+    "set" Any, false, WRITE, ONE_KEY, "string", "key value [timestamp]",
+        "Stores a value; returns the key, or nil when the value is the one already there." => write::set;
+    "setx" Any, false, WRITE, ONE_KEY, "string", "key value [timestamp]",
+        "The same as SET." => write::set;
+    "mget" Any, false, READ, (1, -1, 1), "string", "key [key ...]",
+        "The values of up to 1023 keys." => keys::multi_get;
+    "del" Any, false, WRITE, ONE_KEY, "generic", "key [timestamp]",
+        "Ends a key; an error when there is none." => write::delete;
+    "exists" Exact(2), false, READ, ONE_KEY, "generic", "key",
+        "1 when the key is there, else 0." => keys::exists;
+    "check" Exact(2), false, READ, ONE_KEY, "generic", "key",
+        "Reads the value from the disk: 1 whole, 0 damaged, -1 unreadable, nil missing." => keys::check;
+    "length" Exact(2), false, READ, ONE_KEY, "generic", "key",
+        "Bytes of the value, or nil." => keys::length;
+    "keytime" Exact(2), false, READ, ONE_KEY, "generic", "key",
+        "Unix time of the last update in seconds, or nil." => keys::keytime;
+    "keycur" Exact(2), false, READ, ONE_KEY, "generic", "key",
+        "A cursor that SCAN and RSCAN go on from." => keys::keycur;
+    "history" Any, false, READ, ONE_KEY, "generic", "key [token]",
+        "A version of a key, and the token of the one before." => keys::history;
+    "scan" Any, false, READ, NO_KEYS, "generic", "[cursor]",
+        "Keys in the order of the log, oldest first; an error when there are no more." => scan::scan;
+    "scanx" Any, false, READ, NO_KEYS, "generic", "[cursor]",
+        "The same as SCAN." => scan::scan;
+    "rscan" Any, false, READ, NO_KEYS, "generic", "[cursor]",
+        "Keys in the reverse order of the log." => scan::reverse_scan;
+    "dbsize" Any, false, READ, NO_KEYS, "server", "",
+        "How many keys the namespace has." => system::dbsize;
+    "select" Any, false, FAST, NO_KEYS, "connection", "namespace [password | SECURE hash]",
+        "Goes to a namespace." => namespaces::select;
+    "nsnew" Exact(2), true, ADMIN, NO_KEYS, "server", "name",
+        "Makes a namespace." => namespaces::create;
+    "nsdel" Exact(2), true, ADMIN, NO_KEYS, "server", "name",
+        "Removes a namespace and everything in it." => namespaces::remove;
+    "nslist" Any, false, FAST, NO_KEYS, "server", "",
+        "The names of all namespaces." => namespaces::list;
+    "nsinfo" Exact(2), false, FAST, NO_KEYS, "server", "name",
+        "Size, limits and state of a namespace." => namespaces::info;
+    "nsset" Exact(4), true, ADMIN, NO_KEYS, "server", "name property value",
+        "Sets maxsize, password, public, worm, lock, freeze or mode of a namespace." => namespaces::set;
+    "auth" Any, false, FAST, NO_KEYS, "connection", "password | SECURE CHALLENGE | SECURE hash",
+        "Becomes admin." => system::auth;
+    "ping" Any, false, FAST, NO_KEYS, "connection", "", "Answers PONG." => system::ping;
+    "echo" Any, false, FAST, NO_KEYS, "connection", "message", "Answers the message." => system::echo;
+    "time" Any, false, FAST, NO_KEYS, "server", "",
+        "Unix seconds and microseconds." => system::time;
+    "info" Any, false, FAST, NO_KEYS, "server", "", "State and counters of the server." => system::info;
+    "hello" Any, false, FAST, NO_KEYS, "connection", "[protover [AUTH user password] [SETNAME name]]",
+        "Chooses RESP2 or RESP3." => system::hello;
+    "client" AtLeast(2), false, FAST, NO_KEYS, "connection", "subcommand [argument ...]",
+        "SETINFO, SETNAME, GETNAME, ID, LIST, INFO." => system::client;
+    "command" Any, false, FAST, NO_KEYS, "server", "[COUNT | DOCS | INFO | LIST]",
+        "The commands of this server." => system::command;
+    "config" AtLeast(2), true, ADMIN, NO_KEYS, "server", "GET pattern [pattern ...]",
+        "Settings of the running server." => system::config;
+    "quit" Any, false, FAST, NO_KEYS, "connection", "", "Closes the connection." => system::quit;
+    "stop" Any, false, ADMIN, NO_KEYS, "server", "",
+        "Stops the server cleanly, for an admin." => system::stop;
+};
+
+/// Commands of 0-db that a later version brings.
+const LATER: &[&str] =
+    &["WAIT", "MIRROR", "MASTER", "HOOKS", "INDEX", "DATA", "KSCAN", "NSJUMP", "RELOAD", "FLUSH"];
+
+/// The name of a command that is known but not built yet.
+pub fn later(name: &[u8]) -> Option<&'static str> {
+    LATER.iter().find(|later| later.as_bytes().eq_ignore_ascii_case(name)).copied()
+}
+
+/// Slots of the hash table over the names: a power of two, some eight times the number of commands.
+const SLOTS: usize = 256;
+
+/// Finds commands by name.
+pub struct Table {
+    slots: [u8; SLOTS],
+}
+
+impl Table {
+    pub fn new() -> Self {
+        const { assert!(COMMANDS.len() < SLOTS / 4) };
+        let mut slots = [u8::MAX; SLOTS];
+        for (at, command) in COMMANDS.iter().enumerate() {
+            let mut slot = Self::slot(command.name.as_bytes());
+            while slots[slot] != u8::MAX {
+                slot = (slot + 1) % SLOTS;
+            }
+            slots[slot] = at as u8;
+        }
+        Self { slots }
+    }
+
+    /// First, last and number of letters tell nearly all names apart; the rest is probing.
+    fn slot(name: &[u8]) -> usize {
+        let (first, last) = match name {
+            [] => (0, 0),
+            [first, .., last] => (*first, *last),
+            [only] => (*only, *only),
+        };
+        let mix = usize::from(first | 0x20) * 7 + usize::from(last | 0x20) * 31 + name.len() * 101;
+        mix % SLOTS
+    }
+
+    #[inline]
+    pub fn find(&self, name: &[u8]) -> Option<&'static Command> {
+        let mut slot = Self::slot(name);
+        loop {
+            let command = COMMANDS.get(usize::from(self.slots[slot]))?;
+            if command.name.as_bytes().eq_ignore_ascii_case(name) {
+                return Some(command);
+            }
+            slot = (slot + 1) % SLOTS;
+        }
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_found_in_any_case() {
+        let table = Table::new();
+        for command in COMMANDS {
+            assert_eq!(table.find(command.name.as_bytes()).map(|c| c.name), Some(command.name));
+            let upper = command.name.to_ascii_uppercase();
+            assert_eq!(table.find(upper.as_bytes()).map(|c| c.name), Some(command.name));
+        }
+        for other in ["", "g", "gett", "flushall", "\0"] {
+            assert!(table.find(other.as_bytes()).is_none(), "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! SET and DEL.
+
+use super::{Context, Outcome};
+use crate::engine::index::{Entry, Place};
+use crate::engine::log::Refusal;
+use crate::engine::log::format::{self, FLAG_UNVERIFIED, Kind, Verified};
+use crate::engine::namespace::Keys;
+use crate::engine::{Fetched, Predecessor, ReadFailure, Waiter, sequential_id};
+use crate::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use crate::output::Output;
+use crate::resp::Request;
+
+const NO_SPACE: &str = "No space left on this namespace";
+const WORM: &str = "Namespace is protected by worm mode";
+
+pub fn set(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    match request.len() {
+        3 => {}
+        4 if context.session.admin => {}
+        4 => {
+            context.server.stats.commands_unauthorized += 1;
+            return context.error(out, "Permission denied");
+        }
+        _ => return context.error(out, "Unexpected arguments"),
+    }
+    let (key, payload) = (request.get(1), request.get(2));
+    if key.len() > KEY_BYTES_MAX {
+        return context.error(out, "Key too large");
+    }
+    if let Some(refused) = context.refuse_write(out) {
+        return refused;
+    }
+    let timestamp = if request.len() == 4 {
+        parse_timestamp(request.get(3))
+    } else {
+        context.engine.now.unix_s() as u32
+    };
+    debug_assert!(payload.len() <= PAYLOAD_BYTES_MAX);
+    let payload_check = format::payload_check(context.engine.log.seed, payload);
+    let value = Value { payload, payload_check, timestamp };
+    match &context.namespace().keys {
+        Keys::User(_) => set_user(context, key, value, out),
+        Keys::Sequential(_) => set_sequential(context, key, value, out),
+    }
+}
+
+/// Decimal text as `atoll` reads it: leading blanks, a sign, digits; anything else ends it. Kept modulo
+/// 2^32, as 0-db stores it.
+fn parse_timestamp(text: &[u8]) -> u32 {
+    let text = text.trim_ascii_start();
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, text),
+    };
+    let value = digits
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .fold(0u64, |value, byte| value.wrapping_mul(10).wrapping_add(u64::from(byte - b'0')));
+    (if negative { value.wrapping_neg() } else { value }) as u32
+}
+
+struct Value<'a> {
+    payload: &'a [u8],
+    payload_check: u64,
+    timestamp: u32,
+}
+
+/// What memory or a read says about the newest record of a hash or an id.
+enum Newest {
+    /// It is ours: its payload's identity with the new one, and whether all below is ours too.
+    Ours { same: bool, verified: bool, length: u32, live: bool },
+    /// It belongs to another key with the same hash.
+    Foreign,
+    /// It cannot be read; the write goes ahead without it.
+    Lost,
+}
+
+fn judge(record: &Verified<'_>, key: &[u8], value: Option<&Value<'_>>) -> Newest {
+    if record.key() != key {
+        return Newest::Foreign;
+    }
+    let same = value.is_some_and(|value| {
+        record.head.payload_check == value.payload_check && record.payload() == value.payload
+    });
+    Newest::Ours {
+        same,
+        verified: record.head.flags & FLAG_UNVERIFIED == 0,
+        length: record.head.payload_length,
+        live: record.head.kind == Kind::Set,
+    }
+}
+
+/// Looks at the record at `place` in memory or as it was just read. `None`: it has to be read.
+fn look(
+    context: &Context<'_>,
+    place: Place,
+    key: &[u8],
+    value: Option<&Value<'_>>,
+) -> Option<Newest> {
+    if let Some(record) = context.engine.peek(place) {
+        return Some(judge(&record, key, value));
+    }
+    let Fetched { record, .. } = context.fetched.iter().find(|fetched| fetched.place == place)?;
+    Some(match record {
+        Ok(bytes) => judge(&Verified::trusted(bytes), key, value),
+        Err(ReadFailure::Damaged(_) | ReadFailure::Unreadable) => Newest::Lost,
+    })
+}
+
+/// Asks for a record; the request is run again with it.
+fn read_first(context: &mut Context<'_>, place: Place, bytes: u64) -> Outcome {
+    let namespace = context.session.namespace;
+    let waiter = Waiter::Connection(context.client.connection);
+    context.engine.fetch(waiter, Some(namespace), place, bytes, true);
+    Outcome::NeedsRecord
+}
+
+fn set_user(context: &mut Context<'_>, key: &[u8], value: Value<'_>, out: &mut Output) -> Outcome {
+    if key.is_empty() {
+        return context.error(out, "Invalid argument, key needed");
+    }
+    let hash = context.engine.hash(key);
+    let Some(entry) = context.engine.find(context.namespace(), hash) else {
+        return append(context, key, value, None, out);
+    };
+    let worm = context.namespace().settings.worm;
+    let newest = match look(context, entry.place, key, Some(&value)) {
+        Some(newest) => newest,
+        None if worm || entry.is_dead() || could_be_same(&entry, &value) => {
+            let payload = if entry.is_dead() { 0 } else { entry.length as usize };
+            return read_first(context, entry.place, format::record_bytes(key.len(), payload));
+        }
+        // In nearly all cases a different value: no read. The key is taken for ours by its hash, and
+        // the record says so; see `keys::resolve` for what happens where it is not.
+        None => Newest::Lost,
+    };
+    let predecessor = match newest {
+        Newest::Ours { live: true, .. } if worm => return context.error(out, WORM),
+        Newest::Ours { same, verified, length, live } => {
+            let replaced = live.then_some(length);
+            if !fits(context, value.payload.len(), replaced) {
+                return context.error(out, NO_SPACE);
+            }
+            if same && live {
+                context.writer(out).nil();
+                return context.done_at(entry.place.get() + 1);
+            }
+            // A tombstone ends the history of its key.
+            Predecessor { place: entry.place, verified: verified && live, replaced }
+        }
+        Newest::Foreign => Predecessor { place: entry.place, verified: false, replaced: None },
+        Newest::Lost => {
+            let replaced = (!entry.is_dead()).then_some(entry.length);
+            if worm && replaced.is_some() {
+                return context.error(out, WORM);
+            }
+            Predecessor { place: entry.place, verified: false, replaced }
+        }
+    };
+    append(context, key, value, Some(predecessor), out)
+}
+
+/// Whether index and new value leave it open that the value is the one already there.
+fn could_be_same(entry: &Entry, value: &Value<'_>) -> bool {
+    entry.length as usize == value.payload.len()
+        && entry.fingerprint == format::fingerprint(value.payload_check)
+}
+
+fn set_sequential(
+    context: &mut Context<'_>,
+    key: &[u8],
+    value: Value<'_>,
+    out: &mut Output,
+) -> Outcome {
+    let Keys::Sequential(table) = &context.namespace().keys else {
+        unreachable!("called for sequential namespaces")
+    };
+    if key.is_empty() {
+        let id = table.next_id().to_le_bytes();
+        return append(context, &id, value, None, out);
+    }
+    let Some(place) = sequential_id(key).and_then(|id| table.get(id)) else {
+        return context.error(out, "Invalid key, only update authorized");
+    };
+    if context.namespace().settings.worm {
+        return context.error(out, WORM);
+    }
+    let Some(newest) = look(context, place, key, Some(&value)) else {
+        let bytes = format::record_bytes(key.len(), context.namespace().typical_payload_bytes());
+        return read_first(context, place, bytes);
+    };
+    let replaced = match newest {
+        Newest::Ours { length, .. } => length,
+        Newest::Foreign | Newest::Lost => 0,
+    };
+    if !fits(context, value.payload.len(), Some(replaced)) {
+        return context.error(out, NO_SPACE);
+    }
+    if matches!(newest, Newest::Ours { same: true, .. }) {
+        context.writer(out).nil();
+        return context.done_at(place.get() + 1);
+    }
+    let predecessor = Predecessor { place, verified: true, replaced: Some(replaced) };
+    append(context, key, value, Some(predecessor), out)
+}
+
+/// Whether the namespace's limit of payload bytes lets a value in.
+fn fits(context: &Context<'_>, payload: usize, replaced: Option<u32>) -> bool {
+    let namespace = context.namespace();
+    let limit = context.engine.max_bytes(namespace);
+    limit == 0
+        || payload == 0
+        || namespace.live_bytes + payload as u64 <= limit + u64::from(replaced.unwrap_or(0))
+}
+
+fn append(
+    context: &mut Context<'_>,
+    key: &[u8],
+    value: Value<'_>,
+    predecessor: Option<Predecessor>,
+    out: &mut Output,
+) -> Outcome {
+    let replaced = predecessor.and_then(|before| before.replaced);
+    if !fits(context, value.payload.len(), replaced) {
+        return context.error(out, NO_SPACE);
+    }
+    let slot = context.session.slot;
+    let Value { payload, payload_check, timestamp } = value;
+    match context.engine.set(slot, key, payload, payload_check, timestamp, predecessor) {
+        Ok(end) => {
+            context.writer(out).bulk(key);
+            context.done_at(end)
+        }
+        Err(Refusal::Wait) => Outcome::NeedsLog,
+        Err(Refusal::Failed) => context.error(out, "Cannot write data right now"),
+    }
+}
+
+pub fn delete(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    let timestamp = match request.len() {
+        2 if request.get(1).is_empty() => return context.error(out, "Invalid argument"),
+        2 => context.engine.now.unix_s() as u32,
+        3 if context.session.admin => parse_timestamp(request.get(2)),
+        3 => {
+            context.server.stats.commands_unauthorized += 1;
+            return context.error(out, "Permission denied");
+        }
+        _ => return context.error(out, "Unexpected arguments"),
+    };
+    let key = request.get(1);
+    if key.len() > KEY_BYTES_MAX {
+        return context.error(out, "Invalid key");
+    }
+    if let Some(refused) = context.refuse_write(out) {
+        return refused;
+    }
+    let predecessor = match find_for_delete(context, key) {
+        Ok(predecessor) => predecessor,
+        Err(Some(wait)) => return wait,
+        Err(None) => {
+            context.error(out, "Key not found");
+            return context.done_at(context.namespace().deleted_until);
+        }
+    };
+    if context.namespace().settings.worm {
+        return context.error(out, "Cannot delete a key when namespace is in worm mode");
+    }
+    match context.engine.delete(context.session.slot, key, timestamp, predecessor) {
+        Ok(end) => {
+            context.ok(out);
+            context.done_at(end)
+        }
+        Err(Refusal::Wait) => Outcome::NeedsLog,
+        Err(Refusal::Failed) => context.error(out, "Cannot delete key (data)"),
+    }
+}
+
+/// The live version that a delete ends; `Err(None)` when there is none.
+fn find_for_delete(context: &mut Context<'_>, key: &[u8]) -> Result<Predecessor, Option<Outcome>> {
+    let (place, bytes, length) = match &context.namespace().keys {
+        Keys::User(_) => {
+            let hash = context.engine.hash(key);
+            let entry = context.engine.find(context.namespace(), hash).ok_or(None)?;
+            let length = if entry.is_dead() { 0 } else { entry.length };
+            (entry.place, format::record_bytes(key.len(), length as usize), length)
+        }
+        Keys::Sequential(table) => {
+            let place = sequential_id(key).and_then(|id| table.get(id)).ok_or(None)?;
+            (place, format::record_bytes(8, context.namespace().typical_payload_bytes()), 0)
+        }
+    };
+    let Some(newest) = look(context, place, key, None) else {
+        return Err(Some(read_first(context, place, bytes)));
+    };
+    match newest {
+        Newest::Ours { live: true, verified, length, .. } => {
+            Ok(Predecessor { place, verified, replaced: Some(length) })
+        }
+        Newest::Ours { live: false, .. } => Err(None),
+        // A damaged record can be deleted too: its hash or id says that it is this key's.
+        Newest::Lost => Ok(Predecessor { place, verified: false, replaced: Some(length) }),
+        Newest::Foreign => match below(context, place, key) {
+            Below::Live(length) => {
+                Ok(Predecessor { place, verified: false, replaced: Some(length) })
+            }
+            Below::Nothing => Err(None),
+            Below::Read(next) => Err(Some(read_first(context, next, bytes))),
+        },
+    }
+}
+
+/// What lies under a record of another key with the same hash.
+enum Below {
+    Live(u32),
+    Nothing,
+    Read(Place),
+}
+
+/// Walks down to the newest record of `key`. Two keys with the same 54 bits of hash are so rare that
+/// the walk may be slow (the request is run again for each record on the way), but it must not be wrong.
+fn below(context: &Context<'_>, head: Place, key: &[u8]) -> Below {
+    let mut place = head;
+    loop {
+        let fetched = context.fetched.iter().find(|fetched| fetched.place == place);
+        let record = match (context.engine.peek(place), fetched) {
+            (Some(record), _) => record,
+            (None, Some(Fetched { record: Ok(bytes), .. })) => Verified::trusted(bytes),
+            (None, Some(Fetched { record: Err(_), .. })) => return Below::Nothing,
+            (None, None) => return Below::Read(place),
+        };
+        if record.key() == key {
+            return match record.head.kind {
+                Kind::Set => Below::Live(record.head.payload_length),
+                _ => Below::Nothing,
+            };
+        }
+        if record.head.flags & FLAG_UNVERIFIED == 0 || record.head.previous.is_none() {
+            return Below::Nothing;
+        }
+        place = record.head.previous;
+    }
+}

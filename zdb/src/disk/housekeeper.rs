@@ -1,0 +1,93 @@
+//! The thread that does what may take milliseconds and that nobody waits for: making, cutting and
+//! sidecar files. Over `Files`, so a simulator runs the same steps without the thread.
+
+use super::{Completion, Done, Files, Operation, Root, Token};
+use crate::engine::log::format::BLOCK;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+/// Carries out one operation of the slow kind.
+pub fn perform(files: &dyn Files, operation: Operation) -> io::Result<Done> {
+    match operation {
+        Operation::CreateSegment { name, capacity, capacity_min, header } => {
+            create_segment(files, &name, capacity, capacity_min, &header)
+        }
+        Operation::Truncate { file, length } => {
+            files.truncate(file, length.next_multiple_of(BLOCK))?;
+            Ok(Done::Nothing)
+        }
+        Operation::WriteSidecar { name, offset, bytes } => {
+            files.write_part(Root::Index, &name, offset, &bytes)?;
+            Ok(Done::Nothing)
+        }
+        Operation::ReadSidecar { name, offset, length } => {
+            Ok(Done::Vector(files.read_part(Root::Index, &name, offset, length)?))
+        }
+        Operation::FreeSpace => Ok(Done::Free {
+            data: files.free_bytes(Root::Data)?,
+            index: files.free_bytes(Root::Index)?,
+        }),
+        Operation::Write { .. }
+        | Operation::Zero { .. }
+        | Operation::Sync { .. }
+        | Operation::Read { .. } => unreachable!("the ring does log I/O"),
+    }
+}
+
+/// Makes a segment whose header is durable before anybody hears of it.
+pub fn create_segment(
+    files: &dyn Files,
+    name: &str,
+    capacity: u64,
+    capacity_min: u64,
+    header: &[u8],
+) -> io::Result<Done> {
+    let (file, size) = files.create(Root::Data, name, capacity, capacity_min)?;
+    let mut block = super::aligned::AlignedBuffer::new(header.len());
+    block.copy_from_slice(header);
+    files.write_at(file, 0, &block)?;
+    files.sync(file)?;
+    files.sync_directory(Root::Data)?;
+    Ok(Done::File(file, size))
+}
+
+/// The running thread. `wake` is called after each completion was queued.
+pub struct Housekeeper {
+    work: Option<Sender<(Token, Operation)>>,
+    pub done: Receiver<Completion>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Housekeeper {
+    pub fn start(files: Arc<dyn Files>, wake: impl Fn() + Send + 'static) -> io::Result<Self> {
+        let (work, orders) = channel::<(Token, Operation)>();
+        let (report, done) = channel();
+        let thread =
+            std::thread::Builder::new().name("zdb-files".into()).spawn(move || {
+                for (token, operation) in orders {
+                    let result = perform(&*files, operation);
+                    if report.send(Completion { token, result }).is_err() {
+                        return;
+                    }
+                    wake();
+                }
+            })?;
+        Ok(Self { work: Some(work), done, thread: Some(thread) })
+    }
+
+    pub fn submit(&self, token: Token, operation: Operation) {
+        if let Some(work) = &self.work {
+            work.send((token, operation)).expect("the housekeeper lives as long as its owner");
+        }
+    }
+}
+
+impl Drop for Housekeeper {
+    fn drop(&mut self) {
+        self.work = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The door to the disk. The engine is behind it: it asks for operations and is told how they ended,
+//! and never touches a file itself while it serves.
+//!
+//! Two ways through: `Files`, blocking calls, used while starting and by the housekeeping thread; and
+//! `Operation`/`Completion`, data that the loop carries to its ring (log and record I/O) or to the
+//! housekeeper (files made, closed, removed). A simulator implements both.
+
+pub mod aligned;
+pub mod housekeeper;
+pub mod system;
+
+use aligned::AlignedBuffer;
+use std::io;
+
+/// An open file. In the real implementation the descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId(pub i32);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// `--data`: the log. May be a spinning disk.
+    Data,
+    /// `--index`: everything that can be made anew from the log.
+    Index,
+}
+
+/// What became of an operation of the engine belongs to this token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token(pub u64);
+
+#[derive(Debug)]
+pub enum Operation {
+    /// Writes `length` bytes of the write buffer from log position `position` on.
+    Write { file: FileId, offset: u64, position: u64, length: u64, durable: bool },
+    /// Writes zeroes.
+    Zero { file: FileId, offset: u64, length: u64 },
+    /// Waits until everything written to the file is on stable storage.
+    Sync { file: FileId },
+    /// Reads; offset and length are multiples of the block size.
+    Read { file: FileId, offset: u64, length: u64 },
+    /// Makes a segment file of `capacity` bytes, or fewer but at least `capacity_min` where the disk is
+    /// nearly full, with this first block, all of it durable.
+    CreateSegment { name: String, capacity: u64, capacity_min: u64, header: Vec<u8> },
+    /// Gives back the part of a closed segment behind `length`.
+    Truncate { file: FileId, length: u64 },
+    /// Appends to a sidecar, or makes it with `offset` 0.
+    WriteSidecar { name: String, offset: u64, bytes: Vec<u8> },
+    ReadSidecar { name: String, offset: u64, length: usize },
+    /// Free bytes of both file systems.
+    FreeSpace,
+}
+
+#[derive(Debug)]
+pub enum Done {
+    /// Bytes that were really written or, with `Read`, are in the buffer.
+    Count(u64),
+    Bytes(AlignedBuffer),
+    Vector(Vec<u8>),
+    File(FileId, u64),
+    Free { data: u64, index: u64 },
+    Nothing,
+}
+
+#[derive(Debug)]
+pub struct Completion {
+    pub token: Token,
+    pub result: io::Result<Done>,
+}
+
+/// Blocking access to the two directories.
+pub trait Files: Send + Sync {
+    fn list(&self, root: Root) -> io::Result<Vec<String>>;
+    /// Opens a log file for direct reads and writes.
+    fn open(&self, root: Root, name: &str) -> io::Result<FileId>;
+    /// Makes (or makes anew) a log file of `capacity` allocated bytes. The size that it got is
+    /// returned: on a nearly full file system it can be smaller, but is at least `capacity_min`.
+    fn create(
+        &self,
+        root: Root,
+        name: &str,
+        capacity: u64,
+        capacity_min: u64,
+    ) -> io::Result<(FileId, u64)>;
+    fn close(&self, file: FileId);
+    fn size(&self, file: FileId) -> io::Result<u64>;
+    /// Fills the buffer from `offset`; fewer bytes only at the end of the file.
+    fn read_at(&self, file: FileId, offset: u64, buffer: &mut AlignedBuffer) -> io::Result<usize>;
+    /// Writes whole blocks.
+    fn write_at(&self, file: FileId, offset: u64, bytes: &AlignedBuffer) -> io::Result<()>;
+    /// The next offset at or after `offset` that was ever written; `None` when only holes follow.
+    fn next_written(&self, file: FileId, offset: u64) -> io::Result<Option<u64>>;
+    fn sync(&self, file: FileId) -> io::Result<()>;
+    fn truncate(&self, file: FileId, length: u64) -> io::Result<()>;
+    fn sync_directory(&self, root: Root) -> io::Result<()>;
+    fn remove(&self, root: Root, name: &str) -> io::Result<()>;
+    /// A whole small file, or a part of it.
+    fn read_small(&self, root: Root, name: &str) -> io::Result<Vec<u8>>;
+    fn read_part(&self, root: Root, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>>;
+    /// Replaces a small file as a whole; durable when it returns.
+    fn write_small(&self, root: Root, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Writes at an offset and cuts the file behind it; not durable.
+    fn write_part(&self, root: Root, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    fn free_bytes(&self, root: Root) -> io::Result<u64>;
+}

@@ -1,0 +1,313 @@
+//! The real directories, through the kernel.
+
+use super::aligned::AlignedBuffer;
+use super::{FileId, Files, Root};
+use crate::engine::log::format::BLOCK;
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+const LOCK_NAME: &str = ".lockfile";
+
+pub struct SystemFiles {
+    data: PathBuf,
+    index: PathBuf,
+    direct: bool,
+    /// Held for the life of the process: a second server on the same directories is refused.
+    _locks: [File; 2],
+}
+
+impl SystemFiles {
+    /// Makes the directories where they are missing, locks them and finds out about direct I/O.
+    /// Returns also the warnings for the operator.
+    pub fn open(data: &Path, index: &Path) -> Result<(Self, Vec<String>), String> {
+        for directory in [data, index] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(
+                |error| format!("cannot make the directory {}: {error}", directory.display()),
+            )?;
+        }
+        if let (Ok(one), Ok(two)) = (data.canonicalize(), index.canonicalize()) {
+            if one == two {
+                return Err(format!(
+                    "--data and --index are the same directory ({}): give each its own",
+                    one.display()
+                ));
+            }
+        }
+        let locks = [lock(data)?, lock(index)?];
+        let mut warnings = Vec::new();
+        let direct = match direct_io_works(data) {
+            Ok(()) => true,
+            Err(error) => {
+                warnings.push(format!(
+                    "warning: the file system of {} refuses direct I/O ({error}); going on with buffered \
+                     I/O, which is slower and uses the page cache: put --data on ext4, xfs or btrfs",
+                    data.display()
+                ));
+                false
+            }
+        };
+        Ok((Self { data: data.into(), index: index.into(), direct, _locks: locks }, warnings))
+    }
+
+    fn path(&self, root: Root, name: &str) -> PathBuf {
+        match root {
+            Root::Data => self.data.join(name),
+            Root::Index => self.index.join(name),
+        }
+    }
+
+    fn options(&self) -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600);
+        if self.direct {
+            options.custom_flags(libc::O_DIRECT);
+        }
+        options
+    }
+}
+
+/// Takes the lock of a directory, or says who may have it.
+fn lock(directory: &Path) -> Result<File, String> {
+    let path = directory.join(LOCK_NAME);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(format!(
+            "another zdb is running on {} (it holds {}): stop it or choose another directory",
+            directory.display(),
+            path.display()
+        )),
+        Err(fs::TryLockError::Error(error)) => {
+            Err(format!("cannot lock {}: {error}", path.display()))
+        }
+    }
+}
+
+/// Writes and reads one block through a descriptor with O_DIRECT.
+fn direct_io_works(directory: &Path) -> io::Result<()> {
+    let path = directory.join(".direct-io-probe");
+    let probe = || -> io::Result<()> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(libc::O_DIRECT)
+            .open(&path)?;
+        let mut block = AlignedBuffer::new(BLOCK as usize);
+        match file.write_all_at(&block, 0) {
+            // A full disk says nothing about direct I/O; the log will meet it and say so.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+            other => other?,
+        }
+        file.read_exact_at(&mut block, 0)
+    };
+    let result = probe();
+    let _ = fs::remove_file(&path);
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+        other => other,
+    }
+}
+
+/// Borrows the file behind an id.
+fn with_file<T>(id: FileId, work: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+    use std::mem::ManuallyDrop;
+    use std::os::fd::FromRawFd;
+    // SAFETY: a FileId is only made from a descriptor that stays open until `close`; ManuallyDrop
+    // keeps this borrowed File from closing it.
+    let file = ManuallyDrop::new(unsafe { File::from_raw_fd(id.0) });
+    work(&file)
+}
+
+impl Files for SystemFiles {
+    fn list(&self, root: Root) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.path(root, ""))? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn open(&self, root: Root, name: &str) -> io::Result<FileId> {
+        let path = self.path(root, name);
+        let file = match self.options().open(&path) {
+            // A data disk that is mounted read-only still serves reads.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+                ) =>
+            {
+                self.options().write(false).open(&path)?
+            }
+            other => other?,
+        };
+        Ok(FileId(file.into_raw_fd()))
+    }
+
+    fn create(
+        &self,
+        root: Root,
+        name: &str,
+        capacity: u64,
+        capacity_min: u64,
+    ) -> io::Result<(FileId, u64)> {
+        let path = self.path(root, name);
+        let file = self.options().create(true).truncate(true).open(&path)?;
+        let mut size = capacity;
+        loop {
+            match allocate(&file, size) {
+                Ok(()) => return Ok((FileId(file.into_raw_fd()), size)),
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && size / 2 >= capacity_min => {
+                    file.set_len(0)?;
+                    size = (size / 2).next_multiple_of(BLOCK);
+                }
+                Err(error) => {
+                    drop(file);
+                    let _ = fs::remove_file(&path);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn close(&self, file: FileId) {
+        // SAFETY: the descriptor came from `open` or `create` and is closed once.
+        unsafe { libc::close(file.0) };
+    }
+
+    fn size(&self, file: FileId) -> io::Result<u64> {
+        with_file(file, |file| Ok(file.metadata()?.len()))
+    }
+
+    fn read_at(&self, file: FileId, offset: u64, buffer: &mut AlignedBuffer) -> io::Result<usize> {
+        with_file(file, |file| {
+            let mut read = 0;
+            while read < buffer.len() {
+                match file.read_at(&mut buffer[read..], offset + read as u64) {
+                    Ok(0) => break,
+                    Ok(count) => {
+                        read += count;
+                        // A direct read that ends inside a block has met the end of the file.
+                        if !read.is_multiple_of(BLOCK as usize) {
+                            break;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(read)
+        })
+    }
+
+    fn write_at(&self, file: FileId, offset: u64, bytes: &AlignedBuffer) -> io::Result<()> {
+        with_file(file, |file| file.write_all_at(bytes, offset))
+    }
+
+    fn next_written(&self, file: FileId, offset: u64) -> io::Result<Option<u64>> {
+        // SAFETY: lseek on an open descriptor touches no memory.
+        let found = unsafe { libc::lseek(file.0, offset as i64, libc::SEEK_DATA) };
+        if found >= 0 {
+            return Ok(Some(found as u64));
+        }
+        match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            // A file system that knows no holes: everything may be data.
+            error if error.raw_os_error() == Some(libc::EINVAL) => Ok(Some(offset)),
+            error => Err(error),
+        }
+    }
+
+    fn sync(&self, file: FileId) -> io::Result<()> {
+        with_file(file, File::sync_data)
+    }
+
+    fn truncate(&self, file: FileId, length: u64) -> io::Result<()> {
+        with_file(file, |file| file.set_len(length))
+    }
+
+    fn sync_directory(&self, root: Root) -> io::Result<()> {
+        File::open(self.path(root, ""))?.sync_all()
+    }
+
+    fn remove(&self, root: Root, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path(root, name))
+    }
+
+    fn read_small(&self, root: Root, name: &str) -> io::Result<Vec<u8>> {
+        fs::read(self.path(root, name))
+    }
+
+    fn read_part(&self, root: Root, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        File::open(self.path(root, name))?.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    fn write_small(&self, root: Root, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let temporary = self.path(root, &format!("{name}.new"));
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync_all()?;
+        fs::rename(&temporary, self.path(root, name))?;
+        self.sync_directory(root)
+    }
+
+    fn write_part(&self, root: Root, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.path(root, name))?;
+        file.write_all_at(bytes, offset)?;
+        file.set_len(offset + bytes.len() as u64)
+    }
+
+    fn free_bytes(&self, root: Root) -> io::Result<u64> {
+        let path = CString::new(self.path(root, "").as_os_str().as_bytes())?;
+        // SAFETY: statvfs is plain data, for which zeroes are valid.
+        let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+        // SAFETY: a terminated path and a live struct to write to.
+        if unsafe { libc::statvfs(path.as_ptr(), &mut stat) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // 0-db shows f_bsize * f_bavail, and zos and zstor read it as such.
+        Ok(stat.f_bsize as u64 * stat.f_bavail)
+    }
+}
+
+/// Allocates the blocks of a file, so that no later write meets a full disk.
+fn allocate(file: &File, size: u64) -> io::Result<()> {
+    let descriptor: BorrowedFd<'_> = std::os::fd::AsFd::as_fd(file);
+    // SAFETY: fallocate on an open descriptor touches no memory.
+    if unsafe { libc::fallocate(descriptor.as_raw_fd(), 0, 0, size as i64) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => file.set_len(size),
+        error => Err(error),
+    }
+}

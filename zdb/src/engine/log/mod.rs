@@ -1,0 +1,691 @@
+//! The log: one stream of records for the whole disk, cut into segments. It hands out positions,
+//! gathers records in the write buffer and decides what is written and flushed when.
+//!
+//! The log never reads a clock or a file: `pump` turns what is due into operations, `completed` takes
+//! their ends. Positions only grow: appended >= submitted >= written >= durable.
+
+pub mod buffer;
+pub mod format;
+pub mod segments;
+pub mod sidecar;
+
+use crate::disk::{Done, FileId, Operation, Token};
+use crate::engine::index::Place;
+use crate::limits::*;
+use buffer::WriteBuffer;
+use format::{BLOCK, Head, Kind, LogId, RECORD_BYTES_MIN, SEGMENT_HEADER_BYTES, SegmentHeader};
+use segments::{Segment, Segments};
+use sidecar::LogEntry;
+use std::collections::VecDeque;
+use std::io;
+
+/// When a write is acknowledged, and what survives then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// It is on stable storage.
+    Always,
+    /// It survives the process being killed, and a power cut `period_ms` later.
+    Every { period_ms: u64 },
+    /// It survives the process being killed.
+    No,
+}
+
+/// Why a record could not be appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Not now: the buffer is full or a segment is being made. Try again after the next completion.
+    Wait,
+    /// The file system has no room for a segment, or the log is broken.
+    Failed,
+}
+
+/// Room that every segment keeps for its end: a padding that fills a block, then a seal of one block.
+const SEAL_ROOM: u64 = 2 * BLOCK + RECORD_BYTES_MIN;
+/// How long after a failed attempt a segment is asked for again, in milliseconds.
+const RETRY_MS: u64 = 500;
+
+enum Prepared {
+    Nothing,
+    Requested { base: u64, capacity: u64 },
+    Ready(Segment),
+    Failed { at_ms: u64 },
+}
+
+/// A write on its way.
+struct Flight {
+    token: Token,
+    file: FileId,
+    base: u64,
+    start: u64,
+    end: u64,
+    done: bool,
+}
+
+/// The old segment is full and must be durable before the first write to the new one.
+#[derive(Clone, Copy)]
+struct Switch {
+    end: u64,
+    next_start: u64,
+}
+
+pub struct Log {
+    pub id: LogId,
+    pub seed: u64,
+    pub policy: Policy,
+    pub segments: Segments,
+    pub operations: Vec<(Token, Operation)>,
+    buffer: WriteBuffer,
+    segment_bytes: u64,
+    /// Whether the last of `segments` takes records.
+    open: bool,
+    prepared: Prepared,
+    switch: Option<Switch>,
+    appended: u64,
+    submitted: u64,
+    written: u64,
+    durable: u64,
+    /// The lowest position whose bytes are in the buffer.
+    buffered_from: u64,
+    flights: VecDeque<Flight>,
+    /// Unix seconds, for the headers of new segments.
+    pub now_s: u64,
+    flush_due_ms: Option<u64>,
+    flush_target: Option<u64>,
+    sync: Option<(Token, u64)>,
+    zero: Option<(Token, u64, u64)>,
+    zeroed: u64,
+    broken: Option<String>,
+    /// Lines for the operator.
+    pub notices: Vec<String>,
+    pub stats: LogStats,
+    creating: Option<Token>,
+    truncating: Option<Token>,
+    next_token: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogStats {
+    /// Bytes of records, without padding.
+    pub record_bytes: u64,
+    /// Bytes written to segments, padding included, zeroing not.
+    pub written_bytes: u64,
+    pub zeroed_bytes: u64,
+    pub sidecar_bytes: u64,
+    pub writes: u64,
+    pub flushes: u64,
+    pub write_errors: u64,
+    /// Unix seconds.
+    pub write_error_last: u64,
+}
+
+/// What a recovery found, to go on from.
+pub struct LogStart {
+    pub id: LogId,
+    pub segments: Segments,
+    /// Where the next segment begins.
+    pub next_base: u64,
+    /// Where the records of the last segment end if no seal tells it; 0 otherwise.
+    pub previous_end: u64,
+}
+
+impl Log {
+    /// A log without an open segment; the first append asks for one.
+    pub fn new(start: LogStart, buffer: WriteBuffer, policy: Policy, segment_bytes: u64) -> Self {
+        let position = start.next_base;
+        Self {
+            id: start.id,
+            seed: start.id.seed(),
+            policy,
+            segments: start.segments,
+            operations: Vec::new(),
+            buffer,
+            segment_bytes: segment_bytes.next_multiple_of(BLOCK),
+            open: false,
+            prepared: Prepared::Nothing,
+            switch: None,
+            appended: position,
+            submitted: position,
+            written: position,
+            durable: position,
+            buffered_from: position,
+            flights: VecDeque::new(),
+            now_s: 0,
+            flush_due_ms: None,
+            flush_target: None,
+            sync: None,
+            zero: None,
+            zeroed: position,
+            broken: None,
+            notices: Vec::new(),
+            stats: LogStats::default(),
+            creating: None,
+            truncating: None,
+            next_token: 0,
+        }
+        .with_previous_end(start.previous_end)
+    }
+
+    fn with_previous_end(mut self, previous_end: u64) -> Self {
+        self.segments.previous_end = previous_end;
+        self
+    }
+
+    fn token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token << 1)
+    }
+
+    /// Tokens of the log are even, those of reads are odd.
+    pub fn owns(token: Token) -> bool {
+        token.0 & 1 == 0
+    }
+
+    // ---------------------------------------------------------------- appending
+
+    /// Appends a record and tells where it is. `head.sequence` is filled in here.
+    pub fn append(
+        &mut self,
+        now_ms: u64,
+        mut head: Head,
+        key: &[u8],
+        payload: &[u8],
+    ) -> Result<(u64, u64), Refusal> {
+        let bytes = head.bytes();
+        let position = self.reserve(now_ms, bytes)?;
+        head.sequence = position / format::ALIGN;
+        self.put(position, &head, key, payload);
+        self.stats.record_bytes += bytes;
+        if self.flush_due_ms.is_none() {
+            self.flush_due_ms = match self.policy {
+                Policy::Always => None,
+                // The other half of the period is for the write and the flush themselves.
+                Policy::Every { period_ms } => Some(now_ms + period_ms / 2),
+                Policy::No => Some(now_ms + LAZY_FLUSH_MS),
+            };
+        }
+        Ok((position, position + bytes))
+    }
+
+    /// Remembers what a record that was just appended does to the index.
+    pub fn note(&mut self, entry: &LogEntry, end: u64) {
+        self.segments.note(entry, end);
+    }
+
+    fn put(&mut self, position: u64, head: &Head, key: &[u8], payload: &[u8]) {
+        let bytes = head.bytes();
+        let end = position + bytes;
+        if end - self.buffered_from > WRITE_BUFFER_BYTES as u64 {
+            self.buffered_from = end - WRITE_BUFFER_BYTES as u64;
+        }
+        let out = self.buffer.slice_mut(position, bytes as usize);
+        format::encode(out, self.seed, position, head, key, payload);
+        self.appended = end;
+    }
+
+    /// Finds the place for a record, going to the next segment where this one is full.
+    fn reserve(&mut self, now_ms: u64, bytes: u64) -> Result<u64, Refusal> {
+        if self.broken.is_some() {
+            return Err(Refusal::Failed);
+        }
+        loop {
+            if self.open {
+                let segment = self.segments.last().expect("an open log has a segment");
+                if self.appended + bytes + SEAL_ROOM <= segment.base + segment.size {
+                    let buffered = self.appended + bytes + SEAL_ROOM - self.written;
+                    if buffered > WRITE_BUFFER_BYTES as u64 {
+                        return Err(Refusal::Wait);
+                    }
+                    if self.appended - segment.base > segment.size / 2
+                        && matches!(self.prepared, Prepared::Nothing)
+                    {
+                        self.request_segment(bytes);
+                    }
+                    return Ok(self.appended);
+                }
+            }
+            if self.switch.is_some() {
+                return Err(Refusal::Wait);
+            }
+            let needed = SEGMENT_HEADER_BYTES + bytes + SEAL_ROOM;
+            match &self.prepared {
+                Prepared::Ready(segment) if segment.size >= needed => self.begin_segment(),
+                Prepared::Requested { .. } => return Err(Refusal::Wait),
+                Prepared::Failed { at_ms } if now_ms < at_ms + RETRY_MS => {
+                    return Err(Refusal::Failed);
+                }
+                Prepared::Ready(_) | Prepared::Nothing | Prepared::Failed { .. } => {
+                    self.request_segment(bytes);
+                    return Err(Refusal::Wait);
+                }
+            }
+        }
+    }
+
+    fn request_segment(&mut self, record_bytes: u64) {
+        let needed = (SEGMENT_HEADER_BYTES + record_bytes + SEAL_ROOM).next_multiple_of(BLOCK);
+        let capacity = self.segment_bytes.max(needed);
+        let base = match self.segments.last() {
+            Some(last) if self.open => last.base + last.capacity,
+            _ => self.written,
+        };
+        let header = SegmentHeader {
+            log: self.id,
+            base,
+            capacity,
+            previous_end: if self.open { 0 } else { self.segments.previous_end },
+            created: self.now_s,
+        };
+        let token = self.token();
+        self.creating = Some(token);
+        self.prepared = Prepared::Requested { base, capacity };
+        self.operations.push((
+            token,
+            Operation::CreateSegment {
+                name: format::segment_name(base),
+                capacity,
+                capacity_min: needed.max(SEGMENT_BYTES_MIN.min(capacity)),
+                header: header.encode().to_vec(),
+            },
+        ));
+    }
+
+    /// Seals the open segment, if any, and goes on in the prepared one.
+    fn begin_segment(&mut self) {
+        let Prepared::Ready(segment) = std::mem::replace(&mut self.prepared, Prepared::Nothing)
+        else {
+            unreachable!("only called with a prepared segment")
+        };
+        let next_start = segment.base + SEGMENT_HEADER_BYTES;
+        if self.open {
+            let end = self.seal();
+            self.switch = Some(Switch { end, next_start });
+            self.flush_target = Some(end);
+        } else {
+            self.submitted = next_start;
+            self.written = next_start;
+            self.durable = next_start;
+            self.buffered_from = next_start;
+            self.zeroed = next_start;
+        }
+        self.appended = next_start;
+        self.open = true;
+        self.segments.push(segment);
+    }
+
+    /// Writes the seal record and closes the segment's sidecar. Returns the end of the segment.
+    fn seal(&mut self) -> u64 {
+        self.fill_block(Kind::Seal);
+        let end = self.appended;
+        self.segments.seal(end);
+        end
+    }
+
+    /// Appends a record that reaches to the end of a block.
+    fn fill_block(&mut self, kind: Kind) {
+        let position = self.appended;
+        let bytes = (position + RECORD_BYTES_MIN).next_multiple_of(BLOCK) - position;
+        let payload = vec![0; bytes as usize - format::RECORD_HEAD_BYTES];
+        let head = Head {
+            kind,
+            flags: 0,
+            key_length: 0,
+            payload_length: payload.len() as u32,
+            payload_check: format::payload_check(self.seed, &payload),
+            sequence: position / format::ALIGN,
+            timestamp: self.now_s as u32,
+            namespace: 0,
+            previous: Place::NONE,
+            replaced: None,
+        };
+        debug_assert_eq!(head.bytes(), bytes);
+        self.put(position, &head, &[], &payload);
+    }
+
+    // ---------------------------------------------------------------- reading the buffer
+
+    /// The bytes from `position` on, where they are still in the buffer.
+    pub fn buffered(&self, position: u64, length: usize) -> Option<&[u8]> {
+        (position >= self.buffered_from && position + length as u64 <= self.appended)
+            .then(|| self.buffer.slice(position, length))
+    }
+
+    pub fn buffered_from(&self) -> u64 {
+        self.buffered_from
+    }
+
+    pub fn buffer_pointer(&self, position: u64) -> *const u8 {
+        self.buffer.pointer(position)
+    }
+
+    /// The position up to which writes may be acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        match self.policy {
+            Policy::Always => self.durable,
+            _ if self.buffer.survives_kill() => u64::MAX,
+            _ => self.written,
+        }
+    }
+
+    pub fn appended(&self) -> u64 {
+        self.appended
+    }
+
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
+    }
+
+    // ---------------------------------------------------------------- writing
+
+    /// When `pump` has something to do again, in milliseconds of the loop's clock.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        if self.broken.is_some() { None } else { self.flush_due_ms }
+    }
+
+    /// Asks that everything appended so far becomes durable, as before a stop.
+    pub fn flush(&mut self) {
+        if self.open && self.appended > self.durable && self.broken.is_none() {
+            self.flush_due_ms = Some(0);
+        }
+    }
+
+    /// Turns what is due into operations.
+    pub fn pump(&mut self, now_ms: u64) {
+        if self.broken.is_some() || !self.open {
+            return;
+        }
+        let due = self.flush_due_ms.is_some_and(|due| due <= now_ms);
+        if due {
+            self.flush_due_ms = None;
+        }
+        let waits = self.policy == Policy::Always || !self.buffer.survives_kill();
+        if (due || waits) && self.switch.is_none() {
+            // Whoever waits for the disk gathers while a write is on its way: group commit.
+            if (due || self.flights.is_empty()) && !self.appended.is_multiple_of(BLOCK) {
+                self.fill_block(Kind::Padding);
+            }
+            if due {
+                self.flush_target = Some(self.appended);
+            }
+        } else if due {
+            // The switch flushes the old segment; what is in the new one waits for the turn after.
+            self.flush_due_ms = Some(now_ms + 1);
+        }
+        loop {
+            self.submit_writes(waits);
+            self.sync_if_due();
+            if !self.finish_switch() {
+                break;
+            }
+        }
+        self.zero_ahead();
+        self.segments.write_pages(self.durable, &mut self.next_token, &mut self.operations);
+    }
+
+    fn submit_writes(&mut self, waits: bool) {
+        loop {
+            let limit = match self.switch {
+                Some(switch) => switch.end,
+                None => self.appended,
+            };
+            let limit = match self.zero {
+                Some((_, start, _)) if start >= self.submitted => limit.min(start),
+                _ => limit,
+            };
+            let whole = limit / BLOCK * BLOCK;
+            let ready = whole.saturating_sub(self.submitted);
+            let forced = waits || self.flush_target.is_some_and(|target| target > self.submitted);
+            let flights_max = if waits { 1 } else { WRITES_IN_FLIGHT_MAX };
+            if ready == 0
+                || self.flights.len() >= flights_max
+                || (!forced && ready < WRITE_UNIT_BYTES)
+            {
+                return;
+            }
+            let end = self.submitted + ready.min(WRITE_BYTES_MAX);
+            let segment = self.segments.of(self.submitted).expect("submitted bytes have a segment");
+            let (file, base) = (segment.file, segment.base);
+            let token = self.token();
+            self.flights.push_back(Flight {
+                token,
+                file,
+                base,
+                start: self.submitted,
+                end,
+                done: false,
+            });
+            self.push_write(token, file, base, self.submitted, end);
+            self.submitted = end;
+            self.stats.writes += 1;
+        }
+    }
+
+    fn push_write(&mut self, token: Token, file: FileId, base: u64, start: u64, end: u64) {
+        let durable = self.policy == Policy::Always;
+        self.operations.push((
+            token,
+            Operation::Write {
+                file,
+                offset: start - base,
+                position: start,
+                length: end - start,
+                durable,
+            },
+        ));
+    }
+
+    fn sync_if_due(&mut self) {
+        let Some(target) = self.flush_target else { return };
+        if self.durable >= target {
+            self.flush_target = None;
+        } else if self.written >= target && self.sync.is_none() {
+            let segment = self.segments.of(target - 1).expect("written bytes have a segment");
+            let file = segment.file;
+            let token = self.token();
+            self.sync = Some((token, self.written));
+            self.operations.push((token, Operation::Sync { file }));
+            self.stats.flushes += 1;
+        }
+    }
+
+    /// Lets writes go to the next segment once the old one is durable. True when it did.
+    fn finish_switch(&mut self) -> bool {
+        let Some(switch) = self.switch else { return false };
+        if self.durable < switch.end || self.sync.is_some() {
+            return false;
+        }
+        self.switch = None;
+        self.flush_target = None;
+        self.submitted = switch.next_start;
+        self.written = switch.next_start;
+        self.durable = switch.next_start;
+        self.zeroed = switch.next_start;
+        let old = self.segments.of(switch.end - 1).expect("a sealed segment stays");
+        let (file, length, size) = (old.file, switch.end - old.base, old.size);
+        if size - length >= ZERO_UNIT_BYTES {
+            let token = self.token();
+            self.truncating = Some(token);
+            self.operations.push((token, Operation::Truncate { file, length }));
+        }
+        true
+    }
+
+    /// Under `always`, keeps zeroed blocks in front of the writes.
+    fn zero_ahead(&mut self) {
+        if self.policy != Policy::Always || self.zero.is_some() || self.switch.is_some() {
+            return;
+        }
+        let segment = self.segments.last().expect("an open log has a segment");
+        let start = self.zeroed.max(self.submitted);
+        let end = (start + ZERO_UNIT_BYTES).min(segment.base + segment.size);
+        if start >= self.submitted + ZERO_AHEAD_BYTES || start >= end {
+            return;
+        }
+        let (file, offset) = (segment.file, start - segment.base);
+        let token = self.token();
+        self.zero = Some((token, start, end));
+        self.operations.push((token, Operation::Zero { file, offset, length: end - start }));
+        self.stats.zeroed_bytes += end - start;
+    }
+
+    // ---------------------------------------------------------------- completions
+
+    /// Takes the end of an operation of the log.
+    pub fn completed(&mut self, now_ms: u64, token: Token, result: io::Result<Done>) {
+        if self.creating == Some(token) {
+            self.creating = None;
+            return self.segment_created(now_ms, result);
+        }
+        if self.truncating == Some(token) {
+            self.truncating = None;
+            return;
+        }
+        if self.zero.is_some_and(|(zero, ..)| zero == token) {
+            let (_, _, end) = self.zero.take().expect("just looked at");
+            // A failed zeroing costs speed only: the blocks stay unwritten.
+            self.zeroed = end;
+            return;
+        }
+        if self.sync.is_some_and(|(sync, _)| sync == token) {
+            let (_, covers) = self.sync.take().expect("just looked at");
+            match result {
+                Ok(_) => self.durable = self.durable.max(covers),
+                Err(error) => self.latch("flush", covers, &error),
+            }
+            return;
+        }
+        if let Some(at) = self.flights.iter().position(|flight| flight.token == token) {
+            return self.write_ended(at, result);
+        }
+        if let Some(notice) = self.segments.page_written(token, result, &mut self.stats) {
+            self.notices.push(notice);
+        }
+    }
+
+    fn write_ended(&mut self, at: usize, result: io::Result<Done>) {
+        let flight = &mut self.flights[at];
+        let length = flight.end - flight.start;
+        match result {
+            Ok(Done::Count(count)) if count == length => flight.done = true,
+            Ok(Done::Count(count)) if count > 0 && count < length => {
+                let whole = count / BLOCK * BLOCK;
+                self.stats.written_bytes += whole;
+                flight.start += whole;
+                let (token, file, base) = (flight.token, flight.file, flight.base);
+                let (start, end) = (flight.start, flight.end);
+                return self.push_write(token, file, base, start, end);
+            }
+            Ok(_) => {
+                let start = flight.start;
+                let error = io::Error::new(io::ErrorKind::WriteZero, "wrote nothing");
+                return self.latch("write", start, &error);
+            }
+            Err(error) => {
+                let start = flight.start;
+                return self.latch("write", start, &error);
+            }
+        }
+        self.stats.written_bytes += length;
+        while self.flights.front().is_some_and(|flight| flight.done) {
+            let flight = self.flights.pop_front().expect("just looked at");
+            self.written = flight.end;
+            if self.policy == Policy::Always {
+                self.durable = flight.end;
+            }
+        }
+    }
+
+    fn segment_created(&mut self, now_ms: u64, result: io::Result<Done>) {
+        let Prepared::Requested { base, capacity } = self.prepared else {
+            unreachable!("a segment was asked for")
+        };
+        match result {
+            Ok(Done::File(file, size)) => {
+                self.prepared = Prepared::Ready(Segment::new(base, capacity, size, file));
+            }
+            Ok(other) => unreachable!("making a segment gives a file, not {other:?}"),
+            Err(error) => {
+                self.prepared = Prepared::Failed { at_ms: now_ms };
+                self.stats.write_errors += 1;
+                if self.now_s != self.stats.write_error_last {
+                    self.notices.push(format!(
+                        "cannot make segment {} of {capacity} bytes: {error}; writes are refused until there \
+                         is room, reads go on",
+                        format::segment_name(base)
+                    ));
+                }
+                self.stats.write_error_last = self.now_s;
+            }
+        }
+    }
+
+    /// After a failed write or flush nobody knows what is on the disk: no more writes until a restart
+    /// has looked. Reads go on.
+    fn latch(&mut self, what: &str, position: u64, error: &io::Error) {
+        self.stats.write_errors += 1;
+        self.stats.write_error_last = self.now_s;
+        if self.broken.is_none() {
+            let segment = self.segments.of(position.saturating_sub(1)).map_or(0, |s| s.base);
+            let line = format!(
+                "{what} failed in segment {} at offset {}: {error}. No more writes are taken, reads go \
+                 on; look at the disk, then restart zdb",
+                format::segment_name(segment),
+                position - segment
+            );
+            self.notices.push(line.clone());
+            self.broken = Some(line);
+        }
+    }
+
+    // ---------------------------------------------------------------- stopping
+
+    /// Seals the open segment. The log is closed when `is_closed`.
+    pub fn begin_close(&mut self) {
+        if self.open && self.broken.is_none() && self.switch.is_none() {
+            let end = self.seal();
+            self.flush_target = Some(end);
+            self.flush_due_ms = None;
+        }
+    }
+
+    /// True while a segment change must end before `begin_close`.
+    pub fn is_switching(&self) -> bool {
+        self.switch.is_some() && self.broken.is_none()
+    }
+
+    /// Everything appended is durable and every page is in its sidecar.
+    pub fn is_closed(&self) -> bool {
+        let idle = self.creating.is_none()
+            && self.truncating.is_none()
+            && self.zero.is_none()
+            && self.flights.is_empty()
+            && self.sync.is_none();
+        let settled = self.broken.is_some() || !self.open || self.durable >= self.appended;
+        idle && settled && self.segments.pages_settled()
+    }
+
+    /// The prepared segment that nobody wrote to, and where the log ends: for the last tidying of a
+    /// clean stop.
+    pub fn finish_close(&mut self) -> CloseSummary {
+        let clean = self.broken.is_none();
+        if clean {
+            self.buffer.remove();
+        }
+        let unused = match std::mem::replace(&mut self.prepared, Prepared::Nothing) {
+            Prepared::Ready(segment) => Some((segment.base, segment.file)),
+            _ => None,
+        };
+        let cut = match self.segments.last() {
+            Some(last) if self.open && clean => Some((last.file, self.appended - last.base)),
+            _ => None,
+        };
+        CloseSummary { unused, cut }
+    }
+}
+
+/// What is left to do with files after the last record is durable.
+pub struct CloseSummary {
+    /// A segment that was made ahead and never used: to be removed.
+    pub unused: Option<(u64, FileId)>,
+    /// The last segment and the bytes it uses: the rest is given back.
+    pub cut: Option<(FileId, u64)>,
+}

@@ -1,0 +1,247 @@
+//! The segments of the log with the pages of their sidecars: which file holds a position, and which
+//! pages a scan has to read.
+//!
+//! A page goes to its file only when the records that it describes are durable. A sidecar is thus
+//! never ahead of its log, whatever a power cut takes.
+
+use super::sidecar::{LogEntry, PageBuilder, PageHeader};
+use super::{LogStats, format};
+use crate::disk::{Done, FileId, Operation, Token};
+use std::io;
+
+/// A page of a sidecar.
+pub struct Page {
+    pub header: PageHeader,
+    /// Offset of the page in its file.
+    pub offset: u64,
+    pub bytes: usize,
+    state: PageState,
+}
+
+enum PageState {
+    /// Waits for its records to become durable.
+    Pending(Vec<u8>),
+    /// On its way to the file.
+    Writing(Vec<u8>, Token),
+    OnDisk,
+    /// The file could not be written: the page stays in memory.
+    Kept(Vec<u8>),
+}
+
+impl Page {
+    pub fn on_disk(header: PageHeader, offset: u64, bytes: usize) -> Self {
+        Self { header, offset, bytes, state: PageState::OnDisk }
+    }
+
+    /// The page's bytes, where they are in memory.
+    pub fn in_memory(&self) -> Option<&[u8]> {
+        match &self.state {
+            PageState::Pending(bytes) | PageState::Writing(bytes, _) | PageState::Kept(bytes) => {
+                Some(bytes)
+            }
+            PageState::OnDisk => None,
+        }
+    }
+}
+
+pub struct Segment {
+    /// Position of the first byte of the file.
+    pub base: u64,
+    /// Addresses that belong to the segment.
+    pub capacity: u64,
+    /// Bytes that the file got.
+    pub size: u64,
+    pub file: FileId,
+    pub pages: Vec<Page>,
+    /// Length of the sidecar with all pages so far.
+    pub sidecar_bytes: u64,
+    /// Pages before this one are on disk or kept.
+    settled: usize,
+}
+
+impl Segment {
+    pub fn new(base: u64, capacity: u64, size: u64, file: FileId) -> Self {
+        Self { base, capacity, size, file, pages: Vec::new(), sidecar_bytes: 0, settled: 0 }
+    }
+
+    /// Adds a page that waits to be written.
+    fn add_pending(&mut self, header: PageHeader, bytes: Vec<u8>) {
+        let offset = self.sidecar_bytes;
+        self.sidecar_bytes += bytes.len() as u64;
+        let length = bytes.len();
+        self.pages.push(Page { header, offset, bytes: length, state: PageState::Pending(bytes) });
+    }
+
+    /// Adds a page that was read from the file.
+    pub fn add_loaded(&mut self, header: PageHeader, bytes: usize) {
+        self.pages.push(Page::on_disk(header, self.sidecar_bytes, bytes));
+        self.sidecar_bytes += bytes as u64;
+        self.settled = self.pages.len();
+    }
+
+    /// Adds a page whose file cannot be written.
+    pub fn add_kept(&mut self, header: PageHeader, bytes: Vec<u8>) {
+        let offset = self.sidecar_bytes;
+        let length = bytes.len();
+        self.pages.push(Page { header, offset, bytes: length, state: PageState::Kept(bytes) });
+        self.settled = self.pages.len();
+    }
+}
+
+pub struct Segments {
+    list: Vec<Segment>,
+    /// Collects the entries of the last segment.
+    builder: PageBuilder,
+    /// Mixed into the checksum of every page: log and hash secret.
+    pub sidecar_seed: u64,
+    /// Where the records of the last segment end when no seal says so; 0 otherwise.
+    pub previous_end: u64,
+}
+
+impl Segments {
+    pub fn new(sidecar_seed: u64) -> Self {
+        Self { list: Vec::new(), builder: PageBuilder::new(), sidecar_seed, previous_end: 0 }
+    }
+
+    pub fn push(&mut self, segment: Segment) {
+        debug_assert!(self.list.last().is_none_or(|last| last.base < segment.base));
+        self.list.push(segment);
+    }
+
+    pub fn last(&self) -> Option<&Segment> {
+        self.list.last()
+    }
+
+    pub fn list(&self) -> &[Segment] {
+        &self.list
+    }
+
+    pub fn last_mut(&mut self) -> Option<&mut Segment> {
+        self.list.last_mut()
+    }
+
+    /// The segment that holds a position.
+    pub fn of(&self, position: u64) -> Option<&Segment> {
+        let after = self.list.partition_point(|segment| segment.base <= position);
+        let segment = &self.list[after.checked_sub(1)?];
+        (position < segment.base + segment.size).then_some(segment)
+    }
+
+    /// Index of the segment that holds a position, or of the next one.
+    pub fn index_at(&self, position: u64) -> usize {
+        self.list.partition_point(|segment| segment.base + segment.capacity <= position)
+    }
+
+    pub fn page_seed(&self, base: u64) -> u64 {
+        self.sidecar_seed ^ base.rotate_left(17)
+    }
+
+    /// The entries of the last segment that are in no page yet.
+    pub fn building(&self) -> &PageBuilder {
+        &self.builder
+    }
+
+    pub fn note(&mut self, entry: &LogEntry, end: u64) {
+        self.builder.push(entry, end);
+        if self.builder.is_full() {
+            self.close_page(false, end);
+        }
+    }
+
+    /// Closes the sidecar of the last segment, whose records end at `end`.
+    pub fn seal(&mut self, end: u64) {
+        self.close_page(true, end);
+    }
+
+    fn close_page(&mut self, last: bool, end: u64) {
+        let Some(base) = self.list.last().map(|segment| segment.base) else { return };
+        let seed = self.page_seed(base);
+        let (header, bytes) = self.builder.finish(seed, last, end);
+        if let Some(segment) = self.list.last_mut() {
+            segment.add_pending(header, bytes);
+        }
+    }
+
+    /// Sends the pages of durable records to their files.
+    pub fn write_pages(
+        &mut self,
+        durable: u64,
+        next_token: &mut u64,
+        operations: &mut Vec<(Token, Operation)>,
+    ) {
+        // Only the last two segments can have pages to write: the one before is closed on a switch.
+        let from = self.list.len().saturating_sub(2);
+        for segment in &mut self.list[from..] {
+            for page in &mut segment.pages[segment.settled..] {
+                if page.header.end > durable {
+                    break;
+                }
+                let PageState::Pending(bytes) = &mut page.state else { continue };
+                *next_token += 1;
+                let token = Token(*next_token << 1);
+                let bytes = std::mem::take(bytes);
+                operations.push((
+                    token,
+                    Operation::WriteSidecar {
+                        name: format::sidecar_name(segment.base),
+                        offset: page.offset,
+                        bytes: bytes.clone(),
+                    },
+                ));
+                page.state = PageState::Writing(bytes, token);
+            }
+        }
+    }
+
+    /// Takes the end of a page's write. Returns a line for the operator when it failed.
+    pub fn page_written(
+        &mut self,
+        token: Token,
+        result: io::Result<Done>,
+        stats: &mut LogStats,
+    ) -> Option<String> {
+        let from = self.list.len().saturating_sub(3);
+        for segment in &mut self.list[from..] {
+            let mut notice = None;
+            for page in &mut segment.pages[segment.settled..] {
+                let PageState::Writing(bytes, writing) = &mut page.state else { continue };
+                if *writing != token {
+                    continue;
+                }
+                let bytes = std::mem::take(bytes);
+                match &result {
+                    Ok(_) => {
+                        stats.sidecar_bytes += bytes.len() as u64;
+                        page.state = PageState::OnDisk;
+                    }
+                    Err(error) => {
+                        notice = Some(format!(
+                            "cannot write sidecar {}: {error}; it stays in memory and is made anew at the next \
+                             start",
+                            format::sidecar_name(segment.base)
+                        ));
+                        page.state = PageState::Kept(bytes);
+                    }
+                }
+                break;
+            }
+            while segment.pages.get(segment.settled).is_some_and(|page| {
+                matches!(page.state, PageState::OnDisk | PageState::Kept(_))
+            }) {
+                segment.settled += 1;
+            }
+            if notice.is_some() {
+                return notice;
+            }
+        }
+        None
+    }
+
+    /// No page is on its way.
+    pub fn pages_settled(&self) -> bool {
+        let from = self.list.len().saturating_sub(3);
+        self.list[from..]
+            .iter()
+            .all(|segment| !segment.pages.iter().any(|p| matches!(p.state, PageState::Writing(..))))
+    }
+}

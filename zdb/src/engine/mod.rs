@@ -1,0 +1,676 @@
+//! The engine: namespaces, index and log as one deterministic state machine with one owner.
+//!
+//! It is handed requests, completions and the time, and hands back answers and disk operations. It
+//! never touches a file or a socket, takes no lock and reads no clock.
+
+pub mod cache;
+pub mod index;
+pub mod log;
+pub mod namespace;
+pub mod recovery;
+
+use crate::disk::aligned::AlignedBuffer;
+use crate::disk::{Completion, Done, Operation, Token};
+use crate::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use bytes::Bytes;
+use cache::RecordCache;
+use index::{Entry, HashSecret, KeyHash, PagePool, Place};
+use log::format::{self, BLOCK, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
+use log::sidecar::LogEntry;
+use log::{Log, Refusal};
+use namespace::{Keys, Namespace, Namespaces, Settings};
+use std::collections::HashMap;
+use std::io;
+
+/// The time of a turn.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Unix time in microseconds.
+    pub unix_us: u64,
+    /// A clock that never goes back, in milliseconds.
+    pub monotonic_ms: u64,
+}
+
+impl Now {
+    pub fn unix_s(&self) -> u64 {
+        self.unix_us / 1_000_000
+    }
+}
+
+/// Who waits for a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiter {
+    /// A connection whose next request needs a record.
+    Connection(u64),
+    /// Part of a task.
+    Task { task: u64, part: usize },
+}
+
+/// A record that was asked for.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    pub place: Place,
+    pub record: Result<Bytes, ReadFailure>,
+}
+
+#[derive(Clone, Debug)]
+pub enum ReadFailure {
+    /// The kernel could not read.
+    Unreadable,
+    /// The bytes are not those that were written. With the record where its head and key are whole.
+    Damaged(Option<Bytes>),
+}
+
+#[derive(Debug)]
+pub enum Answer {
+    Record(Fetched),
+    /// Raw bytes of the log from a position on.
+    Range { start: u64, bytes: io::Result<AlignedBuffer> },
+    /// A page of a sidecar.
+    Page(io::Result<Vec<u8>>),
+}
+
+enum Pending {
+    Record { waiter: Waiter, place: Place, namespace: Option<u32>, start: u64, length: u64, keep: bool },
+    Range { waiter: Waiter, start: u64 },
+    Page { waiter: Waiter },
+    FreeSpace,
+}
+
+/// The version of a key that a new record follows.
+#[derive(Clone, Copy, Debug)]
+pub struct Predecessor {
+    pub place: Place,
+    /// Whether it, and all below it, surely belong to the same key.
+    pub verified: bool,
+    /// Payload bytes, where it is a live version of the same key.
+    pub replaced: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EngineStats {
+    pub read_errors: u64,
+    pub read_bytes: u64,
+    pub reads: u64,
+    pub index_read_errors: u64,
+    pub index_read_bytes: u64,
+}
+
+pub struct Engine {
+    pub log: Log,
+    pub namespaces: Namespaces,
+    pub cache: RecordCache,
+    pub now: Now,
+    pub stats: EngineStats,
+    /// Free bytes of the data and the index file system when last asked.
+    pub free_bytes: (u64, u64),
+    pub answers: Vec<(Waiter, Answer)>,
+    /// Limit of live payload bytes of `default` for this run; 0 = none.
+    run_limit: u64,
+    pool: PagePool,
+    secret: HashSecret,
+    pending: HashMap<Token, Pending>,
+    free_asked_ms: u64,
+    next_token: u64,
+    operations: Vec<(Token, Operation)>,
+}
+
+impl Engine {
+    pub fn new(
+        log: Log,
+        namespaces: Namespaces,
+        pool: PagePool,
+        secret: HashSecret,
+        cache_bytes: u64,
+    ) -> Self {
+        Self {
+            log,
+            namespaces,
+            cache: RecordCache::new(cache_bytes),
+            now: Now::default(),
+            stats: EngineStats::default(),
+            free_bytes: (0, 0),
+            answers: Vec::new(),
+            run_limit: 0,
+            pool,
+            secret,
+            pending: HashMap::new(),
+            free_asked_ms: 0,
+            next_token: 0,
+            operations: Vec::new(),
+        }
+    }
+
+    // ---------------------------------------------------------------- looking up
+
+    pub fn hash(&self, key: &[u8]) -> KeyHash {
+        self.secret.hash(key)
+    }
+
+    /// The newest record of the keys with this hash.
+    pub fn find(&self, namespace: &Namespace, hash: KeyHash) -> Option<Entry> {
+        match &namespace.keys {
+            Keys::User(table) => table.get(&self.pool, hash),
+            Keys::Sequential(_) => None,
+        }
+    }
+
+    /// Whether `place` is what the index holds for the key of a log entry.
+    pub fn is_current(&self, namespace: &Namespace, key: u64, place: u64) -> bool {
+        match &namespace.keys {
+            Keys::User(table) => table
+                .get(&self.pool, KeyHash::from_bits(key))
+                .is_some_and(|entry| entry.place.get() == place && !entry.is_dead()),
+            Keys::Sequential(table) => table.get(key).is_some_and(|found| found.get() == place),
+        }
+    }
+
+    /// A record that is in memory.
+    pub fn peek(&self, place: Place) -> Option<Verified<'_>> {
+        if place.get() >= self.log.buffered_from() {
+            let head = self.log.buffered(place.get(), RECORD_HEAD_BYTES)?;
+            let bytes = format::decode_fields(head)?.bytes();
+            return Some(Verified::trusted(self.log.buffered(place.get(), bytes as usize)?));
+        }
+        self.cache.get(place.get()).map(|bytes| Verified::trusted(bytes))
+    }
+
+    /// A record in the write buffer at a place that a client named: verified like one from the disk.
+    pub fn peek_checked(&self, place: Place) -> Option<Verified<'_>> {
+        let head = self.log.buffered(place.get(), RECORD_HEAD_BYTES)?;
+        let bytes = format::decode_fields(head)?.bytes();
+        let bytes = self.log.buffered(place.get(), bytes as usize)?;
+        Verified::check(bytes, self.log.seed, place.get())
+    }
+
+    /// The same as bytes that can be sent without a copy; only records from the cache have such.
+    pub fn cached(&self, place: Place) -> Option<&Bytes> {
+        self.cache.get(place.get())
+    }
+
+    /// Limit of live payload bytes of a namespace; 0 = none.
+    pub fn max_bytes(&self, namespace: &Namespace) -> u64 {
+        if namespace.id == namespace::DEFAULT_ID && self.run_limit > 0 {
+            self.run_limit
+        } else {
+            namespace.settings.max_bytes
+        }
+    }
+
+    pub fn index_bytes(&self) -> usize {
+        let tables: usize = self
+            .namespaces
+            .iter()
+            .map(|namespace| match &namespace.keys {
+                Keys::User(table) => table.memory_bytes(),
+                Keys::Sequential(table) => table.memory_bytes(),
+            })
+            .sum();
+        tables + self.pool.memory_bytes()
+    }
+
+    // ---------------------------------------------------------------- reading
+
+    /// Asks for the record at a place, of about `bytes` bytes. With `keep` it enters the cache. A failure
+    /// is counted against the namespace; without one it is silent, for places that a client named.
+    pub fn fetch(
+        &mut self,
+        waiter: Waiter,
+        namespace: Option<u32>,
+        place: Place,
+        bytes: u64,
+        keep: bool,
+    ) {
+        let start = place.get() / BLOCK * BLOCK;
+        let least = (RECORD_HEAD_BYTES + KEY_BYTES_MAX) as u64;
+        let end = (place.get() + bytes.max(least)).next_multiple_of(BLOCK);
+        self.fetch_blocks(waiter, namespace, place, start, end - start, keep);
+    }
+
+    fn fetch_blocks(
+        &mut self,
+        waiter: Waiter,
+        namespace: Option<u32>,
+        place: Place,
+        start: u64,
+        length: u64,
+        keep: bool,
+    ) {
+        let Some(segment) = self.log.segments.of(place.get()) else {
+            let fetched = Fetched { place, record: Err(ReadFailure::Unreadable) };
+            return self.answers.push((waiter, Answer::Record(fetched)));
+        };
+        let operation = Operation::Read { file: segment.file, offset: start - segment.base, length };
+        let token = self.ask(operation);
+        let pending = Pending::Record { waiter, place, namespace, start, length, keep };
+        self.pending.insert(token, pending);
+    }
+
+    /// Asks for the blocks around [start, end) of the log, which lie in one segment.
+    pub fn fetch_range(&mut self, waiter: Waiter, start: u64, end: u64) {
+        let start = start / BLOCK * BLOCK;
+        let Some(segment) = self.log.segments.of(start) else {
+            let error = io::Error::other("no such segment");
+            return self.answers.push((waiter, Answer::Range { start, bytes: Err(error) }));
+        };
+        let operation = Operation::Read {
+            file: segment.file,
+            offset: start - segment.base,
+            length: (end - start).next_multiple_of(BLOCK),
+        };
+        let token = self.ask(operation);
+        self.pending.insert(token, Pending::Range { waiter, start });
+    }
+
+    /// Asks for a page of a sidecar that is not in memory.
+    pub fn fetch_page(&mut self, waiter: Waiter, base: u64, offset: u64, length: usize) {
+        let name = format::sidecar_name(base);
+        let token = self.ask(Operation::ReadSidecar { name, offset, length });
+        self.pending.insert(token, Pending::Page { waiter });
+    }
+
+    /// Asks for the free space again, at most once a second.
+    pub fn refresh_free_space(&mut self) {
+        if self.now.monotonic_ms >= self.free_asked_ms + 1000 || self.free_asked_ms == 0 {
+            self.free_asked_ms = self.now.monotonic_ms.max(1);
+            let token = self.ask(Operation::FreeSpace);
+            self.pending.insert(token, Pending::FreeSpace);
+        }
+    }
+
+    fn ask(&mut self, operation: Operation) -> Token {
+        self.next_token += 1;
+        let token = Token(self.next_token << 1 | 1);
+        self.operations.push((token, operation));
+        token
+    }
+
+    fn record_read(&mut self, pending: Pending, result: io::Result<Done>) {
+        let Pending::Record { waiter, place, namespace, start, length, keep } = pending else {
+            unreachable!("only called for records")
+        };
+        let within = (place.get() - start) as usize;
+        let seed = self.log.seed;
+        let record = match result {
+            Ok(Done::Bytes(buffer)) => {
+                self.stats.reads += 1;
+                self.stats.read_bytes += buffer.len() as u64;
+                let bytes = Bytes::from_owner(buffer);
+                let bytes = if within <= bytes.len() { bytes.slice(within..) } else { Bytes::new() };
+                match format::decode_head(&bytes, seed, place.get()) {
+                    Some(head) if head.bytes() > bytes.len() as u64 => {
+                        let needed = (within as u64 + head.bytes()).next_multiple_of(BLOCK);
+                        if needed > length {
+                            return self
+                                .fetch_blocks(waiter, namespace, place, start, needed, keep);
+                        }
+                        Err(ReadFailure::Damaged(None))
+                    }
+                    Some(head) => {
+                        let bytes = bytes.slice(..head.bytes() as usize);
+                        if !format::payload_is_whole(&bytes, seed, &head) {
+                            Err(ReadFailure::Damaged(Some(bytes)))
+                        } else if keep {
+                            Ok(self.cache.insert(place.get(), bytes))
+                        } else {
+                            Ok(bytes)
+                        }
+                    }
+                    None => Err(ReadFailure::Damaged(None)),
+                }
+            }
+            _ => Err(ReadFailure::Unreadable),
+        };
+        if let (Err(failure), Some(namespace)) = (&record, namespace) {
+            let what = match failure {
+                ReadFailure::Unreadable => "cannot be read",
+                ReadFailure::Damaged(_) => "is damaged",
+            };
+            self.report_bad_read(namespace, place.get(), what);
+        }
+        self.answers.push((waiter, Answer::Record(Fetched { place, record })));
+    }
+
+    /// Counts a bad read and tells the operator where it was.
+    pub fn report_bad_read(&mut self, namespace: u32, position: u64, what: &str) {
+        self.stats.read_errors += 1;
+        let now_s = self.now.unix_s();
+        let base = self.log.segments.of(position).map_or(0, |segment| segment.base);
+        self.log.notices.push(format!(
+            "the record in segment {} at offset {} {what}",
+            format::segment_name(base),
+            position - base
+        ));
+        if let Some(slot) = self.namespaces.slot_of(namespace) {
+            if let Some(namespace) = self.namespaces.get_mut(slot) {
+                namespace.read_errors += 1;
+                namespace.read_error_last = now_s;
+            }
+        }
+    }
+
+    // ---------------------------------------------------------------- writing
+
+    /// Appends a version of a key. Returns where the record ends, which is when it may be acknowledged.
+    pub fn set(
+        &mut self,
+        slot: usize,
+        key: &[u8],
+        payload: &[u8],
+        payload_check: u64,
+        timestamp: u32,
+        predecessor: Option<Predecessor>,
+    ) -> Result<u64, Refusal> {
+        assert!(payload.len() <= PAYLOAD_BYTES_MAX, "the parser lets no larger payload through");
+        self.record_namespace(slot)?;
+        let head = self.head(slot, Kind::Set, key, timestamp, predecessor);
+        let head = Head { payload_length: payload.len() as u32, payload_check, ..head };
+        self.append_key(slot, head, key, payload)
+    }
+
+    /// Appends the end of a key.
+    pub fn delete(
+        &mut self,
+        slot: usize,
+        key: &[u8],
+        timestamp: u32,
+        predecessor: Predecessor,
+    ) -> Result<u64, Refusal> {
+        let mut head = self.head(slot, Kind::Delete, key, timestamp, Some(predecessor));
+        head.payload_check = format::payload_check(self.log.seed, &[]);
+        self.append_key(slot, head, key, &[])
+    }
+
+    fn head(
+        &self,
+        slot: usize,
+        kind: Kind,
+        key: &[u8],
+        timestamp: u32,
+        predecessor: Option<Predecessor>,
+    ) -> Head {
+        assert!(key.len() <= KEY_BYTES_MAX, "the command checked the key's length");
+        let namespace = self.namespaces.get(slot).expect("the command looked the namespace up");
+        Head {
+            kind,
+            flags: match predecessor {
+                Some(Predecessor { verified: false, .. }) => FLAG_UNVERIFIED,
+                _ => 0,
+            },
+            key_length: key.len() as u8,
+            payload_length: 0,
+            payload_check: 0,
+            sequence: 0,
+            timestamp,
+            namespace: namespace.id,
+            previous: predecessor.map_or(Place::NONE, |before| before.place),
+            replaced: predecessor.and_then(|before| before.replaced),
+        }
+    }
+
+    fn append_key(
+        &mut self,
+        slot: usize,
+        head: Head,
+        key: &[u8],
+        payload: &[u8],
+    ) -> Result<u64, Refusal> {
+        let (position, end) = match self.log.append(self.now.monotonic_ms, head, key, payload) {
+            Ok(place) => place,
+            Err(refusal) => {
+                self.count_refusal(slot, refusal);
+                return Err(refusal);
+            }
+        };
+        let namespace = self.namespaces.get(slot).expect("looked up above");
+        let entry = entry_of(position, &head, key, namespace, &self.secret);
+        self.log.note(&entry, end);
+        apply(&mut self.namespaces, &mut self.pool, slot, &entry, end);
+        Ok(end)
+    }
+
+    fn count_refusal(&mut self, slot: usize, refusal: Refusal) {
+        let now_s = self.now.unix_s();
+        if let (Refusal::Failed, Some(namespace)) = (refusal, self.namespaces.get_mut(slot)) {
+            namespace.write_errors += 1;
+            namespace.write_error_last = now_s;
+        }
+    }
+
+    /// `default` comes into being without a record; its first key brings one.
+    fn record_namespace(&mut self, slot: usize) -> Result<(), Refusal> {
+        let namespace = self.namespaces.get(slot).expect("the command looked the namespace up");
+        if namespace.recorded {
+            return Ok(());
+        }
+        let (id, name, settings) =
+            (namespace.id, namespace.name.clone(), namespace.settings.clone());
+        self.append_control(Kind::Namespace, id, &name, &settings.encode())?;
+        self.namespaces.get_mut(slot).expect("still there").recorded = true;
+        Ok(())
+    }
+
+    fn append_control(
+        &mut self,
+        kind: Kind,
+        id: u32,
+        name: &[u8],
+        payload: &[u8],
+    ) -> Result<u64, Refusal> {
+        let head = Head {
+            kind,
+            flags: 0,
+            key_length: name.len() as u8,
+            payload_length: payload.len() as u32,
+            payload_check: format::payload_check(self.log.seed, payload),
+            sequence: 0,
+            timestamp: self.now.unix_s() as u32,
+            namespace: id,
+            previous: Place::NONE,
+            replaced: None,
+        };
+        let (position, end) = self.log.append(self.now.monotonic_ms, head, name, payload)?;
+        self.log.note(&control_entry(position, &head), end);
+        Ok(end)
+    }
+
+    /// Limits `default` for this run, as `--maxsize` asks; nothing of it is stored.
+    pub fn limit_default(&mut self, max_bytes: u64) {
+        self.run_limit = max_bytes;
+    }
+
+    pub fn create_namespace(&mut self, name: &[u8], settings: Settings) -> Result<u64, Refusal> {
+        let id = self.namespaces.next_id();
+        let end = self.append_control(Kind::Namespace, id, name, &settings.encode())?;
+        let slot = self.namespaces.insert(id, name, settings);
+        self.namespaces.get_mut(slot).expect("just inserted").recorded = true;
+        Ok(end)
+    }
+
+    pub fn change_namespace(&mut self, slot: usize, settings: Settings) -> Result<u64, Refusal> {
+        let namespace = self.namespaces.get(slot).expect("the command looked the namespace up");
+        let (id, name) = (namespace.id, namespace.name.clone());
+        let end = self.append_control(Kind::Namespace, id, &name, &settings.encode())?;
+        self.namespaces.change(slot, settings);
+        self.namespaces.get_mut(slot).expect("still there").recorded = true;
+        Ok(end)
+    }
+
+    pub fn remove_namespace(&mut self, slot: usize) -> Result<u64, Refusal> {
+        let namespace = self.namespaces.get(slot).expect("the command looked the namespace up");
+        let (id, name) = (namespace.id, namespace.name.clone());
+        let end = self.append_control(Kind::NamespaceEnd, id, &name, &[])?;
+        self.namespaces.remove(slot, &mut self.pool);
+        Ok(end)
+    }
+
+    // ---------------------------------------------------------------- the turn
+
+    /// Takes the end of an operation.
+    pub fn completed(&mut self, completion: Completion) {
+        let Completion { token, result } = completion;
+        if Log::owns(token) {
+            return self.log.completed(self.now.monotonic_ms, token, result);
+        }
+        match self.pending.remove(&token) {
+            Some(pending @ Pending::Record { .. }) => self.record_read(pending, result),
+            Some(Pending::Range { waiter, start }) => {
+                let bytes = result.and_then(|done| match done {
+                    Done::Bytes(bytes) => Ok(bytes),
+                    _ => Err(io::Error::other("a read gives bytes")),
+                });
+                if let Ok(bytes) = &bytes {
+                    self.stats.reads += 1;
+                    self.stats.read_bytes += bytes.len() as u64;
+                }
+                self.answers.push((waiter, Answer::Range { start, bytes }));
+            }
+            Some(Pending::Page { waiter }) => {
+                let bytes = result.and_then(|done| match done {
+                    Done::Vector(bytes) => Ok(bytes),
+                    _ => Err(io::Error::other("a sidecar gives bytes")),
+                });
+                match &bytes {
+                    Ok(bytes) => self.stats.index_read_bytes += bytes.len() as u64,
+                    Err(_) => self.stats.index_read_errors += 1,
+                }
+                self.answers.push((waiter, Answer::Page(bytes)));
+            }
+            Some(Pending::FreeSpace) => {
+                if let Ok(Done::Free { data, index }) = result {
+                    self.free_bytes = (data, index);
+                }
+            }
+            None => debug_assert!(false, "a completion that nobody waits for"),
+        }
+    }
+
+    /// The tidy-up after each turn: what is due becomes operations.
+    pub fn pump(&mut self) {
+        self.log.now_s = self.now.unix_s();
+        self.log.pump(self.now.monotonic_ms);
+    }
+
+    pub fn take_operations(&mut self, out: &mut Vec<(Token, Operation)>) {
+        out.append(&mut self.log.operations);
+        out.append(&mut self.operations);
+    }
+}
+
+/// What a record of a key does to the index.
+pub fn entry_of(
+    position: u64,
+    head: &Head,
+    key: &[u8],
+    namespace: &Namespace,
+    secret: &HashSecret,
+) -> LogEntry {
+    let key = match &namespace.keys {
+        Keys::User(_) => secret.hash(key).get(),
+        Keys::Sequential(_) => sequential_id(key).unwrap_or(u64::MAX),
+    };
+    LogEntry {
+        position,
+        kind: head.kind,
+        flags: head.flags,
+        namespace: head.namespace,
+        key,
+        key_length: head.key_length,
+        payload_length: head.payload_length,
+        fingerprint: head.fingerprint(),
+        timestamp: head.timestamp,
+        replaced: head.replaced,
+    }
+}
+
+/// The entry of a record about a namespace itself.
+pub fn control_entry(position: u64, head: &Head) -> LogEntry {
+    LogEntry {
+        position,
+        kind: head.kind,
+        flags: head.flags,
+        namespace: head.namespace,
+        key: 0,
+        key_length: head.key_length,
+        payload_length: head.payload_length,
+        fingerprint: head.fingerprint(),
+        timestamp: head.timestamp,
+        replaced: None,
+    }
+}
+
+/// The id in a sequential key.
+pub fn sequential_id(key: &[u8]) -> Option<u64> {
+    key.try_into().ok().map(u64::from_le_bytes)
+}
+
+/// Does to index and counters what a record of a key says: after an append, and on recovery.
+pub fn apply(
+    namespaces: &mut Namespaces,
+    pool: &mut PagePool,
+    slot: usize,
+    entry: &LogEntry,
+    end: u64,
+) {
+    let Some(namespace) = namespaces.get_mut(slot) else { return };
+    let place = Place::new(entry.position);
+    let replaced = u64::from(entry.replaced.unwrap_or(0));
+    match entry.kind {
+        Kind::Set => {
+            namespace.used = true;
+            match &mut namespace.keys {
+                Keys::User(table) => {
+                    let found = Entry {
+                        place,
+                        length: entry.payload_length,
+                        fingerprint: entry.fingerprint,
+                    };
+                    table.insert(pool, KeyHash::from_bits(entry.key), found);
+                }
+                Keys::Sequential(table) => {
+                    let next = table.next_id();
+                    if entry.key > next + index::SKIP_IDS_MAX {
+                        return;
+                    }
+                    table.set(entry.key, place);
+                    if entry.key < next {
+                        // As in 0-db, an update uses up an id.
+                        table.reserve(next);
+                    }
+                }
+            }
+            namespace.live_bytes =
+                (namespace.live_bytes + u64::from(entry.payload_length)).saturating_sub(replaced);
+            if entry.replaced.is_none() {
+                namespace.live_keys += 1;
+                namespace.inserts += 1;
+                namespace.key_bytes += u64::from(entry.key_length);
+            }
+        }
+        Kind::Delete => {
+            match &mut namespace.keys {
+                Keys::User(table) => {
+                    let hash = KeyHash::from_bits(entry.key);
+                    if entry.flags & FLAG_UNVERIFIED == 0 {
+                        table.remove(pool, hash);
+                    } else {
+                        // Below may be a key with the same hash, so the way there is kept.
+                        let dead = Entry { place, length: Entry::DEAD, fingerprint: 0 };
+                        table.insert(pool, hash, dead);
+                    }
+                }
+                Keys::Sequential(table) => {
+                    table.remove(entry.key);
+                }
+            }
+            namespace.deleted_until = end;
+            if entry.replaced.is_some() {
+                namespace.live_bytes = namespace.live_bytes.saturating_sub(replaced);
+                namespace.live_keys = namespace.live_keys.saturating_sub(1);
+                namespace.key_bytes =
+                    namespace.key_bytes.saturating_sub(u64::from(entry.key_length));
+            }
+        }
+        Kind::Padding | Kind::Seal | Kind::Namespace | Kind::NamespaceEnd => {}
+    }
+}

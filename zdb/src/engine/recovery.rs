@@ -1,0 +1,693 @@
+//! Starting: the index is made from the sidecars, and from the log where these end.
+//!
+//! After a clean stop every segment has a whole sidecar and no record is read. After a kill or a power
+//! cut the last segment is scanned from the end of its sidecar; where its bytes end, the write buffer
+//! of the killed process goes on, and what is only there is written to the segment. The segment is then
+//! closed as it is, and the next append begins a new one: what lies behind the end of a closed segment
+//! is never taken for a record again. Damage is reported and stepped over; nothing whole is dropped.
+
+use super::index::{HashSecret, PagePool};
+use super::log::buffer::WriteBuffer;
+use super::log::format::{
+    self, ALIGN, BLOCK, Head, Kind, LogId, RECORD_BYTES_MAX, RECORD_HEAD_BYTES,
+    SEGMENT_HEADER_BYTES, SegmentHeader,
+};
+use super::log::segments::{Segment, Segments};
+use super::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageBuilder, PageHeader};
+use super::log::{Log, LogStart, Policy};
+use super::namespace::{DEFAULT_NAME, Mode, Namespaces, Settings};
+use super::{Engine, apply, control_entry, entry_of};
+use crate::disk::aligned::AlignedBuffer;
+use crate::disk::{FileId, Files, Root};
+use std::path::PathBuf;
+use xxhash_rust::xxh3::xxh3_64;
+
+const IDENTITY_NAME: &str = "identity";
+const SECRET_NAME: &str = "secret";
+/// Bytes of the log in memory while it is scanned.
+const WINDOW_BYTES: u64 = 16 << 20;
+
+const _: () = assert!(WINDOW_BYTES >= RECORD_BYTES_MAX + 2 * BLOCK);
+
+pub struct StartOptions {
+    /// `--mode`: the only mode that namespaces may have.
+    pub mode: Option<Mode>,
+    pub policy: Policy,
+    pub segment_bytes: u64,
+    pub cache_bytes: u64,
+    /// Where the write buffer lives; `None`: in this process alone.
+    pub buffer: Option<PathBuf>,
+    /// Fresh random bytes, for the identity of a new log.
+    pub random: [u8; 32],
+}
+
+#[derive(Debug, Default)]
+pub struct StartReport {
+    pub segments: usize,
+    pub keys: u64,
+    pub namespaces: usize,
+    /// Records read from the log itself, because no sidecar covered them.
+    pub scanned: u64,
+    /// Records that were only in the write buffer.
+    pub replayed: u64,
+    /// One line for each damaged stretch.
+    pub damage: Vec<String>,
+}
+
+/// Opens the log in the two directories, or makes a new one.
+pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartReport), String> {
+    let names = files
+        .list(Root::Data)
+        .map_err(|error| format!("cannot list the data directory: {error}"))?;
+    let mut bases: Vec<u64> = names.iter().filter_map(|name| format::segment_base(name)).collect();
+    bases.sort_unstable();
+    let id = identity(files, &names, &bases, &options)?;
+    let secret_bytes = secret(files, &options)?;
+    let mut seed_bytes = id.0.to_vec();
+    seed_bytes.extend_from_slice(&secret_bytes);
+    let buffer = match &options.buffer {
+        Some(directory) => WriteBuffer::shared(directory, id)?,
+        None => WriteBuffer::private()?,
+    };
+    let mut recovery = Recovery {
+        files,
+        seed: id.seed(),
+        buffer: &buffer,
+        segments: Segments::new(xxh3_64(&seed_bytes)),
+        namespaces: Namespaces::new(options.mode.unwrap_or(Mode::User)),
+        pool: PagePool::new(),
+        secret: HashSecret::new(secret_bytes),
+        report: StartReport::default(),
+        last_slot: None,
+    };
+    let mut previous_end = 0;
+    let mut end_of_log = 0;
+    let headers = recovery.read_headers(id, &bases)?;
+    for (at, (header, file, size)) in headers.iter().enumerate() {
+        let next = headers.get(at + 1).map(|(next, ..)| *next);
+        let segment = Segment::new(header.base, header.capacity, *size, *file);
+        let ended = recovery.load_segment(segment, next)?;
+        end_of_log = header.base + header.capacity;
+        previous_end = if ended.sealed { 0 } else { ended.end };
+    }
+    if let Some(mode) = options.mode {
+        if let Some(other) = recovery.namespaces.iter().find(|one| one.settings.mode != mode) {
+            return Err(format!(
+                "namespace {:?} has another mode than --mode: start without --mode, or with the other",
+                String::from_utf8_lossy(&other.name)
+            ));
+        }
+    }
+    let mut report = recovery.report;
+    report.segments = recovery.segments.list().len();
+    report.namespaces = recovery.namespaces.len();
+    report.keys = recovery.namespaces.iter().map(|namespace| namespace.live_keys).sum();
+    let (segments, namespaces, pool, secret) =
+        (recovery.segments, recovery.namespaces, recovery.pool, recovery.secret);
+    let start = LogStart { id, segments, next_base: end_of_log, previous_end };
+    let log = Log::new(start, buffer, options.policy, options.segment_bytes);
+    let mut engine = Engine::new(log, namespaces, pool, secret, options.cache_bytes);
+    engine.free_bytes = (
+        files.free_bytes(Root::Data).unwrap_or(0),
+        files.free_bytes(Root::Index).unwrap_or(0),
+    );
+    Ok((engine, report))
+}
+
+/// Reads the log's id from its file or, where that is lost, from a segment.
+fn identity(
+    files: &dyn Files,
+    names: &[String],
+    bases: &[u64],
+    options: &StartOptions,
+) -> Result<LogId, String> {
+    if names.iter().any(|name| name == IDENTITY_NAME) {
+        let text = files
+            .read_small(Root::Data, IDENTITY_NAME)
+            .map_err(|error| format!("cannot read the log's identity file: {error}"))?;
+        if let Some(id) = parse_identity(&text) {
+            return Ok(id);
+        }
+    }
+    let mut found = None;
+    for base in bases {
+        let name = format::segment_name(*base);
+        let Ok(file) = files.open(Root::Data, &name) else { continue };
+        let mut block = AlignedBuffer::new(BLOCK as usize);
+        let read = files.read_at(file, 0, &mut block);
+        files.close(file);
+        if let (Ok(_), Ok(header)) = (read, SegmentHeader::decode(&block)) {
+            found = Some(header.log);
+            break;
+        }
+    }
+    let id = match found {
+        Some(id) => id,
+        None if bases.is_empty() => {
+            LogId(options.random[..16].try_into().expect("half of the random bytes"))
+        }
+        None => {
+            return Err("the identity file and every segment header are damaged: restore the file \
+                        \"identity\" of the data directory from a backup"
+                .into());
+        }
+    };
+    let text = format!("zdb log {}\n", id.to_hex());
+    files
+        .write_small(Root::Data, IDENTITY_NAME, text.as_bytes())
+        .map_err(|error| format!("cannot write to the data directory: {error}"))?;
+    Ok(id)
+}
+
+fn parse_identity(text: &[u8]) -> Option<LogId> {
+    LogId::from_hex(std::str::from_utf8(text).ok()?.strip_prefix("zdb log ")?.trim_end())
+}
+
+/// The secret of the key hashes. Lost, it is chosen anew: the sidecars then no longer verify, and are
+/// made anew too.
+fn secret(files: &dyn Files, options: &StartOptions) -> Result<[u8; 16], String> {
+    if let Ok(bytes) = files.read_small(Root::Index, SECRET_NAME) {
+        if let Ok(secret) = bytes.as_slice().try_into() {
+            return Ok(secret);
+        }
+    }
+    let secret: [u8; 16] = options.random[16..].try_into().expect("half of the random bytes");
+    files
+        .write_small(Root::Index, SECRET_NAME, &secret)
+        .map_err(|error| format!("cannot write to the index directory: {error}"))?;
+    Ok(secret)
+}
+
+/// Where the records of a segment end.
+struct Ended {
+    end: u64,
+    /// By a seal record.
+    sealed: bool,
+}
+
+struct Recovery<'a> {
+    files: &'a dyn Files,
+    seed: u64,
+    buffer: &'a WriteBuffer,
+    segments: Segments,
+    namespaces: Namespaces,
+    pool: PagePool,
+    secret: HashSecret,
+    report: StartReport,
+    /// The namespace of the entry before: id and slot.
+    last_slot: Option<(u32, usize)>,
+}
+
+/// The part of a sidecar that verifies.
+struct LoadedSidecar {
+    bytes: Vec<u8>,
+    pages: Vec<(PageHeader, usize)>,
+}
+
+impl Recovery<'_> {
+    /// Opens the segments. One that was being made when the process died, at the end, is removed.
+    fn read_headers(
+        &mut self,
+        id: LogId,
+        bases: &[u64],
+    ) -> Result<Vec<(SegmentHeader, FileId, u64)>, String> {
+        let mut headers: Vec<(SegmentHeader, FileId, u64)> = Vec::new();
+        for (at, &base) in bases.iter().enumerate() {
+            let name = format::segment_name(base);
+            let explain = |error: std::io::Error| format!("cannot read segment {name}: {error}");
+            let file = self.files.open(Root::Data, &name).map_err(explain)?;
+            let size = self.files.size(file).map_err(explain)?;
+            let mut block = AlignedBuffer::new(BLOCK as usize);
+            let read = self.files.read_at(file, 0, &mut block).map_err(explain)?;
+            block.truncate(read);
+            let header = match SegmentHeader::decode(&block) {
+                Ok(header) if header.log != id => {
+                    return Err(format!(
+                        "segment {name} belongs to another log ({}): move it out of the data directory",
+                        header.log.to_hex()
+                    ));
+                }
+                Ok(header) if header.base != base => {
+                    return Err(format!(
+                        "segment {name} was renamed: its header says {}",
+                        format::segment_name(header.base)
+                    ));
+                }
+                Ok(header) => header,
+                Err(_) if at + 1 == bases.len() && block.iter().all(|byte| *byte == 0) => {
+                    self.files.close(file);
+                    self.files.remove(Root::Data, &name).map_err(explain)?;
+                    continue;
+                }
+                Err(what) if what.contains("version") => return Err(format!("{name}: {what}")),
+                Err(what) => {
+                    self.report.damage.push(format!("segment {name} at offset 0: {what}"));
+                    let next = bases.get(at + 1).copied().unwrap_or(base + size);
+                    SegmentHeader {
+                        log: id,
+                        base,
+                        capacity: next - base,
+                        previous_end: 0,
+                        created: 0,
+                    }
+                }
+            };
+            headers.push((header, file, size));
+        }
+        self.drop_unused(&mut headers)?;
+        Ok(headers)
+    }
+
+    /// Removes segments at the end that were made ahead and hold no record, neither on disk nor in the
+    /// write buffer.
+    fn drop_unused(
+        &mut self,
+        headers: &mut Vec<(SegmentHeader, FileId, u64)>,
+    ) -> Result<(), String> {
+        while let Some((header, file, size)) = headers.last() {
+            let mut scanner = Scanner::new(self.files, self.buffer, self.seed, header.base, *file, *size);
+            let start = header.base + SEGMENT_HEADER_BYTES;
+            if scanner.whole_at(start)?.is_some() || scanner.next_whole(start)?.is_some() {
+                return Ok(());
+            }
+            let name = format::segment_name(header.base);
+            self.files.close(*file);
+            self.files
+                .remove(Root::Data, &name)
+                .map_err(|error| format!("cannot remove the unused segment {name}: {error}"))?;
+            headers.pop();
+        }
+        Ok(())
+    }
+
+    /// Applies a segment from its sidecar and, behind that, from its records.
+    fn load_segment(
+        &mut self,
+        mut segment: Segment,
+        next: Option<SegmentHeader>,
+    ) -> Result<Ended, String> {
+        let base = segment.base;
+        let file = segment.file;
+        let loaded = self.load_sidecar(base);
+        let mut resume = base + SEGMENT_HEADER_BYTES;
+        let mut ended = None;
+        let mut offset = 0;
+        for (header, bytes) in &loaded.pages {
+            let body = &loaded.bytes[offset + PAGE_HEADER_BYTES..offset + bytes];
+            for entry in sidecar::entries(header.first, body) {
+                self.apply_entry(&entry, file, base)?;
+            }
+            segment.add_loaded(*header, *bytes);
+            offset += bytes;
+            resume = header.end;
+            if header.last {
+                ended = Some(header.end);
+            }
+        }
+        drop(loaded);
+        let size = segment.size;
+        self.segments.push(segment);
+        if let Some(end) = ended {
+            // A whole sidecar is written after its segment was closed, by a seal or by a recovery; for
+            // both the next header or nothing follows.
+            let sealed = next.is_some_and(|next| next.previous_end == 0) || next.is_none();
+            return Ok(Ended { end, sealed });
+        }
+        let known_end = next.map(|next| next.previous_end).filter(|end| *end != 0);
+        let ended = self.scan(base, file, size, resume, known_end)?;
+        if next.is_some() && !ended.sealed && known_end != Some(ended.end) {
+            self.report.damage.push(format!(
+                "segment {} at offset {}: its end is missing",
+                format::segment_name(base),
+                ended.end - base
+            ));
+        }
+        Ok(ended)
+    }
+
+    fn load_sidecar(&self, base: u64) -> LoadedSidecar {
+        let name = format::sidecar_name(base);
+        let bytes = self.files.read_small(Root::Index, &name).unwrap_or_default();
+        let seed = self.segments.page_seed(base);
+        let mut pages = Vec::new();
+        let mut offset = 0;
+        while let Some(header) = sidecar::read_page(&bytes[offset..], seed) {
+            let length = PAGE_HEADER_BYTES + header.body_bytes;
+            pages.push((header, length));
+            offset += length;
+            if header.last {
+                break;
+            }
+        }
+        LoadedSidecar { bytes, pages }
+    }
+
+    fn apply_entry(&mut self, entry: &LogEntry, file: FileId, base: u64) -> Result<(), String> {
+        match entry.kind {
+            Kind::Set | Kind::Delete => {
+                let slot = match self.last_slot {
+                    Some((id, slot)) if id == entry.namespace => Some(slot),
+                    _ => self.namespaces.slot_of(entry.namespace),
+                };
+                if let Some(slot) = slot {
+                    self.last_slot = Some((entry.namespace, slot));
+                    let end = entry.position
+                        + format::record_bytes(
+                            entry.key_length.into(),
+                            entry.payload_length as usize,
+                        );
+                    apply(&mut self.namespaces, &mut self.pool, slot, entry, end);
+                }
+                Ok(())
+            }
+            Kind::Namespace | Kind::NamespaceEnd => {
+                let bytes = format::record_bytes(
+                    entry.key_length.into(),
+                    entry.payload_length as usize,
+                );
+                let start = entry.position / BLOCK * BLOCK;
+                let mut block = AlignedBuffer::new((entry.position - start + bytes) as usize);
+                let block_bytes = block.len().next_multiple_of(BLOCK as usize);
+                block = AlignedBuffer::new(block_bytes);
+                self.files.read_at(file, start - base, &mut block).map_err(|error| {
+                    format!("cannot read segment {}: {error}", format::segment_name(base))
+                })?;
+                let record = &block[(entry.position - start) as usize..];
+                match format::Verified::check(record, self.seed, entry.position) {
+                    Some(record) => {
+                        self.apply_namespace(&record.head, record.key(), record.payload());
+                    }
+                    None => self.report.damage.push(format!(
+                        "segment {} at offset {}: the settings of namespace {} are damaged",
+                        format::segment_name(base),
+                        entry.position - base,
+                        entry.namespace
+                    )),
+                }
+                Ok(())
+            }
+            Kind::Padding | Kind::Seal => Ok(()),
+        }
+    }
+
+    fn apply_namespace(&mut self, head: &Head, name: &[u8], payload: &[u8]) {
+        self.last_slot = None;
+        let slot = self.namespaces.slot_of(head.namespace);
+        if head.kind == Kind::NamespaceEnd {
+            if let Some(slot) = slot {
+                self.namespaces.remove(slot, &mut self.pool);
+            }
+            return;
+        }
+        let Some(settings) = Settings::decode(payload) else {
+            let name = String::from_utf8_lossy(name);
+            self.report.damage.push(format!("the settings of namespace {name:?} cannot be read"));
+            return;
+        };
+        let slot = match slot {
+            Some(slot) => {
+                self.namespaces.change(slot, settings);
+                slot
+            }
+            None => self.namespaces.insert(head.namespace, name, settings),
+        };
+        debug_assert!(head.namespace != 0 || name == DEFAULT_NAME);
+        if let Some(namespace) = self.namespaces.get_mut(slot) {
+            namespace.recorded = true;
+        }
+    }
+
+    /// Applies the records of a segment from `from` on, makes the missing part of its sidecar, and
+    /// brings over what is only in the write buffer.
+    fn scan(
+        &mut self,
+        base: u64,
+        file: FileId,
+        size: u64,
+        from: u64,
+        known_end: Option<u64>,
+    ) -> Result<Ended, String> {
+        let mut scanner = Scanner::new(self.files, self.buffer, self.seed, base, file, size);
+        let mut builder = PageBuilder::new();
+        let mut position = from;
+        let mut sealed = false;
+        while known_end != Some(position) {
+            let Some((head, from_buffer)) = scanner.whole_at(position)? else {
+                let Some(next) = scanner.next_whole(position + ALIGN)? else { break };
+                let lost = scanner.damaged_at(position)?;
+                self.report.damage.push(format!(
+                    "segment {} at offset {}: {} bytes are damaged",
+                    format::segment_name(base),
+                    position - base,
+                    next - position
+                ));
+                if let Some((head, key)) = lost {
+                    // The head is whole: the key's newest version is known to be lost, and is not
+                    // replaced by an older one.
+                    if matches!(head.kind, Kind::Set | Kind::Delete) {
+                        self.take(&mut builder, position, &head, &key, &[]);
+                    }
+                }
+                position = next;
+                continue;
+            };
+            self.report.scanned += 1;
+            self.report.replayed += u64::from(from_buffer);
+            let record = scanner.record(position, &head, from_buffer);
+            let end = position + head.bytes();
+            match head.kind {
+                Kind::Padding => {}
+                Kind::Seal => sealed = true,
+                _ => {
+                    let key = &record[RECORD_HEAD_BYTES..head.payload_offset()];
+                    let payload =
+                        &record[head.payload_offset()..][..head.payload_length as usize];
+                    self.take(&mut builder, position, &head, key, payload);
+                }
+            }
+            if builder.is_full() {
+                self.write_page(base, &mut builder, false, end);
+            }
+            position = end;
+            if sealed {
+                break;
+            }
+        }
+        scanner.bring_over()?;
+        if !sealed && position < base + size {
+            if scanner.is_torn(position)? {
+                self.report.damage.push(format!(
+                    "segment {} at offset {}: a torn write at the end of the log was dropped",
+                    format::segment_name(base),
+                    position - base
+                ));
+            }
+            let length = (position - base).next_multiple_of(BLOCK);
+            // On a read-only disk the old tail stays; the next header tells where it ends.
+            let _ = self.files.truncate(file, length).and_then(|()| self.files.sync(file));
+        }
+        self.write_page(base, &mut builder, true, position);
+        Ok(Ended { end: position, sealed })
+    }
+
+    fn take(
+        &mut self,
+        builder: &mut PageBuilder,
+        position: u64,
+        head: &Head,
+        key: &[u8],
+        payload: &[u8],
+    ) {
+        let end = position + head.bytes();
+        if matches!(head.kind, Kind::Namespace | Kind::NamespaceEnd) {
+            builder.push(&control_entry(position, head), end);
+            return self.apply_namespace(head, key, payload);
+        }
+        let Some(slot) = self.namespaces.slot_of(head.namespace) else { return };
+        let namespace = self.namespaces.get(slot).expect("slots by id are in use");
+        let entry = entry_of(position, head, key, namespace, &self.secret);
+        builder.push(&entry, end);
+        apply(&mut self.namespaces, &mut self.pool, slot, &entry, end);
+    }
+
+    fn write_page(&mut self, base: u64, builder: &mut PageBuilder, last: bool, end: u64) {
+        let seed = self.segments.page_seed(base);
+        let (header, bytes) = builder.finish(seed, last, end);
+        let segment = self.segments.last_mut().expect("the segment was pushed");
+        let offset = segment.sidecar_bytes;
+        let name = format::sidecar_name(base);
+        match self.files.write_part(Root::Index, &name, offset, &bytes) {
+            Ok(()) => segment.add_loaded(header, bytes.len()),
+            Err(_) => segment.add_kept(header, bytes),
+        }
+    }
+}
+
+/// Reads records of one segment, from the disk and where that ends from the write buffer.
+struct Scanner<'a> {
+    files: &'a dyn Files,
+    buffer: &'a WriteBuffer,
+    seed: u64,
+    base: u64,
+    file: FileId,
+    end: u64,
+    window: AlignedBuffer,
+    window_start: u64,
+    /// Stretches that were found in the write buffer only.
+    buffered: Vec<(u64, u64)>,
+}
+
+impl<'a> Scanner<'a> {
+    fn new(
+        files: &'a dyn Files,
+        buffer: &'a WriteBuffer,
+        seed: u64,
+        base: u64,
+        file: FileId,
+        size: u64,
+    ) -> Self {
+        Self {
+            files,
+            buffer,
+            seed,
+            base,
+            file,
+            end: base + size,
+            window: AlignedBuffer::new(0),
+            window_start: base,
+            buffered: Vec::new(),
+        }
+    }
+
+    /// The bytes on disk from `position` on: at least `length`, or up to the end of the file.
+    fn bytes(&mut self, position: u64, length: u64) -> Result<&[u8], String> {
+        let wanted = (position + length).min(self.end);
+        let held = self.window_start..self.window_start + self.window.len() as u64;
+        if position < held.start || wanted > held.end {
+            let start = position / BLOCK * BLOCK;
+            let bytes = WINDOW_BYTES.min(self.end.next_multiple_of(BLOCK).saturating_sub(start));
+            let mut window = AlignedBuffer::new(bytes as usize);
+            let read =
+                self.files.read_at(self.file, start - self.base, &mut window).map_err(|error| {
+                    format!(
+                        "cannot read segment {} at offset {}: {error}",
+                        format::segment_name(self.base),
+                        start - self.base
+                    )
+                })?;
+            window.truncate(read);
+            self.window = window;
+            self.window_start = start;
+        }
+        let from = (position - self.window_start) as usize;
+        Ok(self.window.get(from..).unwrap_or_default())
+    }
+
+    /// The head of the whole record at `position`, and whether it is only in the write buffer.
+    fn whole_at(&mut self, position: u64) -> Result<Option<(Head, bool)>, String> {
+        let seed = self.seed;
+        let bytes = self.bytes(position, RECORD_BYTES_MAX)?;
+        if let Some(head) = format::decode_head(bytes, seed, position) {
+            if format::payload_is_whole(bytes, seed, &head) {
+                return Ok(Some((head, false)));
+            }
+        }
+        if position >= self.end {
+            return Ok(None);
+        }
+        let bytes = self.buffer.slice(position, RECORD_BYTES_MAX as usize);
+        let Some(head) = format::decode_head(bytes, seed, position) else { return Ok(None) };
+        if !format::payload_is_whole(bytes, seed, &head) || position + head.bytes() > self.end {
+            return Ok(None);
+        }
+        let end = position + head.bytes();
+        match self.buffered.last_mut() {
+            Some((_, last)) if *last == position => *last = end,
+            _ => self.buffered.push((position, end)),
+        }
+        Ok(Some((head, true)))
+    }
+
+    /// The bytes of a record that `whole_at` found.
+    fn record(&mut self, position: u64, head: &Head, from_buffer: bool) -> &[u8] {
+        if from_buffer {
+            return self.buffer.slice(position, head.bytes() as usize);
+        }
+        &self.window[(position - self.window_start) as usize..][..head.bytes() as usize]
+    }
+
+    /// Head and key of a record whose payload is damaged.
+    fn damaged_at(&mut self, position: u64) -> Result<Option<(Head, Vec<u8>)>, String> {
+        let seed = self.seed;
+        let bytes = self.bytes(position, (RECORD_HEAD_BYTES + 256) as u64)?;
+        Ok(format::decode_head(bytes, seed, position)
+            .map(|head| (head, bytes[RECORD_HEAD_BYTES..head.payload_offset()].to_vec())))
+    }
+
+    /// The next whole record on disk at or after `position`.
+    fn next_whole(&mut self, mut position: u64) -> Result<Option<u64>, String> {
+        let seed = self.seed;
+        let mut hole_checked = 0;
+        while position + (RECORD_HEAD_BYTES as u64) <= self.end {
+            if position >= hole_checked {
+                let offset = position - self.base;
+                let found = self.files.next_written(self.file, offset).map_err(|error| {
+                    format!("cannot look for data in {}: {error}", format::segment_name(self.base))
+                })?;
+                match found {
+                    None => return Ok(None),
+                    Some(written) if written > offset => {
+                        position = self.base + written.next_multiple_of(ALIGN);
+                    }
+                    Some(_) => {}
+                }
+                hole_checked = position + (1 << 20);
+            }
+            let bytes = self.bytes(position, RECORD_BYTES_MAX)?;
+            if let Some(head) = format::decode_head(bytes, seed, position) {
+                if format::payload_is_whole(bytes, seed, &head) {
+                    return Ok(Some(position));
+                }
+            }
+            position += ALIGN;
+        }
+        Ok(None)
+    }
+
+    /// Whether bytes that are not zero follow.
+    fn is_torn(&mut self, position: u64) -> Result<bool, String> {
+        let bytes = self.bytes(position, BLOCK)?;
+        Ok(bytes.iter().take(BLOCK as usize).any(|byte| *byte != 0))
+    }
+
+    /// Writes what was only in the buffer to the segment, and waits until all of it is on the disk.
+    fn bring_over(&mut self) -> Result<(), String> {
+        let stretches = std::mem::take(&mut self.buffered);
+        if stretches.is_empty() {
+            return Ok(());
+        }
+        let name = format::segment_name(self.base);
+        let explain = |error: std::io::Error| {
+            format!(
+                "cannot write acknowledged records from the write buffer to segment {name}: {error}. They \
+                 stay in the buffer; make the disk writable and start again"
+            )
+        };
+        for (start, end) in stretches {
+            let first_block = start / BLOCK * BLOCK;
+            let length = end.next_multiple_of(BLOCK) - first_block;
+            // Around the stretch the blocks stay as they are on the disk, byte for byte.
+            let mut blocks = AlignedBuffer::new(length as usize);
+            self.files.read_at(self.file, first_block - self.base, &mut blocks).map_err(explain)?;
+            let mut at = start;
+            while at < end {
+                let step = (end - at).min(1 << 20) as usize;
+                let to = (at - first_block) as usize;
+                blocks[to..to + step].copy_from_slice(self.buffer.slice(at, step));
+                at += step as u64;
+            }
+            self.files.write_at(self.file, first_block - self.base, &blocks).map_err(explain)?;
+        }
+        self.files.sync(self.file).map_err(explain)
+    }
+}

@@ -1,0 +1,434 @@
+//! The hub: all connections and the engine, without a socket. Bytes come in, replies and disk
+//! operations go out; the loop around it moves them. Deterministic, so that a simulator can be the loop.
+
+mod connection;
+
+pub use connection::Connection;
+
+use crate::command::{self, ClientRef, Context, Finished, Outcome, ServerState, Tasks};
+use crate::disk::{Completion, Operation, Token};
+use crate::engine::{Answer, Engine, Now, Waiter};
+use crate::limits::INPUT_BYTES_TOTAL_MAX;
+use crate::output::Output;
+use crate::resp::{Progress, Request};
+use connection::{Blocked, Reply};
+
+/// Reply of the null server to GET, in bytes.
+const NULL_PAYLOAD: [u8; 100] = [b'x'; 100];
+
+pub struct Hub {
+    pub engine: Engine,
+    pub server: ServerState,
+    /// Answers SET and GET with constants: the cost of the loops without the engine, for `bench`.
+    pub null: bool,
+    pub stopping: bool,
+    tasks: Tasks,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Connections with something new for the loop: output, or a change of what they want.
+    touched: Vec<u64>,
+    /// Connections whose oldest reply waits for the log.
+    unacknowledged: Vec<u64>,
+    /// Connections whose next request waits for the log.
+    stalled: Vec<u64>,
+    log_moved: bool,
+    next_session: u64,
+    input_bytes: usize,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    connection: Option<Box<Connection>>,
+}
+
+/// Who is at the other end.
+pub struct Peer {
+    pub name: String,
+    /// Over loopback or a unix socket.
+    pub local: bool,
+}
+
+impl Hub {
+    pub fn new(engine: Engine, server: ServerState, null: bool) -> Self {
+        Self {
+            engine,
+            server,
+            null,
+            stopping: false,
+            tasks: Tasks::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            touched: Vec::new(),
+            unacknowledged: Vec::new(),
+            stalled: Vec::new(),
+            log_moved: false,
+            next_session: 0,
+            input_bytes: 0,
+        }
+    }
+
+    // ---------------------------------------------------------------- connections
+
+    /// Takes a new connection and returns its key, which is below 2^56.
+    pub fn connected(&mut self, peer: Peer) -> u64 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            (self.slots.len() - 1) as u32
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        let key = u64::from(slot.generation) << 24 | u64::from(index);
+        self.next_session += 1;
+        self.server.stats.clients_lifetime += 1;
+        self.server.stats.clients_now += 1;
+        let session = self.server.new_session(self.next_session, peer, self.engine.now.unix_s());
+        slot.connection = Some(Box::new(Connection::new(key, session)));
+        key
+    }
+
+    pub fn get_mut(&mut self, key: u64) -> Option<&mut Connection> {
+        self.slots
+            .get_mut((key & 0xff_ffff) as usize)?
+            .connection
+            .as_deref_mut()
+            .filter(|connection| connection.key == key)
+    }
+
+    /// Whether the table has room for one more.
+    pub fn is_full(&self) -> bool {
+        self.free.is_empty() && self.slots.len() > 0xff_ffff
+    }
+
+    pub fn keys(&self) -> Vec<u64> {
+        self.slots.iter().filter_map(|slot| slot.connection.as_ref()).map(|one| one.key).collect()
+    }
+
+    /// Forgets a connection whose socket is closed.
+    pub fn remove(&mut self, key: u64) {
+        let index = (key & 0xff_ffff) as usize;
+        if self.get_mut(key).is_none() {
+            return;
+        }
+        if let Some(connection) = self.slots[index].connection.take() {
+            self.input_bytes -= connection.stashed();
+            self.server.stats.clients_now -= 1;
+            self.free.push(index as u32);
+        }
+    }
+
+    /// Takes a connection out, to work on it beside the rest of the hub.
+    fn take(&mut self, key: u64) -> Option<Box<Connection>> {
+        self.get_mut(key)?;
+        self.slots[(key & 0xff_ffff) as usize].connection.take()
+    }
+
+    fn put_back(&mut self, connection: Box<Connection>) {
+        let index = (connection.key & 0xff_ffff) as usize;
+        self.slots[index].connection = Some(connection);
+    }
+
+    fn touch(&mut self, connection: &mut Connection) {
+        if !connection.touched {
+            connection.touched = true;
+            self.touched.push(connection.key);
+        }
+    }
+
+    /// The connections to look at after a turn.
+    pub fn take_touched(&mut self, out: &mut Vec<u64>) {
+        out.append(&mut self.touched);
+    }
+
+    // ---------------------------------------------------------------- bytes in
+
+    /// Takes bytes from a client.
+    pub fn received(&mut self, key: u64, bytes: &[u8]) {
+        let Some(mut connection) = self.take(key) else { return };
+        self.server.stats.received_bytes += bytes.len() as u64;
+        if !connection.closing {
+            if connection.has_input() {
+                connection.stash(bytes);
+                self.input_bytes += bytes.len();
+                self.run_stashed(&mut connection);
+            } else {
+                let consumed = self.run(&mut connection, bytes);
+                let rest = &bytes[consumed..];
+                if !rest.is_empty() && !connection.closing {
+                    connection.stash(rest);
+                    self.input_bytes += rest.len();
+                }
+            }
+            if self.input_bytes > INPUT_BYTES_TOTAL_MAX {
+                let text = "Too many unfinished requests on all connections, try again later";
+                connection.output.writer(connection.session.protocol).error(text);
+                connection.closing = true;
+                self.input_bytes -= connection.drop_input();
+            }
+        }
+        self.touch(&mut connection);
+        self.put_back(connection);
+    }
+
+    /// The client will send no more.
+    pub fn ended(&mut self, key: u64) {
+        let Some(mut connection) = self.take(key) else { return };
+        connection.eof = true;
+        self.touch(&mut connection);
+        self.put_back(connection);
+    }
+
+    /// Goes on with requests that had to wait: for a record, the log, or room for replies.
+    pub fn resume(&mut self, key: u64) {
+        let Some(mut connection) = self.take(key) else { return };
+        self.run_stashed(&mut connection);
+        self.touch(&mut connection);
+        self.put_back(connection);
+    }
+
+    fn run_stashed(&mut self, connection: &mut Connection) {
+        let (input, start) = connection.take_input();
+        let consumed = self.run(connection, &input[start..]);
+        let before = input.len() - start;
+        if connection.closing {
+            self.input_bytes -= before;
+        } else {
+            self.input_bytes -= consumed;
+            connection.give_input(input, start + consumed);
+        }
+    }
+
+    /// Runs the requests at the start of `input` and returns how many bytes they took.
+    fn run(&mut self, connection: &mut Connection, input: &[u8]) -> usize {
+        let mut at = 0;
+        while at < input.len() && connection.may_run() {
+            let mut parser = std::mem::take(&mut connection.parser);
+            match parser.parse(&input[at..]) {
+                Ok(Progress::Incomplete) => {
+                    connection.parser = parser;
+                    break;
+                }
+                Ok(Progress::Complete { consumed }) => {
+                    let request = parser.request(&input[at..]);
+                    if request.is_empty() || self.execute(connection, request) {
+                        at += consumed;
+                    }
+                    connection.parser = parser;
+                }
+                Err(error) => {
+                    let mut output = Output::default();
+                    output.writer(connection.session.protocol).error(error.reply);
+                    connection.push_reply(Reply::Ready { output, rests_on: 0 });
+                    connection.closing = true;
+                    connection.release(u64::MAX, false);
+                    return input.len();
+                }
+            }
+        }
+        at
+    }
+
+    /// Runs one request. False: it has to be run again later.
+    fn execute(&mut self, connection: &mut Connection, request: Request<'_>) -> bool {
+        if self.null && self.answer_null(connection, request) {
+            return true;
+        }
+        if connection.parts > 0 {
+            return self.execute_parts(connection, request);
+        }
+        let outcome = self.step(connection, |context, out| command::execute(context, request, out));
+        match outcome {
+            Outcome::Parts(_) => {
+                connection.parts = 1;
+                return self.execute_parts(connection, request);
+            }
+            Outcome::NeedsRecord => {
+                connection.blocked = Blocked::OnRecord;
+                return false;
+            }
+            Outcome::NeedsLog => {
+                connection.blocked = Blocked::OnLog;
+                self.stalled.push(connection.key);
+                return false;
+            }
+            Outcome::ListClients => self.list_clients(connection),
+            Outcome::Close => connection.closing = true,
+            Outcome::Stop => self.stopping = true,
+            Outcome::Done | Outcome::DoneAt(_) | Outcome::Later { .. } => {}
+        }
+        connection.fetched.clear();
+        true
+    }
+
+    /// Goes on with the elements of an MGET, as far as there is room for replies.
+    fn execute_parts(&mut self, connection: &mut Connection, request: Request<'_>) -> bool {
+        while connection.parts < request.len() {
+            if !connection.may_run() {
+                return false;
+            }
+            let key = request.get(connection.parts);
+            self.step(connection, |context, out| command::multi_get_part(context, key, out));
+            connection.parts += 1;
+        }
+        connection.parts = 0;
+        true
+    }
+
+    /// Calls a command and puts its reply into the queue, or straight into the output where nothing
+    /// is queued before it.
+    fn step(
+        &mut self,
+        connection: &mut Connection,
+        run: impl FnOnce(&mut Context<'_>, &mut Output) -> Outcome,
+    ) -> Outcome {
+        let direct = connection.replies.is_empty();
+        let client = ClientRef { connection: connection.key, reply: connection.next_reply() };
+        let mut queued = Output::default();
+        let out = if direct { &mut connection.output } else { &mut queued };
+        let mark = out.mark();
+        let mut context = Context {
+            engine: &mut self.engine,
+            session: &mut connection.session,
+            server: &mut self.server,
+            tasks: &mut self.tasks,
+            client,
+            fetched: &connection.fetched,
+        };
+        let outcome = run(&mut context, out);
+        match &outcome {
+            Outcome::DoneAt(end) => {
+                let output = if direct { connection.output.split_off(mark) } else { queued };
+                if direct {
+                    self.unacknowledged.push(connection.key);
+                }
+                connection.push_reply(Reply::Ready { output, rests_on: *end });
+            }
+            Outcome::Later { bytes } => connection.push_reply(Reply::Waiting { bytes: *bytes }),
+            Outcome::NeedsRecord | Outcome::NeedsLog => {}
+            Outcome::Done
+            | Outcome::Parts(_)
+            | Outcome::ListClients
+            | Outcome::Close
+            | Outcome::Stop => {
+                if !direct && !queued.is_empty() {
+                    connection.push_reply(Reply::Ready { output: queued, rests_on: 0 });
+                }
+            }
+        }
+        outcome
+    }
+
+    fn list_clients(&mut self, connection: &mut Connection) {
+        let now_s = self.engine.now.unix_s();
+        let line = |one: &Connection| {
+            let namespace = self.engine.namespaces.get(one.session.slot);
+            command::client_line(&one.session, namespace.map_or(b"", |n| &n.name), now_s)
+        };
+        let mut text = line(connection);
+        for other in self.slots.iter().filter_map(|slot| slot.connection.as_deref()) {
+            text.push_str(&line(other));
+        }
+        let mut output = Output::default();
+        output.writer(connection.session.protocol).bulk(text.as_bytes());
+        connection.push_reply(Reply::Ready { output, rests_on: 0 });
+        connection.release(u64::MAX, false);
+    }
+
+    fn answer_null(&mut self, connection: &mut Connection, request: Request<'_>) -> bool {
+        let name = request.get(0);
+        let mut writer = connection.output.writer(connection.session.protocol);
+        if name.eq_ignore_ascii_case(b"SET") && request.len() == 3 {
+            writer.bulk(request.get(1));
+        } else if name.eq_ignore_ascii_case(b"GET") {
+            writer.bulk(&NULL_PAYLOAD);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    // ---------------------------------------------------------------- the disk
+
+    /// Takes the end of a disk operation.
+    pub fn completed(&mut self, completion: Completion) {
+        self.log_moved |= crate::engine::log::Log::owns(completion.token);
+        self.engine.completed(completion);
+    }
+
+    /// The tidy-up after each turn: what the turn made possible happens, what is due is asked for.
+    pub fn settle(&mut self) {
+        loop {
+            self.engine.pump();
+            let answers = std::mem::take(&mut self.engine.answers);
+            if answers.is_empty() && !self.log_moved {
+                return;
+            }
+            for (waiter, answer) in answers {
+                self.deliver(waiter, answer);
+            }
+            if std::mem::take(&mut self.log_moved) {
+                self.release_acknowledged();
+                for key in std::mem::take(&mut self.stalled) {
+                    if let Some(connection) = self.get_mut(key) {
+                        connection.blocked = Blocked::No;
+                        self.resume(key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, waiter: Waiter, answer: Answer) {
+        match waiter {
+            Waiter::Connection(key) => {
+                let Answer::Record(fetched) = answer else {
+                    unreachable!("connections wait for records")
+                };
+                if let Some(connection) = self.get_mut(key) {
+                    connection.fetched.push(fetched);
+                    connection.blocked = Blocked::No;
+                    self.resume(key);
+                }
+            }
+            Waiter::Task { task, part } => {
+                if let Some(finished) = self.tasks.resume(&mut self.engine, task, part, answer) {
+                    self.finish(finished);
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, finished: Finished) {
+        let key = finished.client.connection;
+        let acknowledged = self.engine.log.acknowledged();
+        let broken = self.engine.log.broken().is_some();
+        let Some(connection) = self.get_mut(key) else { return };
+        connection.fill_reply(finished.client.reply, finished.output, finished.rests_on);
+        connection.release(acknowledged, broken);
+        if connection.waits_for_log() {
+            self.unacknowledged.push(key);
+        }
+        self.resume(key);
+    }
+
+    fn release_acknowledged(&mut self) {
+        let acknowledged = self.engine.log.acknowledged();
+        let broken = self.engine.log.broken().is_some();
+        for key in std::mem::take(&mut self.unacknowledged) {
+            let Some(connection) = self.get_mut(key) else { continue };
+            connection.release(acknowledged, broken);
+            if connection.waits_for_log() {
+                self.unacknowledged.push(key);
+            }
+            self.resume(key);
+        }
+    }
+
+    pub fn take_operations(&mut self, out: &mut Vec<(Token, Operation)>) {
+        self.engine.take_operations(out);
+    }
+
+    pub fn set_time(&mut self, now: Now) {
+        self.engine.now = now;
+    }
+}

@@ -1,0 +1,211 @@
+//! One connection: what came in and is not run yet, and the replies in their order.
+
+use crate::command::Session;
+use crate::engine::Fetched;
+use crate::limits::{OUTPUT_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX};
+use crate::output::Output;
+use crate::resp::RequestParser;
+use std::collections::VecDeque;
+
+/// Input that a connection that cannot go on may pile up before the loop stops reading its socket.
+const STASH_BYTES_MAX: usize = 64 << 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    No,
+    OnRecord,
+    OnLog,
+}
+
+/// A reply in the queue.
+pub enum Reply {
+    /// Written; to be sent when the log is acknowledged up to `rests_on`.
+    Ready { output: Output, rests_on: u64 },
+    /// A task is at it; with an estimate of its bytes.
+    Waiting { bytes: usize },
+}
+
+pub struct Connection {
+    pub key: u64,
+    pub session: Session,
+    /// What is to be sent next.
+    pub output: Output,
+    /// What the kernel is sending now.
+    pub sending: Output,
+    pub is_sending: bool,
+    /// Bytes of `sending` that are out.
+    pub sent: usize,
+    /// Whether the loop has a receive armed.
+    pub is_receiving: bool,
+    /// Whether the loop has asked to end that receive.
+    pub is_cancelling: bool,
+    /// Replies are still sent, requests no longer taken.
+    pub closing: bool,
+    /// The client has closed its side.
+    pub eof: bool,
+    /// All is sent and our side is closed; what still comes in is thrown away.
+    pub lingering: bool,
+    pub(super) touched: bool,
+    pub(super) parser: RequestParser,
+    pub(super) replies: VecDeque<Reply>,
+    pub(super) blocked: Blocked,
+    /// The next element of an MGET under way; 0: none.
+    pub(super) parts: usize,
+    pub(super) fetched: Vec<Fetched>,
+    /// Number of the first reply in the queue.
+    first_reply: u64,
+    /// Bytes of the replies in the queue, known or estimated.
+    queued_bytes: usize,
+    input: Vec<u8>,
+    /// Bytes of `input` that were run.
+    consumed: usize,
+}
+
+impl Connection {
+    pub fn new(key: u64, session: Session) -> Self {
+        Self {
+            key,
+            session,
+            output: Output::default(),
+            sending: Output::default(),
+            is_sending: false,
+            sent: 0,
+            is_receiving: false,
+            is_cancelling: false,
+            closing: false,
+            eof: false,
+            lingering: false,
+            touched: false,
+            parser: RequestParser::new(),
+            replies: VecDeque::new(),
+            blocked: Blocked::No,
+            parts: 0,
+            fetched: Vec::new(),
+            first_reply: 0,
+            queued_bytes: 0,
+            input: Vec::new(),
+            consumed: 0,
+        }
+    }
+
+    /// The loop has looked at it.
+    pub fn untouch(&mut self) {
+        self.touched = false;
+    }
+
+    // ---------------------------------------------------------------- input
+
+    pub(super) fn has_input(&self) -> bool {
+        self.stashed() > 0
+    }
+
+    /// Bytes that came in and are not run yet.
+    pub fn stashed(&self) -> usize {
+        self.input.len() - self.consumed
+    }
+
+    pub(super) fn stash(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+    }
+
+    pub(super) fn take_input(&mut self) -> (Vec<u8>, usize) {
+        (std::mem::take(&mut self.input), std::mem::take(&mut self.consumed))
+    }
+
+    pub(super) fn give_input(&mut self, mut input: Vec<u8>, consumed: usize) {
+        if consumed == input.len() {
+            input.clear();
+            input.shrink_to(STASH_BYTES_MAX);
+            self.consumed = 0;
+        } else if consumed > input.len() / 2 {
+            input.drain(..consumed);
+            self.consumed = 0;
+        } else {
+            self.consumed = consumed;
+        }
+        self.input = input;
+    }
+
+    /// Throws the input away and returns how many bytes it was.
+    pub(super) fn drop_input(&mut self) -> usize {
+        let bytes = self.stashed();
+        self.input = Vec::new();
+        self.consumed = 0;
+        bytes
+    }
+
+    /// Whether the next request may be run: back-pressure for a client that does not read.
+    pub fn may_run(&self) -> bool {
+        !self.closing
+            && self.blocked == Blocked::No
+            && self.replies.len() < REQUESTS_IN_FLIGHT_MAX
+            && self.pending_bytes() < OUTPUT_BYTES_MAX
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.output.len() + self.sending.len() + self.queued_bytes
+    }
+
+    /// Whether the loop should read the socket.
+    pub fn wants_input(&self) -> bool {
+        !self.eof && (self.lingering || self.may_run() || self.stashed() < STASH_BYTES_MAX)
+    }
+
+    /// Whether everything that was asked is answered and nothing can follow.
+    pub fn is_finished(&self) -> bool {
+        let asked_all = self.closing || (self.eof && self.blocked == Blocked::No);
+        asked_all && self.replies.is_empty() && self.output.is_empty() && !self.is_sending
+    }
+
+    // ---------------------------------------------------------------- replies
+
+    /// The number of the reply that is pushed next.
+    pub(super) fn next_reply(&self) -> u64 {
+        self.first_reply + self.replies.len() as u64
+    }
+
+    pub(super) fn push_reply(&mut self, reply: Reply) {
+        self.queued_bytes += reply.bytes();
+        self.replies.push_back(reply);
+    }
+
+    /// Puts the reply of a task into its place.
+    pub(super) fn fill_reply(&mut self, number: u64, output: Output, rests_on: u64) {
+        let Some(at) = number.checked_sub(self.first_reply) else { return };
+        let Some(reply) = self.replies.get_mut(at as usize) else { return };
+        self.queued_bytes -= reply.bytes();
+        *reply = Reply::Ready { output, rests_on };
+        self.queued_bytes += reply.bytes();
+    }
+
+    /// Moves the replies that may be sent to the output.
+    pub(super) fn release(&mut self, acknowledged: u64, broken: bool) {
+        while let Some(Reply::Ready { rests_on, .. }) = self.replies.front() {
+            let lost = broken && *rests_on > acknowledged;
+            if *rests_on > acknowledged && !lost {
+                return;
+            }
+            let Some(reply) = self.replies.pop_front() else { return };
+            self.first_reply += 1;
+            self.queued_bytes -= reply.bytes();
+            match reply {
+                Reply::Ready { output, .. } if !lost => self.output.append(output),
+                // It was written, but nobody knows whether it is on the disk.
+                _ => self.output.writer(self.session.protocol).error("Cannot write data right now"),
+            }
+        }
+    }
+
+    pub(super) fn waits_for_log(&self) -> bool {
+        matches!(self.replies.front(), Some(Reply::Ready { .. }))
+    }
+}
+
+impl Reply {
+    fn bytes(&self) -> usize {
+        match self {
+            Reply::Ready { output, .. } => output.len(),
+            Reply::Waiting { bytes } => *bytes,
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Every limit of the server, with its unit. Relations between them are asserted at the end.
+
+/// Largest payload of a record, and largest bulk argument of a request, in bytes.
+pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+/// Largest key in bytes: its length is one byte in the record.
+pub const KEY_BYTES_MAX: usize = 255;
+/// Longest namespace name in bytes.
+pub const NAMESPACE_NAME_BYTES_MAX: usize = 128;
+/// Longest property name of NSSET in bytes.
+pub const PROPERTY_NAME_BYTES_MAX: usize = 256;
+/// Longest property value of NSSET in bytes (so also the longest namespace password).
+pub const PROPERTY_VALUE_BYTES_MAX: usize = 63;
+/// Longest password that AUTH looks at, in bytes.
+pub const ADMIN_PASSWORD_BYTES_MAX: usize = 128;
+/// Longest password that SELECT looks at, in bytes.
+pub const SELECT_PASSWORD_BYTES_MAX: usize = 255;
+
+/// Size of the write buffer in bytes. It holds at least four of the largest records, and two of it
+/// fit Docker's default of 64 MiB for /dev/shm.
+pub const WRITE_BUFFER_BYTES: usize = 32 << 20;
+/// How many bytes of records wait before a write is started without a timer's help.
+pub const WRITE_UNIT_BYTES: u64 = 512 << 10;
+/// Largest single write to a segment in bytes.
+pub const WRITE_BYTES_MAX: u64 = 4 << 20;
+/// How many writes to the log are on their way at once where they need not be durable one by one.
+pub const WRITES_IN_FLIGHT_MAX: usize = 4;
+/// How far ahead of the log's end blocks are zeroed under `--sync always`, in bytes: an overwrite of
+/// written blocks needs no journal commit of the file system.
+pub const ZERO_AHEAD_BYTES: u64 = 4 << 20;
+/// Size of one zeroing write in bytes.
+pub const ZERO_UNIT_BYTES: u64 = 1 << 20;
+/// Period of flushes under `--sync no`, in milliseconds: not a promise, but the sidecars and the time
+/// of a restart depend on the flushed part of the log.
+pub const LAZY_FLUSH_MS: u64 = 30_000;
+
+/// Smallest and default size of a segment in bytes; the largest is below 4 GiB.
+pub const SEGMENT_BYTES_MIN: u64 = 512 << 10;
+pub const SEGMENT_BYTES_DEFAULT: u64 = 256 << 20;
+
+/// Bytes of one page of a sidecar before it is closed.
+pub const SIDECAR_PAGE_BYTES: usize = 16 << 10;
+
+/// Most entries that one SCAN or RSCAN returns.
+pub const SCAN_ENTRIES_MAX: usize = 512;
+/// Most bytes of the log that one SCAN or RSCAN reads for the keys.
+pub const SCAN_READ_BYTES_MAX: u64 = 512 << 10;
+/// Records nearer than this share one read of a scan, in bytes.
+pub const SCAN_GAP_BYTES: u64 = 16 << 10;
+
+/// Replies of one connection that wait in memory before its requests wait too, in bytes.
+pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// Requests of one connection that are under way at once.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
+/// Bytes of half-sent and waiting requests that all connections together may hold.
+pub const INPUT_BYTES_TOTAL_MAX: usize = 2 << 30;
+
+/// Longest name a client may give itself, in bytes.
+pub const CLIENT_NAME_BYTES_MAX: usize = 256;
+
+const _: () = {
+    assert!(WRITE_BUFFER_BYTES >= 3 * (PAYLOAD_BYTES_MAX + 4096));
+    assert!(WRITE_BYTES_MAX as usize * WRITES_IN_FLIGHT_MAX <= WRITE_BUFFER_BYTES);
+    assert!(ZERO_AHEAD_BYTES.is_multiple_of(ZERO_UNIT_BYTES));
+    assert!(PAYLOAD_BYTES_MAX < (1 << 24) - 1);
+};

@@ -1,0 +1,187 @@
+//! The `zdb` program: flags in, a running server out.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use zdb::command::{ServerState, ServerStats, Table};
+use zdb::disk::Files;
+use zdb::disk::system::SystemFiles;
+use zdb::engine::log::Policy;
+use zdb::engine::namespace;
+use zdb::engine::recovery::{self, StartOptions};
+use zdb::hub::Hub;
+use zdb::options::{Mode, Options, SyncPolicy};
+use zdb::server::{self, Ended, Listener, Server};
+
+fn main() -> ExitCode {
+    let options = match Options::from_args(std::env::args_os()) {
+        Ok(options) => options,
+        Err(exit) => {
+            if exit.code == 0 {
+                print!("{}", exit.text);
+            } else {
+                eprint!("{}", exit.text);
+            }
+            return ExitCode::from(exit.code);
+        }
+    };
+    match run(&options) {
+        Ok(Ended::Command) => ExitCode::SUCCESS,
+        // As 0-db and the shell: 130 for SIGINT, 143 for SIGTERM.
+        Ok(Ended::Signal(number)) => ExitCode::from(128 + number as u8),
+        Err(line) => {
+            eprintln!("zdb: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<Ended, String> {
+    for line in options.warnings() {
+        eprintln!("zdb: {line}");
+    }
+    let refused = options.not_built_yet();
+    if !refused.is_empty() {
+        return Err(refused.join("\nzdb: "));
+    }
+    let signals = server::block_signals()?;
+    raise_open_files();
+    let (files, warnings) = SystemFiles::open(&options.data, &options.index)?;
+    for line in warnings {
+        eprintln!("zdb: {line}");
+    }
+    let files: Arc<dyn Files> = Arc::new(files);
+    let mut random = [0; 32];
+    fill_random(&mut random);
+    let mode = options.mode().map(|mode| match mode {
+        Mode::User => namespace::Mode::User,
+        Mode::Sequential => namespace::Mode::Sequential,
+    });
+    let policy = match options.sync_policy() {
+        SyncPolicy::Always => Policy::Always,
+        SyncPolicy::Every(period) => Policy::Every { period_ms: period.as_millis() as u64 },
+        SyncPolicy::No => Policy::No,
+    };
+    let begun = Instant::now();
+    let (mut engine, report) = recovery::start(
+        &*files,
+        StartOptions {
+            mode,
+            policy,
+            segment_bytes: options.datasize,
+            cache_bytes: options.cache,
+            buffer: options.buffer().map(Into::into),
+            random,
+        },
+    )?;
+    for line in &report.damage {
+        eprintln!("zdb: damage: {line}");
+    }
+    println!(
+        "{} keys in {} namespaces, {} segments; {} records scanned, {} of them from the write buffer; {} ms",
+        report.keys,
+        report.namespaces,
+        report.segments,
+        report.scanned,
+        report.replayed,
+        begun.elapsed().as_millis()
+    );
+    if options.dump {
+        for namespace in engine.namespaces.iter() {
+            println!(
+                "namespace {:?}: {} keys, {} bytes",
+                String::from_utf8_lossy(&namespace.name),
+                namespace.live_keys,
+                namespace.live_bytes
+            );
+        }
+        return Ok(Ended::Command);
+    }
+    if options.maxsize > 0 {
+        engine.limit_default(options.maxsize);
+    }
+    let mut listeners = Vec::new();
+    if options.listens_on_tcp() {
+        listeners.push(Listener::tcp(&options.listen, options.port)?);
+    }
+    if let Some(path) = &options.socket {
+        listeners.push(Listener::unix(path)?);
+    }
+    let names: Vec<String> = listeners.iter().map(Listener::name).collect();
+    let hub = Hub::new(engine, state(options, mode, policy, &listeners), options.null);
+    let server = Server::new(hub, files, listeners, signals, options.verbose)?;
+    println!("zdb ready on {}", names.join(" and "));
+    // A pipe that nobody reads must not stop the server.
+    let _ = std::io::stdout().flush();
+    server.run()
+}
+
+fn state(
+    options: &Options,
+    mode: Option<namespace::Mode>,
+    policy: Policy,
+    listeners: &[Listener],
+) -> ServerState {
+    let boot_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let path = |path: &std::path::Path| {
+        path.canonicalize().unwrap_or_else(|_| path.into()).display().to_string()
+    };
+    let mut instance = [0; 4];
+    fill_random(&mut instance);
+    let appendfsync = match policy {
+        Policy::Always => "always",
+        Policy::Every { .. } => "everysec",
+        Policy::No => "no",
+    };
+    let port = listeners
+        .iter()
+        .map(Listener::name)
+        .find_map(|name| name.rsplit_once(':').map(|(_, port)| port.to_string()))
+        .unwrap_or_else(|| "0".into());
+    let settings = vec![
+        ("appendfsync", appendfsync.into()),
+        ("appendonly", "yes".into()),
+        ("bind", options.listen.clone()),
+        ("databases", "1".into()),
+        ("dir", path(&options.data)),
+        ("io-threads", options.threads.to_string()),
+        ("maxmemory", "0".into()),
+        ("port", port),
+        ("save", String::new()),
+        ("timeout", "0".into()),
+    ];
+    ServerState {
+        table: Table::new(),
+        admin_password: options.admin.as_ref().map(|password| password.as_bytes().to_vec()),
+        protect: options.protect,
+        mode,
+        data_path: path(&options.data),
+        index_path: path(&options.index),
+        settings,
+        random: Box::new(fill_random),
+        // As 0-db: 1 to 2^30.
+        instance_id: (u32::from_le_bytes(instance) & ((1 << 30) - 1)).max(1),
+        boot_s,
+        stats: ServerStats::default(),
+    }
+}
+
+/// Random bytes from the kernel.
+fn fill_random(bytes: &mut [u8]) {
+    // SAFETY: a live buffer of that length; requests of up to 256 bytes are filled as a whole.
+    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    assert!(filled == bytes.len() as isize, "the kernel gives no random bytes");
+}
+
+/// Every client and every segment is an open file: as many as the administrator allows.
+fn raise_open_files() {
+    // SAFETY: plain data on the stack.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+}

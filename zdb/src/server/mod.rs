@@ -1,0 +1,565 @@
+//! The server: one ring, one loop. It moves bytes between sockets and the hub and carries the hub's
+//! disk operations out. It knows nothing of commands or records.
+//!
+//! A turn: wait for completions, hand them to the hub, let the hub settle, hand in what came of it.
+
+mod listener;
+mod ring;
+
+pub use listener::Listener;
+
+use crate::disk::aligned::AlignedBuffer;
+use crate::disk::housekeeper::Housekeeper;
+use crate::disk::{Completion, Done, FileId, Files, Operation, Root, Token};
+use crate::engine::Now;
+use crate::engine::log::format;
+use crate::hub::Hub;
+use ring::{Event, Kind, Ring};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How many connections' requests one turn waits for at most.
+const BATCH_MAX: usize = 16;
+/// How long a closed connection is read from, so that its last reply is not lost to a reset.
+const LINGER_MS: u64 = 1000;
+/// How long a stop waits for clients to take their last replies.
+const DRAIN_MS: u64 = 1000;
+/// How long after a failed accept the next is tried, in milliseconds.
+const ACCEPT_RETRY_MS: u64 = 100;
+/// Most slices of one message, far below the kernel's 1024.
+const SLICES_MAX: usize = 64;
+
+/// Why the server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Command,
+    Signal(i32),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    No,
+    /// Replies still go out.
+    Draining { until_ms: u64 },
+    /// The log is being closed.
+    Closing { begun: bool },
+}
+
+/// A socket and the message that the kernel is sending from it.
+struct Socket {
+    descriptor: OwnedFd,
+    slices: Vec<libc::iovec>,
+    message: libc::msghdr,
+}
+
+pub struct Server {
+    ring: Ring,
+    hub: Hub,
+    files: Arc<dyn Files>,
+    housekeeper: Housekeeper,
+    listeners: Vec<Listener>,
+    sockets: HashMap<u64, Box<Socket>>,
+    reads: HashMap<Token, AlignedBuffer>,
+    started: Instant,
+    signals: OwnedFd,
+    signal_info: Box<[u8; 128]>,
+    wake: OwnedFd,
+    wake_count: Box<[u8; 8]>,
+    /// Connections to close at a time, in its order.
+    lingering: VecDeque<(u64, u64)>,
+    /// Listeners whose accept failed, and when to try again.
+    accept_retry: Vec<(u64, u64)>,
+    batch: usize,
+    stop: Stop,
+    ended: Ended,
+    verbose: bool,
+}
+
+/// Keeps SIGTERM and SIGINT for the loop. Before any thread is started, so that all inherit it.
+pub fn block_signals() -> Result<OwnedFd, String> {
+    // SAFETY: plain data on the stack, and a descriptor that is checked before it is owned.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        let descriptor = libc::signalfd(-1, &set, libc::SFD_CLOEXEC);
+        if descriptor < 0 {
+            return Err(format!("cannot receive signals: {}", io::Error::last_os_error()));
+        }
+        Ok(OwnedFd::from_raw_fd(descriptor))
+    }
+}
+
+impl Server {
+    pub fn new(
+        hub: Hub,
+        files: Arc<dyn Files>,
+        listeners: Vec<Listener>,
+        signals: OwnedFd,
+        verbose: bool,
+    ) -> Result<Self, String> {
+        // SAFETY: the descriptor is checked before it is owned.
+        let wake = unsafe {
+            let descriptor = libc::eventfd(0, libc::EFD_CLOEXEC);
+            if descriptor < 0 {
+                return Err(format!("cannot make an eventfd: {}", io::Error::last_os_error()));
+            }
+            OwnedFd::from_raw_fd(descriptor)
+        };
+        let bell = wake.as_raw_fd();
+        let housekeeper = Housekeeper::start(files.clone(), move || {
+            let one = 1u64.to_ne_bytes();
+            // SAFETY: eight live bytes; the loop joins this thread before it closes the eventfd.
+            unsafe { libc::write(bell, one.as_ptr().cast(), one.len()) };
+        })
+        .map_err(|error| format!("cannot start the thread for files: {error}"))?;
+        Ok(Self {
+            ring: Ring::new()?,
+            hub,
+            files,
+            housekeeper,
+            listeners,
+            sockets: HashMap::new(),
+            reads: HashMap::new(),
+            started: Instant::now(),
+            signals,
+            signal_info: Box::new([0; 128]),
+            wake,
+            wake_count: Box::new([0; 8]),
+            lingering: VecDeque::new(),
+            accept_retry: Vec::new(),
+            batch: 1,
+            stop: Stop::No,
+            ended: Ended::Command,
+            verbose,
+        })
+    }
+
+    /// Serves until a client or a signal stops it, and closes the log.
+    pub fn run(mut self) -> Result<Ended, String> {
+        self.read_signal();
+        self.read_wake();
+        for at in 0..self.listeners.len() {
+            self.ring.accept(self.listeners[at].descriptor(), at as u64);
+        }
+        let mut events = Vec::new();
+        let mut operations = Vec::new();
+        let mut touched = Vec::new();
+        loop {
+            let timeout_ms = self.timeout_ms();
+            self.ring
+                .wait(self.batch, timeout_ms)
+                .map_err(|error| format!("io_uring failed: {error}"))?;
+            let now = self.now();
+            self.hub.set_time(now);
+            self.ring.take_events(&mut events);
+            let mut requests = 0;
+            for event in events.drain(..) {
+                requests += usize::from(event.kind == Kind::Receive);
+                self.handle(event);
+            }
+            self.batch = requests.clamp(1, BATCH_MAX);
+            self.run_timers(now.monotonic_ms);
+            self.step_stop(now.monotonic_ms);
+            self.hub.settle();
+            self.hub.take_operations(&mut operations);
+            for (token, operation) in operations.drain(..) {
+                self.perform(token, operation);
+            }
+            self.hub.take_touched(&mut touched);
+            for key in touched.drain(..) {
+                self.look_after(key);
+            }
+            for notice in self.hub.engine.log.notices.drain(..) {
+                eprintln!("zdb: {notice}");
+            }
+            if self.is_closed() {
+                return self.finish();
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Now {
+            unix_us: unix.as_micros() as u64,
+            monotonic_ms: self.started.elapsed().as_millis() as u64 + 1,
+        }
+    }
+
+    fn timeout_ms(&self) -> Option<u64> {
+        let now_ms = self.started.elapsed().as_millis() as u64 + 1;
+        let stop = match self.stop {
+            Stop::No | Stop::Closing { .. } => None,
+            Stop::Draining { until_ms } => Some(until_ms),
+        };
+        [
+            self.hub.engine.log.deadline_ms(),
+            self.lingering.front().map(|(at, _)| *at),
+            self.accept_retry.iter().map(|(at, _)| *at).min(),
+            stop,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map(|at| at.saturating_sub(now_ms))
+    }
+
+    // ---------------------------------------------------------------- events
+
+    fn handle(&mut self, event: Event) {
+        match event.kind {
+            Kind::Receive => self.received(event),
+            Kind::Send => self.sent(event),
+            Kind::Accept => self.accepted(event),
+            Kind::Disk => self.disk_done(event),
+            Kind::Cancel => {}
+            Kind::Signal => self.signalled(),
+            Kind::Wake => {
+                self.read_wake();
+                while let Ok(completion) = self.housekeeper.done.try_recv() {
+                    self.hub.completed(completion);
+                }
+            }
+        }
+    }
+
+    fn accepted(&mut self, event: Event) {
+        let at = event.key as usize;
+        match event.outcome() {
+            Ok(descriptor) => {
+                // SAFETY: the kernel just made this descriptor for us.
+                let socket = unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) };
+                if self.stop == Stop::No && !self.hub.is_full() {
+                    self.welcome(at, socket);
+                }
+                if !event.more && self.stop == Stop::No {
+                    self.ring.accept(self.listeners[at].descriptor(), event.key);
+                }
+            }
+            Err(_) if self.stop != Stop::No => {}
+            Err(error) => {
+                let remedy = match error.raw_os_error() {
+                    Some(libc::EMFILE | libc::ENFILE) => ": raise the limit of open files (ulimit -n)",
+                    _ => "",
+                };
+                eprintln!("zdb: cannot accept a client: {error}{remedy}");
+                if !event.more {
+                    let now_ms = self.started.elapsed().as_millis() as u64;
+                    self.accept_retry.push((now_ms + ACCEPT_RETRY_MS, event.key));
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, listener: usize, socket: OwnedFd) {
+        let (descriptor, peer) = self.listeners[listener].welcome(socket);
+        let name = self.verbose.then(|| peer.name.clone());
+        let key = self.hub.connected(peer);
+        if let Some(name) = name {
+            println!("client {key:x} connected from {name}");
+        }
+        self.ring.receive(descriptor.as_raw_fd(), key);
+        if let Some(connection) = self.hub.get_mut(key) {
+            connection.is_receiving = true;
+        }
+        // SAFETY: msghdr is plain data, for which zeroes are valid.
+        let message = unsafe { std::mem::zeroed() };
+        self.sockets.insert(key, Box::new(Socket { descriptor, slices: Vec::new(), message }));
+    }
+
+    fn received(&mut self, event: Event) {
+        let key = event.key;
+        if let Some(connection) = self.hub.get_mut(key) {
+            if !event.more {
+                connection.is_receiving = false;
+                connection.is_cancelling = false;
+            }
+        }
+        match event.outcome() {
+            Ok(0) => self.hub.ended(key),
+            Ok(length) => {
+                if let Some(buffer) = event.buffer {
+                    self.hub.received(key, self.ring.received(buffer, length as usize));
+                }
+            }
+            Err(error) => match error.raw_os_error() {
+                // No buffer free, or cancelled to slow the client down: it is armed again when wanted.
+                Some(libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {
+                    self.hub.resume(key);
+                }
+                _ => self.abandon(key),
+            },
+        }
+        if let Some(buffer) = event.buffer {
+            self.ring.recycle(buffer);
+        }
+    }
+
+    fn sent(&mut self, event: Event) {
+        let Some(connection) = self.hub.get_mut(event.key) else { return };
+        match event.outcome() {
+            Ok(count) => {
+                connection.sent += count as usize;
+                let sent_all = connection.sent >= connection.sending.len();
+                if sent_all {
+                    connection.sending.clear();
+                    connection.sent = 0;
+                    connection.is_sending = false;
+                } else {
+                    self.send(event.key);
+                }
+                self.hub.server.stats.sent_bytes += count;
+                // Only now there may be room for the replies of requests that wait.
+                self.hub.resume(event.key);
+            }
+            Err(_) => {
+                connection.is_sending = false;
+                self.abandon(event.key);
+            }
+        }
+    }
+
+    /// A client that cannot be reached any more.
+    fn abandon(&mut self, key: u64) {
+        let Some(connection) = self.hub.get_mut(key) else { return };
+        connection.closing = true;
+        connection.eof = true;
+        connection.lingering = true;
+        if !connection.is_sending {
+            connection.output.clear();
+        }
+        if let Some(socket) = self.sockets.get(&key) {
+            // SAFETY: shutdown on an open socket touches no memory.
+            unsafe { libc::shutdown(socket.descriptor.as_raw_fd(), libc::SHUT_RDWR) };
+        }
+        self.hub.resume(key);
+    }
+
+    // ---------------------------------------------------------------- connections after a turn
+
+    /// Sends what is to be sent, reads or stops reading, closes what is finished.
+    fn look_after(&mut self, key: u64) {
+        let Some(connection) = self.hub.get_mut(key) else { return };
+        connection.untouch();
+        if connection.lingering {
+            if connection.eof && !connection.is_sending {
+                self.close(key);
+            }
+            return;
+        }
+        if !connection.is_sending && !connection.output.is_empty() {
+            std::mem::swap(&mut connection.output, &mut connection.sending);
+            connection.is_sending = true;
+            connection.sent = 0;
+            return self.send_and_receive(key);
+        }
+        if connection.is_finished() {
+            return self.linger(key);
+        }
+        self.adjust_receive(key);
+    }
+
+    fn send_and_receive(&mut self, key: u64) {
+        self.send(key);
+        self.adjust_receive(key);
+    }
+
+    fn send(&mut self, key: u64) {
+        let Some(socket) = self.sockets.get_mut(&key) else { return };
+        let Some(connection) = self.hub.get_mut(key) else { return };
+        let descriptor = socket.descriptor.as_raw_fd();
+        // The connection is boxed, `sending` is not touched until the completion and the connection not
+        // removed before it, so the memory stays.
+        if let Some(bytes) = connection.sending.plain() {
+            let rest = &bytes[connection.sent..];
+            return self.ring.send(descriptor, key, rest.as_ptr(), rest.len());
+        }
+        let mut slices = Vec::new();
+        connection.sending.slices(connection.sent, &mut slices);
+        socket.slices.clear();
+        socket.slices.extend(slices.iter().take(SLICES_MAX).map(|slice| libc::iovec {
+            iov_base: slice.as_ptr().cast_mut().cast(),
+            iov_len: slice.len(),
+        }));
+        socket.message.msg_iov = socket.slices.as_mut_ptr();
+        socket.message.msg_iovlen = socket.slices.len() as _;
+        self.ring.send_message(descriptor, key, &raw const socket.message);
+    }
+
+    fn adjust_receive(&mut self, key: u64) {
+        let Some(socket) = self.sockets.get(&key) else { return };
+        let Some(connection) = self.hub.get_mut(key) else { return };
+        if connection.wants_input() {
+            if !connection.is_receiving {
+                connection.is_receiving = true;
+                self.ring.receive(socket.descriptor.as_raw_fd(), key);
+            }
+        } else if connection.is_receiving && !connection.is_cancelling && !connection.eof {
+            connection.is_cancelling = true;
+            self.ring.cancel_receive(key);
+        }
+    }
+
+    /// All is said: tells the client, and reads on for a while. Closing a socket with unread input would
+    /// reset it, and take the last reply away from the client.
+    fn linger(&mut self, key: u64) {
+        let Some(socket) = self.sockets.get(&key) else { return };
+        let Some(connection) = self.hub.get_mut(key) else { return };
+        connection.lingering = true;
+        connection.closing = true;
+        if connection.eof {
+            return self.close(key);
+        }
+        // SAFETY: shutdown on an open socket touches no memory.
+        unsafe { libc::shutdown(socket.descriptor.as_raw_fd(), libc::SHUT_WR) };
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        self.lingering.push_back((now_ms + LINGER_MS, key));
+        self.adjust_receive(key);
+    }
+
+    /// Closes a socket that the kernel does not use any more; otherwise its last completion comes here
+    /// again.
+    fn close(&mut self, key: u64) {
+        let Some(connection) = self.hub.get_mut(key) else { return };
+        if connection.is_receiving {
+            if let Some(socket) = self.sockets.get(&key) {
+                // SAFETY: shutdown on an open socket touches no memory.
+                unsafe { libc::shutdown(socket.descriptor.as_raw_fd(), libc::SHUT_RDWR) };
+            }
+            return;
+        }
+        if connection.is_sending {
+            return;
+        }
+        self.sockets.remove(&key);
+        self.hub.remove(key);
+        if self.verbose {
+            println!("client {key:x} gone");
+        }
+    }
+
+    // ---------------------------------------------------------------- the disk
+
+    fn perform(&mut self, token: Token, operation: Operation) {
+        match operation {
+            Operation::Write { file, offset, position, length, durable } => {
+                // The write buffer lives as long as the hub, and these bytes of it are not reused before
+                // the completion.
+                let bytes = self.hub.engine.log.buffer_pointer(position);
+                self.ring.write(file.0, token.0, offset, bytes, length as u32, durable);
+            }
+            Operation::Zero { file, offset, length } => {
+                self.ring.write_zeroes(file.0, token.0, offset, length as u32);
+            }
+            Operation::Sync { file } => self.ring.sync(file.0, token.0),
+            Operation::Read { file, offset, length } => {
+                let mut buffer = AlignedBuffer::new(length as usize);
+                let pointer = buffer.as_mut_pointer();
+                // The buffer's memory does not move with the buffer, which stays here until it is read.
+                self.reads.insert(token, buffer);
+                self.ring.read(file.0, token.0, offset, pointer, length as u32);
+            }
+            slow => self.housekeeper.submit(token, slow),
+        }
+    }
+
+    fn disk_done(&mut self, event: Event) {
+        let token = Token(event.key);
+        let result = match self.reads.remove(&token) {
+            Some(mut buffer) => event.outcome().map(|count| {
+                buffer.truncate(count as usize);
+                Done::Bytes(buffer)
+            }),
+            None => event.outcome().map(Done::Count),
+        };
+        self.hub.completed(Completion { token, result });
+    }
+
+    // ---------------------------------------------------------------- signals, timers, the end
+
+    fn read_signal(&mut self) {
+        let (pointer, length) = (self.signal_info.as_mut_ptr(), self.signal_info.len());
+        self.ring.read_event(self.signals.as_raw_fd(), Kind::Signal, pointer, length as u32);
+    }
+
+    fn read_wake(&mut self) {
+        let (pointer, length) = (self.wake_count.as_mut_ptr(), self.wake_count.len());
+        self.ring.read_event(self.wake.as_raw_fd(), Kind::Wake, pointer, length as u32);
+    }
+
+    fn signalled(&mut self) {
+        let number = u32::from_ne_bytes(self.signal_info[..4].try_into().expect("four bytes"));
+        if self.stop == Stop::No {
+            self.ended = Ended::Signal(number as i32);
+        }
+        self.hub.stopping = true;
+        self.read_signal();
+    }
+
+    fn run_timers(&mut self, now_ms: u64) {
+        while let Some((_, key)) = self.lingering.front().copied().filter(|(at, _)| *at <= now_ms) {
+            self.lingering.pop_front();
+            self.abandon(key);
+        }
+        let due: Vec<u64> =
+            self.accept_retry.extract_if(.., |(at, _)| *at <= now_ms).map(|(_, key)| key).collect();
+        for key in due {
+            self.ring.accept(self.listeners[key as usize].descriptor(), key);
+        }
+    }
+
+    fn step_stop(&mut self, now_ms: u64) {
+        match self.stop {
+            Stop::No if self.hub.stopping => {
+                self.stop = Stop::Draining { until_ms: now_ms + DRAIN_MS };
+                for key in self.hub.keys() {
+                    if let Some(connection) = self.hub.get_mut(key) {
+                        connection.closing = true;
+                    }
+                    self.hub.resume(key);
+                }
+                // Those that wait for a flush get it now.
+                self.hub.engine.log.flush();
+            }
+            Stop::Draining { until_ms } => {
+                let busy = self.hub.keys().into_iter().any(|key| {
+                    self.hub.get_mut(key).is_some_and(|one| !one.lingering && !one.is_finished())
+                });
+                if !busy || now_ms >= until_ms {
+                    self.stop = Stop::Closing { begun: false };
+                }
+            }
+            Stop::Closing { begun: false } if !self.hub.engine.log.is_switching() => {
+                self.hub.engine.log.begin_close();
+                self.stop = Stop::Closing { begun: true };
+            }
+            Stop::No | Stop::Closing { .. } => {}
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.stop == Stop::Closing { begun: true } && self.hub.engine.log.is_closed()
+    }
+
+    fn finish(mut self) -> Result<Ended, String> {
+        let summary = self.hub.engine.log.finish_close();
+        if let Some((base, file)) = summary.unused {
+            self.files.close(file);
+            // Left behind it costs space until the next start, which removes it.
+            let _ = self.files.remove(Root::Data, &format::segment_name(base));
+        }
+        if let Some((FileId(file), length)) = summary.cut {
+            let _ = self.files.truncate(FileId(file), length);
+        }
+        match self.hub.engine.log.broken() {
+            Some(line) => Err(format!("stopped, but the log is not closed: {line}")),
+            None => Ok(self.ended),
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The io_uring with what this server needs of it: operations by meaning, and receive buffers that the
+//! kernel fills.
+
+use crate::disk::aligned::AlignedBuffer;
+use io_uring::types::{BufRingEntry, Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+const SUBMISSIONS: u32 = 4096;
+const COMPLETIONS: u32 = 16384;
+/// Receive buffers: a power of two. Touched only as far as they are filled.
+const BUFFERS: u16 = 512;
+const BUFFER_BYTES: usize = 32 << 10;
+const BUFFER_GROUP: u16 = 0;
+/// `RWF_DSYNC`: the write is on stable storage when it completes.
+const RWF_DSYNC: i32 = 2;
+/// How long a turn waits for its batch to fill, in microseconds.
+const BATCH_WAIT_US: u32 = 30;
+
+/// What a completion is about. The kind is the upper byte of the user data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    Accept = 1,
+    Receive = 2,
+    Send = 3,
+    Disk = 4,
+    Cancel = 5,
+    Signal = 6,
+    Wake = 7,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Accept,
+            2 => Self::Receive,
+            3 => Self::Send,
+            4 => Self::Disk,
+            5 => Self::Cancel,
+            6 => Self::Signal,
+            7 => Self::Wake,
+            _ => unreachable!("the kernel gives back what was handed in"),
+        }
+    }
+}
+
+const KEY_BITS: u32 = 56;
+
+fn user_data(kind: Kind, key: u64) -> u64 {
+    debug_assert!(key >> KEY_BITS == 0);
+    (kind as u64) << KEY_BITS | key
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    pub kind: Kind,
+    pub key: u64,
+    /// Zero or more on success, a negative errno otherwise.
+    pub result: i32,
+    /// The operation goes on and will complete again.
+    pub more: bool,
+    /// The receive buffer that was filled.
+    pub buffer: Option<u16>,
+}
+
+impl Event {
+    pub fn outcome(&self) -> io::Result<u64> {
+        if self.result < 0 {
+            Err(io::Error::from_raw_os_error(-self.result))
+        } else {
+            Ok(self.result as u64)
+        }
+    }
+}
+
+pub struct Ring {
+    ring: IoUring,
+    buffers: ReceiveBuffers,
+    zeroes: AlignedBuffer,
+    has_min_wait: bool,
+    /// Sends handed in since the last wait: they mostly complete at once and are no news.
+    sends: usize,
+}
+
+impl Ring {
+    /// Sets the ring up, or says in one line what to do about it.
+    pub fn new() -> Result<Self, String> {
+        let ring = IoUring::builder()
+            .setup_cqsize(COMPLETIONS)
+            .setup_submit_all()
+            .setup_coop_taskrun()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .build(SUBMISSIONS)
+            .map_err(|error| explain_setup(&error))?;
+        let buffers = ReceiveBuffers::new(&ring)
+            .map_err(|error| format!("io_uring refuses receive buffers ({error}): zdb needs Linux 6.1"))?;
+        let has_min_wait = ring.params().is_feature_min_timeout();
+        let zeroes = AlignedBuffer::new(crate::limits::ZERO_UNIT_BYTES as usize);
+        Ok(Self { ring, buffers, zeroes, has_min_wait, sends: 0 })
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: every caller below hands in memory that lives until the completion, as its own
+            // comment says.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return;
+            }
+            if let Err(error) = self.ring.submit() {
+                assert!(
+                    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EINTR | libc::EAGAIN)),
+                    "io_uring takes no submissions: {error}"
+                );
+            }
+        }
+    }
+
+    pub fn accept(&mut self, listener: RawFd, key: u64) {
+        let entry = opcode::AcceptMulti::new(Fd(listener))
+            .flags(libc::SOCK_CLOEXEC)
+            .build()
+            .user_data(user_data(Kind::Accept, key));
+        self.push(&entry);
+    }
+
+    /// Receives into buffers of the ring until it is cancelled or ends.
+    pub fn receive(&mut self, socket: RawFd, key: u64) {
+        let entry = opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP)
+            .build()
+            .user_data(user_data(Kind::Receive, key));
+        self.push(&entry);
+    }
+
+    pub fn cancel_receive(&mut self, key: u64) {
+        let entry = opcode::AsyncCancel::new(user_data(Kind::Receive, key))
+            .build()
+            .user_data(user_data(Kind::Cancel, key));
+        self.push(&entry);
+    }
+
+    /// Sends bytes that must stay where they are until the completion.
+    pub fn send(&mut self, socket: RawFd, key: u64, bytes: *const u8, length: usize) {
+        let length = length.min(i32::MAX as usize) as u32;
+        let entry = opcode::Send::new(Fd(socket), bytes, length)
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .build()
+            .user_data(user_data(Kind::Send, key));
+        self.sends += 1;
+        self.push(&entry);
+    }
+
+    /// Sends the slices of a message; message, slices and bytes must stay until the completion.
+    pub fn send_message(&mut self, socket: RawFd, key: u64, message: *const libc::msghdr) {
+        let entry = opcode::SendMsg::new(Fd(socket), message)
+            .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
+            .build()
+            .user_data(user_data(Kind::Send, key));
+        self.sends += 1;
+        self.push(&entry);
+    }
+
+    /// Writes bytes that must stay as they are until the completion.
+    pub fn write(
+        &mut self,
+        file: RawFd,
+        token: u64,
+        offset: u64,
+        bytes: *const u8,
+        length: u32,
+        durable: bool,
+    ) {
+        let entry = opcode::Write::new(Fd(file), bytes, length)
+            .offset(offset)
+            .rw_flags(if durable { RWF_DSYNC } else { 0 })
+            .build()
+            .user_data(user_data(Kind::Disk, token));
+        self.push(&entry);
+    }
+
+    pub fn write_zeroes(&mut self, file: RawFd, token: u64, offset: u64, length: u32) {
+        assert!(length as usize <= self.zeroes.len());
+        let bytes = self.zeroes.as_ptr();
+        self.write(file, token, offset, bytes, length, false);
+    }
+
+    /// Reads into memory that must stay until the completion.
+    pub fn read(&mut self, file: RawFd, token: u64, offset: u64, bytes: *mut u8, length: u32) {
+        let entry = opcode::Read::new(Fd(file), bytes, length)
+            .offset(offset)
+            .build()
+            .user_data(user_data(Kind::Disk, token));
+        self.push(&entry);
+    }
+
+    pub fn sync(&mut self, file: RawFd, token: u64) {
+        let entry = opcode::Fsync::new(Fd(file))
+            .flags(FsyncFlags::DATASYNC)
+            .build()
+            .user_data(user_data(Kind::Disk, token));
+        self.push(&entry);
+    }
+
+    /// Reads from a descriptor that signals something; the memory must stay until the completion.
+    pub fn read_event(&mut self, file: RawFd, kind: Kind, bytes: *mut u8, length: u32) {
+        let entry = opcode::Read::new(Fd(file), bytes, length)
+            .offset(u64::MAX)
+            .build()
+            .user_data(user_data(kind, 0));
+        self.push(&entry);
+    }
+
+    /// Hands everything in and waits for `batch` completions, but not much longer than for one, and at
+    /// most `timeout_ms`. Sends that were just handed in are not counted.
+    pub fn wait(&mut self, batch: usize, timeout_ms: Option<u64>) -> io::Result<()> {
+        let timespec = timeout_ms.map(|ms| {
+            Timespec::new().sec(ms / 1000).nsec((ms % 1000) as u32 * 1_000_000)
+        });
+        let want = batch + std::mem::take(&mut self.sends);
+        let mut args = SubmitArgs::new();
+        if let Some(timespec) = &timespec {
+            args = args.timespec(timespec);
+        }
+        if self.has_min_wait && want > 1 {
+            args = args.min_wait_usec(BATCH_WAIT_US);
+        }
+        let want = if self.has_min_wait { want } else { 1 };
+        match self.ring.submitter().submit_with_args(want, &args) {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    pub fn take_events(&mut self, out: &mut Vec<Event>) {
+        for entry in self.ring.completion() {
+            let (data, flags) = (entry.user_data(), entry.flags());
+            out.push(Event {
+                kind: Kind::from_byte((data >> KEY_BITS) as u8),
+                key: data & ((1 << KEY_BITS) - 1),
+                result: entry.result(),
+                more: cqueue::more(flags),
+                buffer: cqueue::buffer_select(flags),
+            });
+        }
+    }
+
+    /// The bytes that a receive put into a buffer.
+    pub fn received(&self, buffer: u16, length: usize) -> &[u8] {
+        self.buffers.bytes(buffer, length)
+    }
+
+    /// Gives a buffer back to the kernel.
+    pub fn recycle(&mut self, buffer: u16) {
+        self.buffers.give(buffer);
+    }
+}
+
+fn explain_setup(error: &io::Error) -> String {
+    let remedy = match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "allow it with `sysctl kernel.io_uring_disabled=0`, or in the container's seccomp profile"
+        }
+        Some(libc::ENOSYS) => "the kernel was built without it, or seccomp hides it",
+        Some(libc::EINVAL) => "zdb needs Linux 6.1 or newer",
+        Some(libc::ENOMEM) => "raise the limit of locked memory (ulimit -l)",
+        _ => "zdb needs Linux 6.1 or newer with io_uring",
+    };
+    format!("the kernel refuses io_uring ({error}): {remedy}")
+}
+
+/// A ring of buffers from which the kernel takes one for each receive.
+struct ReceiveBuffers {
+    entries: AlignedBuffer,
+    memory: AlignedBuffer,
+    tail: u16,
+}
+
+impl ReceiveBuffers {
+    fn new(ring: &IoUring) -> io::Result<Self> {
+        let mut entries =
+            AlignedBuffer::new(usize::from(BUFFERS) * std::mem::size_of::<BufRingEntry>());
+        let memory = AlignedBuffer::new(usize::from(BUFFERS) * BUFFER_BYTES);
+        let address = entries.as_mut_pointer() as u64;
+        // SAFETY: page-aligned memory of that many entries, which lives as long as the ring: both
+        // belong to one `Ring`, and the entries are dropped after the ring itself.
+        unsafe {
+            ring.submitter().register_buf_ring_with_flags(address, BUFFERS, BUFFER_GROUP, 0)?;
+        }
+        let mut buffers = Self { entries, memory, tail: 0 };
+        for buffer in 0..BUFFERS {
+            buffers.give(buffer);
+        }
+        Ok(buffers)
+    }
+
+    fn bytes(&self, buffer: u16, length: usize) -> &[u8] {
+        &self.memory[usize::from(buffer) * BUFFER_BYTES..][..length]
+    }
+
+    fn give(&mut self, buffer: u16) {
+        let at = usize::from(self.tail % BUFFERS);
+        let base: *mut BufRingEntry = self.entries.as_mut_pointer().cast();
+        let address = self.memory[usize::from(buffer) * BUFFER_BYTES..].as_ptr();
+        // SAFETY: `at` is below the number of entries. The kernel reads an entry only after the tail
+        // has moved past it, and the tail (the unused last field of the first entry) is only written
+        // here.
+        unsafe {
+            let entry = &mut *base.add(at);
+            entry.set_addr(address as u64);
+            entry.set_len(BUFFER_BYTES as u32);
+            entry.set_bid(buffer);
+            self.tail = self.tail.wrapping_add(1);
+            let tail = BufRingEntry::tail(base).cast::<AtomicU16>();
+            (*tail).store(self.tail, Ordering::Release);
+        }
+    }
+}
