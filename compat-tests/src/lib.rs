@@ -4,6 +4,7 @@
 //! through a [`client`], the [`model`] answers them in memory; both answers are a [`reply`].
 
 pub mod client;
+pub mod fake;
 pub mod load;
 pub mod model;
 pub mod mount;

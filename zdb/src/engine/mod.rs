@@ -206,7 +206,8 @@ impl Engine {
                 Keys::Sequential(table) => table.memory_bytes(),
             })
             .sum();
-        tables + self.pool.memory_bytes()
+        // The tables count the pages that they use, the pool has some more.
+        tables + self.pool.memory_bytes() - self.pool.pages_in_use() * index::PAGE_BYTES
     }
 
     // ---------------------------------------------------------------- reading

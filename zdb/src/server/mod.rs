@@ -526,6 +526,7 @@ impl Server {
                 }
                 // Those that wait for a flush get it now.
                 self.hub.engine.log.flush();
+                self.step_stop(now_ms);
             }
             Stop::Draining { until_ms } => {
                 let busy = self.hub.keys().into_iter().any(|key| {
@@ -533,6 +534,7 @@ impl Server {
                 });
                 if !busy || now_ms >= until_ms {
                     self.stop = Stop::Closing { begun: false };
+                    self.step_stop(now_ms);
                 }
             }
             Stop::Closing { begun: false } if !self.hub.engine.log.is_switching() => {

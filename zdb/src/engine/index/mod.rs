@@ -104,7 +104,7 @@ impl KeyHash {
     /// group of the hash's upper bits stays in cache; see [`KeyTable::insert`].
     #[inline]
     pub fn root(self) -> usize {
-        (self.0 >> (u64::BITS - table::ROOT_BITS)) as usize
+        (self.0 >> (u64::BITS - ROOT_BITS)) as usize
     }
 }
 
@@ -132,13 +132,97 @@ impl std::fmt::Debug for HashSecret {
     }
 }
 
-/// A slot as one integer, so that chunks come zeroed and untouched from the allocator (`vec!` does
-/// that for integers only). 0 is a gap: a place is never 0.
+/// What a [`KeyTable`] keeps of a key, from the upper bits down:
+///
+/// ```text
+/// hash    root 4 | tag 50 | 10 unused
+/// slot    tag 50 | length, upper 6 | fingerprint 8 | place / 8, 46 | length, lower 18
+/// ```
+///
+/// One integer, so that chunks come zeroed and untouched from the allocator (`vec!` does that for
+/// integers only). 0 is a gap: a place is never 0.
 type Slot = u128;
 const GAP: Slot = 0;
 
+const ROOT_BITS: u32 = 4;
+const TAG_BITS: u32 = 50;
+const LENGTH_BITS: u32 = 24;
+const FINGERPRINT_BITS: u32 = 8;
+/// Places are multiples of 8, so their lower three bits are not stored.
+const STORED_PLACE_BITS: u32 = PLACE_BITS - PLACE_ALIGN_BYTES.trailing_zeros();
+
+const LENGTH_LOW_BITS: u32 = u64::BITS - STORED_PLACE_BITS;
+const LENGTH_HIGH_BITS: u32 = LENGTH_BITS - LENGTH_LOW_BITS;
+const TAG_MASK: u64 = !0 << (u64::BITS - TAG_BITS);
+
+const _: () = {
+    assert!(TAG_BITS + LENGTH_BITS + FINGERPRINT_BITS + STORED_PLACE_BITS == Slot::BITS);
+    assert!(TAG_BITS + LENGTH_HIGH_BITS + FINGERPRINT_BITS == u64::BITS);
+    assert!(ROOT_BITS + TAG_BITS <= u64::BITS);
+    assert!(Entry::DEAD == (1 << LENGTH_BITS) - 1);
+    assert!(size_of::<Slot>() == 16);
+};
+
+/// The tag in the upper bits of the integer, where a slot has it, zeros below.
+#[inline]
+fn tag_of(hash: KeyHash) -> u64 {
+    (hash.get() << ROOT_BITS) & TAG_MASK
+}
+
+#[inline]
+fn upper_half(slot: Slot) -> u64 {
+    (slot >> u64::BITS) as u64
+}
+
+#[inline]
+fn tag_in(slot: Slot) -> u64 {
+    upper_half(slot) & TAG_MASK
+}
+
+/// The lower half alone tells: it holds the place, which is never 0 in an entry.
+#[inline]
+fn is_gap(slot: Slot) -> bool {
+    slot as u64 == 0
+}
+
+#[inline]
+fn is_of(slot: Slot, tag: u64) -> bool {
+    slot != GAP && tag_in(slot) == tag
+}
+
+#[inline]
+fn pack(tag: u64, entry: Entry) -> Slot {
+    let Entry {
+        place,
+        length,
+        fingerprint,
+    } = entry;
+    assert!(!place.is_none(), "an entry without a place");
+    assert!(
+        length <= PAYLOAD_BYTES_MAX || length == Entry::DEAD,
+        "an entry of {length} payload bytes"
+    );
+    let length = u64::from(length);
+    let upper = tag | length >> LENGTH_LOW_BITS << FINGERPRINT_BITS | u64::from(fingerprint);
+    let length_low = length & ((1 << LENGTH_LOW_BITS) - 1);
+    let lower = ((place.get() / PLACE_ALIGN_BYTES) << LENGTH_LOW_BITS) | length_low;
+    Slot::from(upper) << u64::BITS | Slot::from(lower)
+}
+
+#[inline]
+fn unpack(slot: Slot) -> Entry {
+    let upper = upper_half(slot) & !TAG_MASK;
+    let lower = slot as u64;
+    let length_low = lower & ((1 << LENGTH_LOW_BITS) - 1);
+    Entry {
+        place: Place((lower >> LENGTH_LOW_BITS) * PLACE_ALIGN_BYTES),
+        length: (upper >> FINGERPRINT_BITS << LENGTH_LOW_BITS | length_low) as u32,
+        fingerprint: upper as u8,
+    }
+}
+
 const SLOTS_PER_PAGE: usize = 64;
-const PAGE_BYTES: usize = SLOTS_PER_PAGE * size_of::<Slot>();
+pub const PAGE_BYTES: usize = SLOTS_PER_PAGE * size_of::<Slot>();
 const CHUNK_BYTES: usize = 2 << 20;
 const PAGES_PER_CHUNK: usize = CHUNK_BYTES / PAGE_BYTES;
 const CACHE_LINE_BYTES: usize = 64;
@@ -238,6 +322,38 @@ impl Chunk {
 mod tests {
     use super::*;
 
+    /// A xorshift generator that prints its seed, for the tests of this folder.
+    pub(super) struct Random(u64);
+
+    impl Random {
+        pub(super) fn seeded(seed: u64) -> Random {
+            println!("seed {seed}");
+            Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+        }
+
+        pub(super) fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+        }
+
+        pub(super) fn below(&mut self, limit: u64) -> u64 {
+            (self.next() >> 11) % limit
+        }
+
+        pub(super) fn entry(&mut self) -> Entry {
+            Entry {
+                place: Place::new(8 * (1 + self.below((1 << 46) - 1))),
+                length: match self.below(4) {
+                    0 => Entry::DEAD,
+                    _ => self.below(u64::from(PAYLOAD_BYTES_MAX) + 1) as u32,
+                },
+                fingerprint: self.next() as u8,
+            }
+        }
+    }
+
     #[test]
     fn a_place_keeps_its_bytes_at_both_ends() {
         assert!(Place::NONE.is_none());
@@ -267,5 +383,52 @@ mod tests {
         assert_ne!(secret.hash(b"a"), HashSecret::new([7; 16]).hash(b"a"));
         assert_eq!(format!("{secret:?}"), "HashSecret(..)");
         assert_eq!(KeyHash(u64::MAX).root(), 15);
+    }
+
+    #[test]
+    fn slots_keep_every_field_at_its_limits() {
+        for tag in [0, 1 << 14, TAG_MASK] {
+            for place in [8, (1 << PLACE_BITS) - 8] {
+                for length in [0, 1, (1 << 18) - 1, 1 << 18, PAYLOAD_BYTES_MAX, Entry::DEAD] {
+                    for fingerprint in [0, 255] {
+                        let entry = Entry {
+                            place: Place::new(place),
+                            length,
+                            fingerprint,
+                        };
+                        let slot = pack(tag, entry);
+                        assert_eq!((unpack(slot), tag_in(slot)), (entry, tag));
+                        assert!(is_of(slot, tag) && !is_of(GAP, tag));
+                    }
+                }
+            }
+        }
+    }
+
+    /// At most 20 bytes a key at every count above 200 000, about 18.3 on average.
+    #[test]
+    fn memory_stays_within_its_promise_at_every_count() {
+        let mut pool = PagePool::new();
+        let mut table = KeyTable::new();
+        let mut random = Random::seeded(12);
+        let entry = random.entry();
+        let mut sum = 0.0;
+        let mut samples = 0;
+        while table.len() < 3_000_000 {
+            table.insert(&mut pool, KeyHash(random.next()), entry);
+            if table.len().is_multiple_of(10_000) && table.len() > 200_000 {
+                let each = table.memory_bytes() as f64 / table.len() as f64;
+                assert!(
+                    each <= 20.0,
+                    "{each:.2} bytes a key at {} keys",
+                    table.len()
+                );
+                sum += each;
+                samples += 1;
+            }
+        }
+        let average = sum / f64::from(samples);
+        println!("{average:.2} bytes a key on average");
+        assert!(average < 18.5, "{average:.2} bytes a key on average");
     }
 }
