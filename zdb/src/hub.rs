@@ -7,12 +7,15 @@ pub use connection::Connection;
 
 use crate::command::{self, ClientRef, Context, Finished, Outcome, ServerState, Tasks};
 use crate::disk::{Completion, Operation, Token};
+use crate::engine::index::KeyHash;
 use crate::engine::{Answer, Engine, Now, Waiter};
 use crate::limits::INPUT_BYTES_TOTAL_MAX;
 use crate::output::Output;
-use crate::resp::{Progress, Request};
+use crate::resp::{Progress, ProtocolError, Request, RequestParser};
 use connection::{Blocked, Reply};
 
+/// How many requests of a pipeline are parsed before the first of them runs.
+const LOOK_AHEAD_REQUESTS: usize = 16;
 /// Reply of the null server to GET, in bytes.
 const NULL_PAYLOAD: [u8; 100] = [b'x'; 100];
 
@@ -34,6 +37,25 @@ pub struct Hub {
     log_moved: bool,
     next_session: u64,
     input_bytes: usize,
+    batch: Box<Batch>,
+}
+
+/// Requests parsed ahead; memory that is used again and again.
+#[derive(Default)]
+struct Batch {
+    requests: [Parsed; LOOK_AHEAD_REQUESTS],
+    /// What is wrong with the bytes behind them.
+    error: Option<ProtocolError>,
+}
+
+#[derive(Default)]
+struct Parsed {
+    parser: RequestParser,
+    /// Where the request lies in the input.
+    start: usize,
+    end: usize,
+    /// Of its second word.
+    hash: Option<KeyHash>,
 }
 
 #[derive(Default)]
@@ -65,6 +87,7 @@ impl Hub {
             log_moved: false,
             next_session: 0,
             input_bytes: 0,
+            batch: Box::default(),
         }
     }
 
@@ -201,42 +224,113 @@ impl Hub {
     /// Runs the requests at the start of `input` and returns how many bytes they took.
     fn run(&mut self, connection: &mut Connection, input: &[u8]) -> usize {
         let mut at = 0;
+        let mut batch = std::mem::take(&mut self.batch);
         while at < input.len() && connection.may_run() {
-            let mut parser = std::mem::take(&mut connection.parser);
-            match parser.parse(&input[at..]) {
-                Ok(Progress::Incomplete) => {
-                    connection.parser = parser;
+            let count = self.look_ahead(connection, &input[at..], &mut batch);
+            if count == 0 {
+                let Some(error) = batch.error.take() else { break };
+                self.refuse(connection, error);
+                at = input.len();
+                break;
+            }
+            let mut run = 0;
+            for parsed in &batch.requests[..count] {
+                let request = parsed.parser.request(&input[at + parsed.start..]);
+                let goes_on = connection.may_run()
+                    && (request.is_empty() || self.execute(connection, request, parsed.hash));
+                if !goes_on {
                     break;
                 }
-                Ok(Progress::Complete { consumed }) => {
-                    let request = parser.request(&input[at..]);
-                    if request.is_empty() || self.execute(connection, request) {
-                        at += consumed;
-                    }
-                    connection.parser = parser;
-                }
-                Err(error) => {
-                    let mut output = Output::default();
-                    output.writer(connection.session.protocol).error(error.reply);
-                    connection.push_reply(Reply::Ready { output, rests_on: 0 });
-                    connection.closing = true;
-                    connection.release(u64::MAX, false);
-                    return input.len();
-                }
+                run = parsed.end;
+            }
+            at += run;
+            if run < batch.requests[count - 1].end {
+                // What was parsed ahead is parsed again when its turn comes.
+                connection.parser.reset();
+                batch.error = None;
+                break;
             }
         }
+        self.batch = batch;
         at
     }
 
+    /// Parses the next requests and asks the processor for the memory that they will touch, so that the
+    /// misses of a pipeline overlap. Measured: a GET out of 100,000 keys costs 400 ns without.
+    fn look_ahead(&self, connection: &mut Connection, input: &[u8], batch: &mut Batch) -> usize {
+        batch.error = None;
+        let namespace = self
+            .engine
+            .namespaces
+            .get(connection.session.slot)
+            .filter(|namespace| namespace.id == connection.session.namespace && !self.null);
+        let mut start = 0;
+        let mut count = 0;
+        while count < LOOK_AHEAD_REQUESTS && start < input.len() {
+            let parsed = &mut batch.requests[count];
+            if count == 0 {
+                // It may have begun with bytes that came before.
+                std::mem::swap(&mut parsed.parser, &mut connection.parser);
+            } else {
+                parsed.parser.reset();
+            }
+            match parsed.parser.parse(&input[start..]) {
+                Ok(Progress::Complete { consumed }) => {
+                    let request = parsed.parser.request(&input[start..]);
+                    parsed.start = start;
+                    start += consumed;
+                    parsed.end = start;
+                    parsed.hash = None;
+                    if let Some(namespace) = namespace.filter(|_| request.len() > 1) {
+                        let hash = self.engine.hash(request.get(1));
+                        self.engine.prefetch_index(namespace, hash);
+                        parsed.hash = Some(hash);
+                    }
+                    count += 1;
+                }
+                Ok(Progress::Incomplete) => {
+                    // Its state stays with the bytes, which are the connection's from now on.
+                    std::mem::swap(&mut parsed.parser, &mut connection.parser);
+                    break;
+                }
+                Err(error) => {
+                    batch.error = Some(error);
+                    break;
+                }
+            }
+        }
+        if let Some(namespace) = namespace.filter(|_| count > 1) {
+            for hash in batch.requests[..count].iter().filter_map(|parsed| parsed.hash) {
+                self.engine.prefetch_record(namespace, hash);
+            }
+        }
+        count
+    }
+
+    /// Framing is lost: says so and closes.
+    fn refuse(&mut self, connection: &mut Connection, error: ProtocolError) {
+        let mut output = Output::default();
+        output.writer(connection.session.protocol).error(error.reply);
+        connection.push_reply(Reply::Ready { output, rests_on: 0 });
+        connection.closing = true;
+        connection.release(self.engine.log.acknowledged(), false);
+    }
+
     /// Runs one request. False: it has to be run again later.
-    fn execute(&mut self, connection: &mut Connection, request: Request<'_>) -> bool {
+    fn execute(
+        &mut self,
+        connection: &mut Connection,
+        request: Request<'_>,
+        hash: Option<KeyHash>,
+    ) -> bool {
         if self.null && self.answer_null(connection, request) {
             return true;
         }
         if connection.parts > 0 {
             return self.execute_parts(connection, request);
         }
-        let outcome = self.step(connection, |context, out| command::execute(context, request, out));
+        let outcome =
+            self.step(connection, hash, |context, out| command::execute(context, request, out));
         match outcome {
             Outcome::Parts(_) => {
                 connection.parts = 1;
@@ -267,7 +361,7 @@ impl Hub {
                 return false;
             }
             let key = request.get(connection.parts);
-            self.step(connection, |context, out| command::multi_get_part(context, key, out));
+            self.step(connection, None, |context, out| command::multi_get_part(context, key, out));
             connection.parts += 1;
         }
         connection.parts = 0;
@@ -279,6 +373,7 @@ impl Hub {
     fn step(
         &mut self,
         connection: &mut Connection,
+        hash: Option<KeyHash>,
         run: impl FnOnce(&mut Context<'_>, &mut Output) -> Outcome,
     ) -> Outcome {
         let direct = connection.replies.is_empty();
@@ -292,6 +387,7 @@ impl Hub {
             server: &mut self.server,
             tasks: &mut self.tasks,
             client,
+            hash,
             fetched: &connection.fetched,
         };
         let outcome = run(&mut context, out);
@@ -331,7 +427,7 @@ impl Hub {
         let mut output = Output::default();
         output.writer(connection.session.protocol).bulk(text.as_bytes());
         connection.push_reply(Reply::Ready { output, rests_on: 0 });
-        connection.release(u64::MAX, false);
+        connection.release(self.engine.log.acknowledged(), false);
     }
 
     fn answer_null(&mut self, connection: &mut Connection, request: Request<'_>) -> bool {

@@ -190,6 +190,7 @@ impl Subject for ServerSubject {
     }
 
     fn exit_code(&mut self) -> Result<i32, String> {
+        self.connections.clear();
         self.server
             .wait()
             .code()

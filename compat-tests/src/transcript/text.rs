@@ -30,8 +30,18 @@ enum Token {
     Capture(Box<Token>, String),
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub struct Text(Vec<Token>);
+#[derive(Clone, PartialEq)]
+pub struct Text {
+    tokens: Vec<Token>,
+    /// As it was written, for messages.
+    source: String,
+}
+
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.source)
+    }
+}
 
 impl Text {
     /// Reads a text in which `\` escapes, `<...>` is a token and `${...}` a variable.
@@ -79,13 +89,16 @@ impl Text {
         if !literal.is_empty() {
             tokens.push(Token::Literal(literal));
         }
-        Ok(Text(tokens))
+        Ok(Text {
+            tokens,
+            source: source.into(),
+        })
     }
 
     /// The bytes of a text that has nothing to match, as requests must be.
     pub fn value(&self, variables: &Variables) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();
-        for token in &self.0 {
+        for token in &self.tokens {
             bytes.extend(token_value(token, variables)?);
         }
         Ok(bytes)
@@ -93,7 +106,7 @@ impl Text {
 
     /// Whether these bytes match; captures what they were asked to.
     pub fn matches(&self, bytes: &[u8], variables: &mut Variables) -> bool {
-        match match_tokens(&self.0, bytes, variables) {
+        match match_tokens(&self.tokens, bytes, variables) {
             Some(captured) => {
                 variables.extend(captured);
                 true
@@ -104,19 +117,26 @@ impl Text {
 
     /// A text that matches nothing the first one does: it begins with bytes no reply has.
     pub fn altered(&self) -> Text {
-        let mut tokens = self.0.clone();
-        tokens.insert(0, Token::Literal(b"~~altered~~".into()));
-        Text(tokens)
+        let mut altered = self.clone();
+        let sign = "~~altered~~";
+        altered.tokens.insert(0, Token::Literal(sign.into()));
+        altered.source.insert_str(0, sign);
+        altered
     }
 
     /// Several lines, each ended.
     pub fn lines(lines: &[Text]) -> Text {
-        let mut tokens = Vec::new();
+        let mut whole = Text {
+            tokens: Vec::new(),
+            source: String::new(),
+        };
         for line in lines {
-            tokens.extend(line.0.iter().cloned());
-            tokens.push(Token::Literal(b"\n".into()));
+            whole.tokens.extend(line.tokens.iter().cloned());
+            whole.tokens.push(Token::Literal(b"\n".into()));
+            whole.source.push_str(&line.source);
+            whole.source.push('\n');
         }
-        Text(tokens)
+        whole
     }
 }
 

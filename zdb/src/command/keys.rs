@@ -89,7 +89,7 @@ pub fn locate(context: &Context<'_>, key: &[u8]) -> Option<(Place, u64)> {
     let namespace = context.namespace();
     match &namespace.keys {
         Keys::User(_) => {
-            let entry = context.engine.find(namespace, context.engine.hash(key))?;
+            let entry = context.engine.find(namespace, context.key_hash(key))?;
             let payload = if entry.is_dead() { 0 } else { entry.length as usize };
             Some((entry.place, format::record_bytes(key.len(), payload)))
         }

@@ -16,6 +16,7 @@ pub use table::{Command, Table};
 pub use task::{ClientRef, Finished, Task, Tasks};
 
 use crate::engine::namespace::{Access, Namespace};
+use crate::engine::index::KeyHash;
 use crate::engine::{Engine, Fetched};
 use crate::output::Output;
 use crate::resp::{ReplyWriter, Request};
@@ -51,6 +52,8 @@ pub struct Context<'a> {
     pub tasks: &'a mut Tasks,
     /// Whom a task answers.
     pub client: ClientRef,
+    /// The hash of the request's second word, where the hub has it already.
+    pub hash: Option<KeyHash>,
     /// The records that the request asked for when it was run before.
     pub fetched: &'a [Fetched],
 }
@@ -110,6 +113,11 @@ impl ServerState {
 impl Context<'_> {
     pub fn namespace(&self) -> &Namespace {
         self.engine.namespaces.get(self.session.slot).expect("the gatekeeper looked")
+    }
+
+    /// The hash of the key that is the request's second word.
+    fn key_hash(&self, key: &[u8]) -> KeyHash {
+        self.hash.unwrap_or_else(|| self.engine.hash(key))
     }
 
     pub fn error(&self, out: &mut Output, text: &str) -> Outcome {

@@ -120,7 +120,7 @@ fn set_user(context: &mut Context<'_>, key: &[u8], value: Value<'_>, out: &mut O
     if key.is_empty() {
         return context.error(out, "Invalid argument, key needed");
     }
-    let hash = context.engine.hash(key);
+    let hash = context.key_hash(key);
     let Some(entry) = context.engine.find(context.namespace(), hash) else {
         return append(context, key, value, None, out);
     };
@@ -280,7 +280,7 @@ pub fn delete(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
 fn find_for_delete(context: &mut Context<'_>, key: &[u8]) -> Result<Predecessor, Option<Outcome>> {
     let (place, bytes, length) = match &context.namespace().keys {
         Keys::User(_) => {
-            let hash = context.engine.hash(key);
+            let hash = context.key_hash(key);
             let entry = context.engine.find(context.namespace(), hash).ok_or(None)?;
             let length = if entry.is_dead() { 0 } else { entry.length };
             (entry.place, format::record_bytes(key.len(), length as usize), length)

@@ -7,6 +7,7 @@ pub mod cache;
 pub mod index;
 pub mod log;
 pub mod namespace;
+mod prefetch;
 pub mod recovery;
 
 use crate::disk::aligned::AlignedBuffer;
@@ -155,6 +156,23 @@ impl Engine {
         }
     }
 
+    /// Asks the processor for the part of the index that `find` will look at.
+    pub fn prefetch_index(&self, namespace: &Namespace, hash: KeyHash) {
+        if let Keys::User(table) = &namespace.keys {
+            table.prefetch(&self.pool, hash);
+        }
+    }
+
+    /// Asks the processor for the record that a request will look at, where it is in the buffer.
+    pub fn prefetch_record(&self, namespace: &Namespace, hash: KeyHash) {
+        if let Some(entry) = self.find(namespace, hash) {
+            let payload = if entry.is_dead() { 0 } else { entry.length as usize };
+            if let Some(record) = self.log.buffered(entry.place.get(), RECORD_HEAD_BYTES + payload) {
+                prefetch::slice(record);
+            }
+        }
+    }
+
     /// Whether `place` is what the index holds for the key of a log entry.
     pub fn is_current(&self, namespace: &Namespace, key: u64, place: u64) -> bool {
         match &namespace.keys {
@@ -169,8 +187,9 @@ impl Engine {
     pub fn peek(&self, place: Place) -> Option<Verified<'_>> {
         if place.get() >= self.log.buffered_from() {
             let head = self.log.buffered(place.get(), RECORD_HEAD_BYTES)?;
-            let bytes = format::decode_fields(head)?.bytes();
-            return Some(Verified::trusted(self.log.buffered(place.get(), bytes as usize)?));
+            let head = format::decode_fields(head)?;
+            let bytes = self.log.buffered(place.get(), head.bytes() as usize)?;
+            return Some(Verified::with_head(head, bytes));
         }
         self.cache.get(place.get()).map(|bytes| Verified::trusted(bytes))
     }

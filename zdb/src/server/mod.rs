@@ -73,6 +73,8 @@ pub struct Server {
     /// Listeners whose accept failed, and when to try again.
     accept_retry: Vec<(u64, u64)>,
     batch: usize,
+    /// When the timer comes.
+    timer_ms: Option<u64>,
     stop: Stop,
     ended: Ended,
     verbose: bool,
@@ -134,6 +136,7 @@ impl Server {
             lingering: VecDeque::new(),
             accept_retry: Vec::new(),
             batch: 1,
+            timer_ms: None,
             stop: Stop::No,
             ended: Ended::Command,
             verbose,
@@ -151,9 +154,9 @@ impl Server {
         let mut operations = Vec::new();
         let mut touched = Vec::new();
         loop {
-            let timeout_ms = self.timeout_ms();
+            self.arm_timer();
             self.ring
-                .wait(self.batch, timeout_ms)
+                .wait(self.batch)
                 .map_err(|error| format!("io_uring failed: {error}"))?;
             let now = self.now();
             self.hub.set_time(now);
@@ -166,14 +169,20 @@ impl Server {
             self.batch = requests.clamp(1, BATCH_MAX);
             self.run_timers(now.monotonic_ms);
             self.step_stop(now.monotonic_ms);
-            self.hub.settle();
-            self.hub.take_operations(&mut operations);
-            for (token, operation) in operations.drain(..) {
-                self.perform(token, operation);
-            }
-            self.hub.take_touched(&mut touched);
-            for key in touched.drain(..) {
-                self.look_after(key);
+            // Looking after a connection can make room for its next requests.
+            loop {
+                self.hub.settle();
+                self.hub.take_operations(&mut operations);
+                for (token, operation) in operations.drain(..) {
+                    self.perform(token, operation);
+                }
+                self.hub.take_touched(&mut touched);
+                if touched.is_empty() {
+                    break;
+                }
+                for key in touched.drain(..) {
+                    self.look_after(key);
+                }
             }
             for notice in self.hub.engine.log.notices.drain(..) {
                 eprintln!("zdb: {notice}");
@@ -188,17 +197,23 @@ impl Server {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Now {
             unix_us: unix.as_micros() as u64,
-            monotonic_ms: self.started.elapsed().as_millis() as u64 + 1,
+            monotonic_ms: self.now_ms(),
         }
     }
 
-    fn timeout_ms(&self) -> Option<u64> {
-        let now_ms = self.started.elapsed().as_millis() as u64 + 1;
+    /// Of the clock that never goes back; zero is before the start.
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64 + 1
+    }
+
+    /// Sees to it that a turn comes when something is due. A timer that comes too early costs a turn and
+    /// is armed again; it is not cancelled.
+    fn arm_timer(&mut self) {
         let stop = match self.stop {
             Stop::No | Stop::Closing { .. } => None,
             Stop::Draining { until_ms } => Some(until_ms),
         };
-        [
+        let due = [
             self.hub.engine.log.deadline_ms(),
             self.lingering.front().map(|(at, _)| *at),
             self.accept_retry.iter().map(|(at, _)| *at).min(),
@@ -206,8 +221,12 @@ impl Server {
         ]
         .into_iter()
         .flatten()
-        .min()
-        .map(|at| at.saturating_sub(now_ms))
+        .min();
+        let Some(due) = due else { return };
+        if self.timer_ms.is_none_or(|armed| due < armed) {
+            self.ring.timer(due.saturating_sub(self.now_ms()));
+            self.timer_ms = Some(due);
+        }
     }
 
     // ---------------------------------------------------------------- events
@@ -219,6 +238,7 @@ impl Server {
             Kind::Accept => self.accepted(event),
             Kind::Disk => self.disk_done(event),
             Kind::Cancel => {}
+            Kind::Timer => self.timer_ms = None,
             Kind::Signal => self.signalled(),
             Kind::Wake => {
                 self.read_wake();
@@ -250,7 +270,7 @@ impl Server {
                 };
                 eprintln!("zdb: cannot accept a client: {error}{remedy}");
                 if !event.more {
-                    let now_ms = self.started.elapsed().as_millis() as u64;
+                    let now_ms = self.now_ms();
                     self.accept_retry.push((now_ms + ACCEPT_RETRY_MS, event.key));
                 }
             }
@@ -377,7 +397,26 @@ impl Server {
         // The connection is boxed, `sending` is not touched until the completion and the connection not
         // removed before it, so the memory stays.
         if let Some(bytes) = connection.sending.plain() {
-            let rest = &bytes[connection.sent..];
+            let mut rest = &bytes[connection.sent..];
+            // A lone client waits for nobody: its reply goes out at once, and the wait that follows is
+            // for its next request alone, without the timer of a batch.
+            if self.batch == 1 {
+                // SAFETY: a live slice, and a socket that is open.
+                let sent = unsafe {
+                    libc::send(
+                        descriptor,
+                        rest.as_ptr().cast(),
+                        rest.len(),
+                        libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+                    )
+                };
+                if sent == rest.len() as isize {
+                    let count = rest.len();
+                    return self.sent(Event::of_send(key, count));
+                }
+                connection.sent += sent.max(0) as usize;
+                rest = &bytes[connection.sent..];
+            }
             return self.ring.send(descriptor, key, rest.as_ptr(), rest.len());
         }
         let mut slices = Vec::new();
@@ -418,7 +457,7 @@ impl Server {
         }
         // SAFETY: shutdown on an open socket touches no memory.
         unsafe { libc::shutdown(socket.descriptor.as_raw_fd(), libc::SHUT_WR) };
-        let now_ms = self.started.elapsed().as_millis() as u64;
+        let now_ms = self.now_ms();
         self.lingering.push_back((now_ms + LINGER_MS, key));
         self.adjust_receive(key);
     }

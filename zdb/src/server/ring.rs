@@ -30,6 +30,7 @@ pub enum Kind {
     Cancel = 5,
     Signal = 6,
     Wake = 7,
+    Timer = 8,
 }
 
 impl Kind {
@@ -42,6 +43,7 @@ impl Kind {
             5 => Self::Cancel,
             6 => Self::Signal,
             7 => Self::Wake,
+            8 => Self::Timer,
             _ => unreachable!("the kernel gives back what was handed in"),
         }
     }
@@ -67,6 +69,11 @@ pub struct Event {
 }
 
 impl Event {
+    /// What a send tells that was not handed to the ring.
+    pub fn of_send(key: u64, count: usize) -> Self {
+        Self { kind: Kind::Send, key, result: count as i32, more: false, buffer: None }
+    }
+
     pub fn outcome(&self) -> io::Result<u64> {
         if self.result < 0 {
             Err(io::Error::from_raw_os_error(-self.result))
@@ -83,6 +90,7 @@ pub struct Ring {
     has_min_wait: bool,
     /// Sends handed in since the last wait: they mostly complete at once and are no news.
     sends: usize,
+    timespec: Box<Timespec>,
 }
 
 impl Ring {
@@ -100,7 +108,7 @@ impl Ring {
             .map_err(|error| format!("io_uring refuses receive buffers ({error}): zdb needs Linux 6.1"))?;
         let has_min_wait = ring.params().is_feature_min_timeout();
         let zeroes = AlignedBuffer::new(crate::limits::ZERO_UNIT_BYTES as usize);
-        Ok(Self { ring, buffers, zeroes, has_min_wait, sends: 0 })
+        Ok(Self { ring, buffers, zeroes, has_min_wait, sends: 0, timespec: Box::default() })
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
@@ -213,17 +221,24 @@ impl Ring {
         self.push(&entry);
     }
 
-    /// Hands everything in and waits for `batch` completions, but not much longer than for one, and at
-    /// most `timeout_ms`. Sends that were just handed in are not counted.
-    pub fn wait(&mut self, batch: usize, timeout_ms: Option<u64>) -> io::Result<()> {
-        let timespec = timeout_ms.map(|ms| {
-            Timespec::new().sec(ms / 1000).nsec((ms % 1000) as u32 * 1_000_000)
-        });
+    /// Completes after a time, once. A timer of its own instead of a timeout of each wait: setting one
+    /// up costs the kernel more than half a microsecond.
+    pub fn timer(&mut self, after_ms: u64) {
+        *self.timespec =
+            Timespec::new().sec(after_ms / 1000).nsec((after_ms % 1000) as u32 * 1_000_000);
+        let entry = opcode::Timeout::new(&raw const *self.timespec)
+            .build()
+            .user_data(user_data(Kind::Timer, 0));
+        self.push(&entry);
+        // The kernel reads the time when the entry is handed in, so the memory can be used again.
+        let _ = self.ring.submit();
+    }
+
+    /// Hands everything in and waits for `batch` completions, but not much longer than for one. Sends
+    /// that were just handed in are not counted.
+    pub fn wait(&mut self, batch: usize) -> io::Result<()> {
         let want = batch + std::mem::take(&mut self.sends);
         let mut args = SubmitArgs::new();
-        if let Some(timespec) = &timespec {
-            args = args.timespec(timespec);
-        }
         if self.has_min_wait && want > 1 {
             args = args.min_wait_usec(BATCH_WAIT_US);
         }

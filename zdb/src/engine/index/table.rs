@@ -22,6 +22,7 @@
 //! These costs hold for uniform hashes. Hashes that share long prefixes make lookups linear in a
 //! leaf, never wrong; the secret of the hash keeps them out of reach.
 
+use crate::engine::prefetch;
 use super::{
     Entry, GAP, KeyHash, PAGE_BYTES, PagePool, ROOT_BITS, SLOTS_PER_PAGE, Slot, is_gap, is_of,
     pack, tag_in, tag_of, unpack, upper_half,
@@ -181,7 +182,7 @@ impl KeyTable {
         };
         let home = leaf.home(tag);
         if let Some(&id) = leaf.pages.get(home / SLOTS_PER_PAGE) {
-            prefetch_line(&pool.page(id)[home % SLOTS_PER_PAGE]);
+            prefetch::value(&pool.page(id)[home % SLOTS_PER_PAGE]);
         }
     }
 }
@@ -503,20 +504,6 @@ fn first_gap(slots: &[Slot]) -> Option<usize> {
     let found = slots[passed..].iter().position(|&slot| is_gap(slot))?;
     Some(passed + found)
 }
-
-#[cfg(target_arch = "x86_64")]
-#[inline]
-fn prefetch_line(slot: &Slot) {
-    use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: a prefetch reads nothing the program can see and faults on no address; SSE is part of
-    // x86_64.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(slot).cast()) }
-}
-
-/// Other architectures have no stable prefetch; finding the slot has warmed the lists to it.
-#[cfg(not(target_arch = "x86_64"))]
-#[inline]
-fn prefetch_line(_slot: &Slot) {}
 
 #[cfg(test)]
 mod tests {

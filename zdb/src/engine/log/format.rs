@@ -187,19 +187,21 @@ pub fn encode(out: &mut [u8], seed: u64, position: u64, head: &Head, key: &[u8],
     out[HEAD_CHECK..LENGTHS].copy_from_slice(&check.to_le_bytes());
 }
 
+#[inline]
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
+#[inline]
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
 /// Reads the fields of a head without looking at its checksum. `None` when they cannot be a record.
+#[inline]
 pub fn decode_fields(bytes: &[u8]) -> Option<Head> {
-    if bytes.len() < RECORD_HEAD_BYTES {
-        return None;
-    }
+    // An array of known length: every access below is without a check.
+    let bytes = bytes.first_chunk::<RECORD_HEAD_BYTES>()?;
     let kind = Kind::from_byte(bytes[KIND])?;
     let lengths = u32_at(bytes, LENGTHS);
     let previous = u64_at(bytes, PREVIOUS);
@@ -254,8 +256,16 @@ impl<'a> Verified<'a> {
     }
 
     /// For bytes from the write buffer or the cache, which were verified on their way in.
+    #[inline]
     pub fn trusted(bytes: &'a [u8]) -> Self {
         let head = decode_fields(bytes).expect("a record of our own memory is whole");
+        Self::with_head(head, bytes)
+    }
+
+    /// The same where the head was already read.
+    #[inline]
+    pub fn with_head(head: Head, bytes: &'a [u8]) -> Self {
+        debug_assert!(head.bytes() <= bytes.len() as u64);
         Self { head, bytes }
     }
 
