@@ -227,7 +227,8 @@ fn append(
     }
     let slot = context.session.slot;
     let Value { payload, payload_check, timestamp } = value;
-    match context.engine.set(slot, key, payload, payload_check, timestamp, predecessor) {
+    let value = (payload, payload_check);
+    match context.engine.set(slot, (key, context.hash), value, timestamp, predecessor) {
         Ok(end) => {
             context.writer(out).bulk(key);
             context.done_at(end)

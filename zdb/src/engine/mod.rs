@@ -371,13 +371,12 @@ impl Engine {
 
     // ---------------------------------------------------------------- writing
 
-    /// Appends a version of a key. Returns where the record ends, which is when it may be acknowledged.
+    /// Appends a version of a key, with the key's hash where it is known. Returns where the record ends, which is when it may be acknowledged.
     pub fn set(
         &mut self,
         slot: usize,
-        key: &[u8],
-        payload: &[u8],
-        payload_check: u64,
+        (key, hash): (&[u8], Option<KeyHash>),
+        (payload, payload_check): (&[u8], u64),
         timestamp: u32,
         predecessor: Option<Predecessor>,
     ) -> Result<u64, Refusal> {
@@ -385,7 +384,7 @@ impl Engine {
         self.record_namespace(slot)?;
         let head = self.head(slot, Kind::Set, key, timestamp, predecessor);
         let head = Head { payload_length: payload.len() as u32, payload_check, ..head };
-        self.append_key(slot, head, key, payload)
+        self.append_key(slot, head, key, hash, payload)
     }
 
     /// Appends the end of a key.
@@ -398,7 +397,7 @@ impl Engine {
     ) -> Result<u64, Refusal> {
         let mut head = self.head(slot, Kind::Delete, key, timestamp, Some(predecessor));
         head.payload_check = format::payload_check(self.log.seed, &[]);
-        self.append_key(slot, head, key, &[])
+        self.append_key(slot, head, key, None, &[])
     }
 
     fn head(
@@ -433,6 +432,7 @@ impl Engine {
         slot: usize,
         head: Head,
         key: &[u8],
+        hash: Option<KeyHash>,
         payload: &[u8],
     ) -> Result<u64, Refusal> {
         let (position, end) = match self.log.append(self.now.monotonic_ms, head, key, payload) {
@@ -443,7 +443,8 @@ impl Engine {
             }
         };
         let namespace = self.namespaces.get(slot).expect("looked up above");
-        let entry = entry_of(position, &head, key, namespace, &self.secret);
+        let hash = || hash.unwrap_or_else(|| self.secret.hash(key));
+        let entry = entry_of(position, &head, key, namespace, hash);
         self.log.note(&entry, end);
         apply(&mut self.namespaces, &mut self.pool, slot, &entry, end);
         Ok(end)
@@ -583,10 +584,10 @@ pub fn entry_of(
     head: &Head,
     key: &[u8],
     namespace: &Namespace,
-    secret: &HashSecret,
+    hash: impl FnOnce() -> KeyHash,
 ) -> LogEntry {
     let key = match &namespace.keys {
-        Keys::User(_) => secret.hash(key).get(),
+        Keys::User(_) => hash().get(),
         Keys::Sequential(_) => sequential_id(key).unwrap_or(u64::MAX),
     };
     LogEntry {

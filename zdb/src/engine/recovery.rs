@@ -505,7 +505,7 @@ impl Recovery<'_> {
         }
         let Some(slot) = self.namespaces.slot_of(head.namespace) else { return };
         let namespace = self.namespaces.get(slot).expect("slots by id are in use");
-        let entry = entry_of(position, head, key, namespace, &self.secret);
+        let entry = entry_of(position, head, key, namespace, || self.secret.hash(key));
         builder.push(&entry, end);
         apply(&mut self.namespaces, &mut self.pool, slot, &entry, end);
     }

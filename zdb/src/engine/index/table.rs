@@ -33,11 +33,11 @@ const ROOTS: usize = 1 << ROOT_BITS;
 /// A leaf of this many pages (8192 slots, 128 KiB) splits where a smaller one grows.
 const LEAF_PAGES_MAX: usize = 128;
 /// A leaf grows or splits before more than this share of its slots is taken.
-const LOAD_PERCENT_MAX: usize = 92;
+const LOAD_PERCENT_MAX: usize = 91;
 /// A leaf of `n` pages grows by `n / GROWTH_DIVISOR`, rounded, at least one.
-const GROWTH_DIVISOR: usize = 12;
+const GROWTH_DIVISOR: usize = 11;
 /// The halves of a split start with a load from here on ..
-const SPLIT_LOAD_PERCENT: usize = 85;
+const SPLIT_LOAD_PERCENT: usize = 84;
 /// .. in this many steps of a percent, so that leaves of the same count do not all grow at the same
 /// count: uniform hashes fill them alike to about one percent.
 const SPLIT_LOAD_STEPS: usize = 6;
@@ -236,7 +236,8 @@ impl Root {
     fn split(&mut self, pool: &mut PagePool, leaf_no: usize, root_no: usize) {
         let upper_no = self.leaves.len();
         let leaf = &mut self.leaves[leaf_no];
-        let slots = leaf.gather(pool);
+        let (scratch, count) = leaf.gather(pool);
+        let slots = &scratch[..count];
         leaf.depth += 1;
         let depth = leaf.depth;
         let bit = 1 << (u64::BITS - depth);
@@ -254,7 +255,7 @@ impl Root {
         // The lower half first: it leaves the pages that the upper half takes.
         leaf.lay_out(pool, lower_half, pages(lower_half, leaf_no), 0);
         upper.lay_out(pool, upper_half, pages(upper_half, upper_no), 0);
-        pool.scratch = slots;
+        pool.scratch = scratch;
         self.leaves.push(upper);
 
         if depth > self.depth {
@@ -403,19 +404,19 @@ impl Leaf {
     }
 
     fn lay_out_anew(&mut self, pool: &mut PagePool, pages: usize, spill_min: usize) {
-        let slots = self.gather(pool);
-        self.lay_out(pool, &slots, pages, spill_min);
-        pool.scratch = slots;
+        let (scratch, count) = self.gather(pool);
+        self.lay_out(pool, &scratch[..count], pages, spill_min);
+        pool.scratch = scratch;
     }
 
-    /// All entries in order, in the pool's scratch, which the caller puts back.
-    fn gather(&self, pool: &mut PagePool) -> Vec<Slot> {
+    /// All entries in order, at the start of the pool's scratch, which the caller puts back; and how
+    /// many they are.
+    fn gather(&self, pool: &mut PagePool) -> (Vec<Slot>, usize) {
         let mut slots = std::mem::take(&mut pool.scratch);
-        slots.clear();
         // Only hashes with a common prefix make a leaf larger than this.
-        slots.shrink_to(LEAF_PAGES_MAX * SLOTS_PER_PAGE);
-        slots.reserve_exact(self.len as usize + 1);
-        slots.resize(self.len as usize + 1, GAP);
+        let least = LEAF_PAGES_MAX * SLOTS_PER_PAGE + 1;
+        slots.resize((self.len as usize + 1).max(least), GAP);
+        slots.shrink_to(least);
         // Each slot is written and only an entry counted, gaps being too irregular to predict; the
         // last place is for the gaps after the last entry.
         let mut count = 0;
@@ -425,8 +426,7 @@ impl Leaf {
                 count += usize::from(!is_gap(slot));
             }
         }
-        slots.truncate(count);
-        slots
+        (slots, count)
     }
 
     /// Makes `slots`, in order, the content of this leaf, over exactly `pages` pages.
