@@ -180,7 +180,7 @@ impl Setup {
             setup: self,
             home,
             buffer,
-            _scratch: scratch,
+            scratch,
             child: None,
             address: None,
             log: Arc::new(Mutex::new(Vec::new())),
@@ -207,7 +207,7 @@ pub struct Server {
     setup: Setup,
     home: PathBuf,
     buffer: Option<TempDir>,
-    _scratch: Option<TempDir>,
+    scratch: Option<TempDir>,
     child: Option<Child>,
     address: Option<SocketAddr>,
     log: Arc<Mutex<Vec<String>>>,
@@ -521,6 +521,12 @@ impl Drop for Server {
                 "the server's last lines: {:#?}",
                 &log[log.len().saturating_sub(20)..]
             );
+            if std::env::var_os("ZDB_KEEP").is_some() {
+                for dir in [&mut self.scratch, &mut self.buffer].into_iter().flatten() {
+                    dir.disable_cleanup(true);
+                    eprintln!("kept: {}", dir.path().display());
+                }
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::engine::{Answer, Engine, Now, Waiter};
 use crate::limits::INPUT_BYTES_TOTAL_MAX;
 use crate::output::Output;
 use crate::resp::{Progress, ProtocolError, Request, RequestParser};
-use connection::{Blocked, Reply};
+use connection::{Blocked, Reply, SpareInputs};
 
 /// How many requests of a pipeline are parsed before the first of them runs.
 const LOOK_AHEAD_REQUESTS: usize = 16;
@@ -37,6 +37,7 @@ pub struct Hub {
     log_moved: bool,
     next_session: u64,
     input_bytes: usize,
+    spare_inputs: SpareInputs,
     batch: Box<Batch>,
 }
 
@@ -87,6 +88,7 @@ impl Hub {
             log_moved: false,
             next_session: 0,
             input_bytes: 0,
+            spare_inputs: SpareInputs::default(),
             batch: Box::default(),
         }
     }
@@ -171,14 +173,14 @@ impl Hub {
         self.server.stats.received_bytes += bytes.len() as u64;
         if !connection.closing {
             if connection.has_input() {
-                connection.stash(bytes);
+                connection.stash(bytes, &mut self.spare_inputs);
                 self.input_bytes += bytes.len();
                 self.run_stashed(&mut connection);
             } else {
                 let consumed = self.run(&mut connection, bytes);
                 let rest = &bytes[consumed..];
                 if !rest.is_empty() && !connection.closing {
-                    connection.stash(rest);
+                    connection.stash(rest, &mut self.spare_inputs);
                     self.input_bytes += rest.len();
                 }
             }
@@ -217,7 +219,7 @@ impl Hub {
             self.input_bytes -= before;
         } else {
             self.input_bytes -= consumed;
-            connection.give_input(input, start + consumed);
+            connection.give_input(input, start + consumed, &mut self.spare_inputs);
         }
     }
 

@@ -75,6 +75,7 @@ fn run(options: &Options) -> Result<Ended, String> {
             random,
         },
     )?;
+    give_back_memory();
     for line in &report.damage {
         eprintln!("zdb: damage: {line}");
     }
@@ -172,6 +173,15 @@ fn fill_random(bytes: &mut [u8]) {
     // SAFETY: a live buffer of that length; requests of up to 256 bytes are filled as a whole.
     let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     assert!(filled == bytes.len() as isize, "the kernel gives no random bytes");
+}
+
+/// The start took more memory than the server needs: glibc keeps it unless told otherwise.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim only gives free pages back.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Every client and every segment is an open file: as many as the administrator allows.

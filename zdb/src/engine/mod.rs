@@ -15,7 +15,7 @@ use crate::disk::{Completion, Done, Operation, Token};
 use crate::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use bytes::Bytes;
 use cache::RecordCache;
-use index::{Entry, HashSecret, KeyHash, PagePool, Place};
+use index::{Entry, HashSecret, KeyHash, PagePool, Place, SequenceTable};
 use log::format::{self, BLOCK, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
 use log::sidecar::LogEntry;
 use log::{Log, Refusal};
@@ -625,8 +625,8 @@ pub fn sequential_id(key: &[u8]) -> Option<u64> {
     key.try_into().ok().map(u64::from_le_bytes)
 }
 
-/// Does to index and counters what a record of a key says: after an append, and on recovery.
-pub fn apply(
+/// Does to index and counters what a record of a key says.
+fn apply(
     namespaces: &mut Namespaces,
     pool: &mut PagePool,
     slot: usize,
@@ -634,64 +634,65 @@ pub fn apply(
     end: u64,
 ) {
     let Some(namespace) = namespaces.get_mut(slot) else { return };
-    let place = Place::new(entry.position);
+    count(namespace, entry, end);
+    match &mut namespace.keys {
+        Keys::User(table) => {
+            match index_change(entry) {
+                (hash, Some(found)) => table.insert(pool, hash, found),
+                (hash, None) => table.remove(pool, hash),
+            };
+        }
+        Keys::Sequential(table) => apply_sequential(table, entry),
+    }
+}
+
+/// What a record of a key does to the index of a namespace in user mode.
+fn index_change(entry: &LogEntry) -> (KeyHash, Option<Entry>) {
+    let (place, hash) = (Place::new(entry.position), KeyHash::from_bits(entry.key));
+    let found = match entry.kind {
+        Kind::Delete if entry.flags & FLAG_UNVERIFIED == 0 => None,
+        // Below may be a key with the same hash, so the way there is kept.
+        Kind::Delete => Some(Entry { place, length: Entry::DEAD, fingerprint: 0 }),
+        _ => Some(Entry { place, length: entry.payload_length, fingerprint: entry.fingerprint }),
+    };
+    (hash, found)
+}
+
+fn apply_sequential(table: &mut SequenceTable, entry: &LogEntry) {
+    if entry.kind == Kind::Delete {
+        table.remove(entry.key);
+        return;
+    }
+    let next = table.next_id();
+    // A damaged log may lack ids; one that lacks more than this is not one of ours.
+    if entry.key > next.saturating_add(index::SKIP_IDS_MAX) {
+        return;
+    }
+    table.set(entry.key, Place::new(entry.position));
+    if entry.key < next {
+        // As in 0-db, an update uses up an id.
+        table.reserve(next);
+    }
+}
+
+/// Keeps the counters of a namespace. The order of the records does not matter here.
+fn count(namespace: &mut Namespace, entry: &LogEntry, end: u64) {
     let replaced = u64::from(entry.replaced.unwrap_or(0));
-    match entry.kind {
-        Kind::Set => {
-            namespace.used = true;
-            match &mut namespace.keys {
-                Keys::User(table) => {
-                    let found = Entry {
-                        place,
-                        length: entry.payload_length,
-                        fingerprint: entry.fingerprint,
-                    };
-                    table.insert(pool, KeyHash::from_bits(entry.key), found);
-                }
-                Keys::Sequential(table) => {
-                    let next = table.next_id();
-                    if entry.key > next + index::SKIP_IDS_MAX {
-                        return;
-                    }
-                    table.set(entry.key, place);
-                    if entry.key < next {
-                        // As in 0-db, an update uses up an id.
-                        table.reserve(next);
-                    }
-                }
-            }
-            namespace.live_bytes =
-                (namespace.live_bytes + u64::from(entry.payload_length)).saturating_sub(replaced);
-            if entry.replaced.is_none() {
-                namespace.live_keys += 1;
-                namespace.inserts += 1;
-                namespace.key_bytes += u64::from(entry.key_length);
-            }
+    let key_length = u64::from(entry.key_length);
+    namespace.live_bytes = namespace.live_bytes.saturating_sub(replaced);
+    if entry.kind == Kind::Set {
+        namespace.used = true;
+        namespace.live_bytes += u64::from(entry.payload_length);
+        if entry.replaced.is_none() {
+            namespace.live_keys += 1;
+            namespace.inserts += 1;
+            namespace.key_bytes += key_length;
         }
-        Kind::Delete => {
-            match &mut namespace.keys {
-                Keys::User(table) => {
-                    let hash = KeyHash::from_bits(entry.key);
-                    if entry.flags & FLAG_UNVERIFIED == 0 {
-                        table.remove(pool, hash);
-                    } else {
-                        // Below may be a key with the same hash, so the way there is kept.
-                        let dead = Entry { place, length: Entry::DEAD, fingerprint: 0 };
-                        table.insert(pool, hash, dead);
-                    }
-                }
-                Keys::Sequential(table) => {
-                    table.remove(entry.key);
-                }
-            }
-            namespace.deleted_until = end;
-            if entry.replaced.is_some() {
-                namespace.live_bytes = namespace.live_bytes.saturating_sub(replaced);
-                namespace.live_keys = namespace.live_keys.saturating_sub(1);
-                namespace.key_bytes =
-                    namespace.key_bytes.saturating_sub(u64::from(entry.key_length));
-            }
+    } else {
+        namespace.deleted_until = end;
+        if entry.replaced.is_some() {
+            namespace.live_keys = namespace.live_keys.saturating_sub(1);
+            namespace.key_bytes = namespace.key_bytes.saturating_sub(key_length);
         }
-        Kind::Padding | Kind::Seal | Kind::Namespace | Kind::NamespaceEnd => {}
     }
 }

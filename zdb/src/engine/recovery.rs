@@ -6,7 +6,7 @@
 //! closed as it is, and the next append begins a new one: what lies behind the end of a closed segment
 //! is never taken for a record again. Damage is reported and stepped over; nothing whole is dropped.
 
-use super::index::{HashSecret, PagePool};
+use super::index::{Bulk, HashSecret, PagePool};
 use super::log::buffer::WriteBuffer;
 use super::log::format::{
     self, ALIGN, BLOCK, Head, Kind, LogId, RECORD_BYTES_MAX, RECORD_HEAD_BYTES,
@@ -15,8 +15,8 @@ use super::log::format::{
 use super::log::segments::{Segment, Segments};
 use super::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageBuilder, PageHeader};
 use super::log::{Log, LogStart, Policy};
-use super::namespace::{DEFAULT_NAME, Mode, Namespaces, Settings};
-use super::{Engine, apply, control_entry, entry_of};
+use super::namespace::{DEFAULT_NAME, Keys, Mode, Namespaces, Settings};
+use super::{Engine, apply_sequential, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
 use std::path::PathBuf;
@@ -26,6 +26,8 @@ const IDENTITY_NAME: &str = "identity";
 const SECRET_NAME: &str = "secret";
 /// Bytes of the log in memory while it is scanned.
 const WINDOW_BYTES: u64 = 16 << 20;
+/// Changes to tables that are collected before they are merged: 64 MiB of memory.
+const CHANGES_MIN: usize = 4 << 20;
 
 const _: () = assert!(WINDOW_BYTES >= RECORD_BYTES_MAX + 2 * BLOCK);
 
@@ -79,6 +81,9 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         secret: HashSecret::new(secret_bytes),
         report: StartReport::default(),
         last_slot: None,
+        changes: Vec::new(),
+        changes_count: 0,
+        keys_merged: 0,
     };
     let mut previous_end = 0;
     let mut end_of_log = 0;
@@ -90,6 +95,7 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         end_of_log = header.base + header.capacity;
         previous_end = if ended.sealed { 0 } else { ended.end };
     }
+    recovery.merge_changes();
     if let Some(mode) = options.mode {
         if let Some(other) = recovery.namespaces.iter().find(|one| one.settings.mode != mode) {
             return Err(format!(
@@ -196,6 +202,10 @@ struct Recovery<'a> {
     report: StartReport,
     /// The namespace of the entry before: id and slot.
     last_slot: Option<(u32, usize)>,
+    /// Changes to the tables of user mode that were not made yet, by slot.
+    changes: Vec<Bulk>,
+    changes_count: usize,
+    keys_merged: usize,
 }
 
 /// The part of a sidecar that verifies.
@@ -351,12 +361,7 @@ impl Recovery<'_> {
                 };
                 if let Some(slot) = slot {
                     self.last_slot = Some((entry.namespace, slot));
-                    let end = entry.position
-                        + format::record_bytes(
-                            entry.key_length.into(),
-                            entry.payload_length as usize,
-                        );
-                    apply(&mut self.namespaces, &mut self.pool, slot, entry, end);
+                    self.apply(slot, entry);
                 }
                 Ok(())
             }
@@ -396,6 +401,9 @@ impl Recovery<'_> {
         if head.kind == Kind::NamespaceEnd {
             if let Some(slot) = slot {
                 self.namespaces.remove(slot, &mut self.pool);
+                if let Some(changes) = self.changes.get_mut(slot) {
+                    *changes = Bulk::new();
+                }
             }
             return;
         }
@@ -507,7 +515,42 @@ impl Recovery<'_> {
         let namespace = self.namespaces.get(slot).expect("slots by id are in use");
         let entry = entry_of(position, head, key, namespace, || self.secret.hash(key));
         builder.push(&entry, end);
-        apply(&mut self.namespaces, &mut self.pool, slot, &entry, end);
+        self.apply(slot, &entry);
+    }
+
+    /// Does to counters and index what a record says; the changes of a table are collected.
+    fn apply(&mut self, slot: usize, entry: &LogEntry) {
+        let Some(namespace) = self.namespaces.get_mut(slot) else { return };
+        count(namespace, entry, 0);
+        if let Keys::Sequential(table) = &mut namespace.keys {
+            return apply_sequential(table, entry);
+        }
+        if self.changes.len() <= slot {
+            self.changes.resize_with(slot + 1, Bulk::new);
+        }
+        let changes = &mut self.changes[slot];
+        match index_change(entry) {
+            (hash, Some(found)) => changes.insert(hash, found),
+            (hash, None) => changes.remove(hash),
+        }
+        self.changes_count += 1;
+        // A quarter of what is there already: each key is then laid out a few times at most.
+        if self.changes_count >= CHANGES_MIN.max(self.keys_merged / 4) {
+            self.merge_changes();
+        }
+    }
+
+    fn merge_changes(&mut self) {
+        let mut merged = 0;
+        for (slot, changes) in self.changes.iter_mut().enumerate() {
+            let namespace = self.namespaces.get_mut(slot);
+            if let Some(Keys::User(table)) = namespace.map(|namespace| &mut namespace.keys) {
+                table.merge(&mut self.pool, changes);
+                merged += table.len();
+            }
+        }
+        self.changes_count = 0;
+        self.keys_merged = merged;
     }
 
     fn write_page(&mut self, base: u64, builder: &mut PageBuilder, last: bool, end: u64) {

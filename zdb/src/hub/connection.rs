@@ -17,6 +17,29 @@ pub enum Blocked {
     OnLog,
 }
 
+/// Room that is made ahead for the rest of one argument; larger ones grow as they come.
+const STASH_RESERVE_BYTES: usize = 1 << 20;
+/// How many buffers for input are kept, and of what size at most.
+const SPARE_INPUTS_MAX: usize = 64;
+const SPARE_INPUT_BYTES_MAX: usize = 2 << 20;
+
+/// Memory for unfinished input: a connection has it only while it has such input.
+#[derive(Default)]
+pub struct SpareInputs(Vec<Vec<u8>>);
+
+impl SpareInputs {
+    fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_default()
+    }
+
+    pub(super) fn give(&mut self, mut input: Vec<u8>) {
+        if self.0.len() < SPARE_INPUTS_MAX && input.capacity() <= SPARE_INPUT_BYTES_MAX {
+            input.clear();
+            self.0.push(input);
+        }
+    }
+}
+
 /// A reply in the queue.
 pub enum Reply {
     /// Written; to be sent when the log is acknowledged up to `rests_on`.
@@ -104,7 +127,13 @@ impl Connection {
         self.input.len() - self.consumed
     }
 
-    pub(super) fn stash(&mut self, bytes: &[u8]) {
+    /// Keeps bytes for later. `spare` gives the memory, and a request of which the size is known gets
+    /// room for all of it; the parser has checked the size.
+    pub(super) fn stash(&mut self, bytes: &[u8], spare: &mut SpareInputs) {
+        if self.input.capacity() == 0 {
+            self.input = spare.take();
+        }
+        self.input.reserve(bytes.len() + self.parser.bytes_wanted().min(STASH_RESERVE_BYTES));
         self.input.extend_from_slice(bytes);
     }
 
@@ -112,12 +141,12 @@ impl Connection {
         (std::mem::take(&mut self.input), std::mem::take(&mut self.consumed))
     }
 
-    pub(super) fn give_input(&mut self, mut input: Vec<u8>, consumed: usize) {
+    pub(super) fn give_input(&mut self, mut input: Vec<u8>, consumed: usize, spare: &mut SpareInputs) {
         if consumed == input.len() {
-            input.clear();
-            input.shrink_to(STASH_BYTES_MAX);
-            self.consumed = 0;
-        } else if consumed > input.len() / 2 {
+            spare.give(input);
+            return;
+        }
+        if consumed > input.len() / 2 {
             input.drain(..consumed);
             self.consumed = 0;
         } else {

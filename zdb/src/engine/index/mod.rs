@@ -5,9 +5,11 @@
 //! values, neither reads the disk, and both are rebuilt from the log at start. This module never
 //! does I/O and never takes a lock: one thread owns it.
 
+mod bulk;
 mod sequence;
 mod table;
 
+pub use bulk::Bulk;
 pub use sequence::{SKIP_IDS_MAX, SequenceTable};
 pub use table::KeyTable;
 

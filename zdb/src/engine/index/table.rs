@@ -28,19 +28,19 @@ use super::{
     pack, tag_in, tag_of, unpack, upper_half,
 };
 
-const ROOTS: usize = 1 << ROOT_BITS;
+pub(super) const ROOTS: usize = 1 << ROOT_BITS;
 
 /// A leaf of this many pages (8192 slots, 128 KiB) splits where a smaller one grows.
-const LEAF_PAGES_MAX: usize = 128;
+pub(super) const LEAF_PAGES_MAX: usize = 128;
 /// A leaf grows or splits before more than this share of its slots is taken.
 const LOAD_PERCENT_MAX: usize = 91;
 /// A leaf of `n` pages grows by `n / GROWTH_DIVISOR`, rounded, at least one.
 const GROWTH_DIVISOR: usize = 11;
 /// The halves of a split start with a load from here on ..
-const SPLIT_LOAD_PERCENT: usize = 84;
+pub(super) const SPLIT_LOAD_PERCENT: usize = 84;
 /// .. in this many steps of a percent, so that leaves of the same count do not all grow at the same
 /// count: uniform hashes fill them alike to about one percent.
-const SPLIT_LOAD_STEPS: usize = 6;
+pub(super) const SPLIT_LOAD_STEPS: usize = 6;
 /// A leaf of more than one page that falls below this load is laid out anew ..
 const SHRINK_BELOW_PERCENT: usize = 50;
 /// .. at this one, well away from both ends.
@@ -51,7 +51,7 @@ const SPILL_DIVISOR: usize = 16;
 const SPILL_SLOTS_MAX: usize = 32;
 /// Bits of a directory. 20 are enough for 10^10 keys (16 * 2^20 leaves of 4000) and bound what
 /// hashes with a common prefix can make of it: 4 MiB a root. A leaf this deep grows without limit.
-const DEPTH_MAX: u32 = 20;
+pub(super) const DEPTH_MAX: u32 = 20;
 
 const _: () = assert!(SPLIT_LOAD_PERCENT + SPLIT_LOAD_STEPS < LOAD_PERCENT_MAX);
 const _: () = assert!(SHRINK_BELOW_PERCENT < SHRINK_LOAD_PERCENT);
@@ -61,9 +61,9 @@ const _: () = assert!(SHRINK_LOAD_PERCENT < LOAD_PERCENT_MAX && LOAD_PERCENT_MAX
 /// without [`KeyTable::clear`] leaves its pages taken.
 #[derive(Default)]
 pub struct KeyTable {
-    roots: [Root; ROOTS],
-    len: usize,
-    pages: usize,
+    pub(super) roots: [Root; ROOTS],
+    pub(super) len: usize,
+    pub(super) pages: usize,
 }
 
 impl KeyTable {
@@ -189,12 +189,12 @@ impl KeyTable {
 
 /// All keys of which the hash begins with the same four bits.
 #[derive(Default)]
-struct Root {
+pub(super) struct Root {
     /// Leaf number by the upper `depth` tag bits; empty until the first insert. A leaf of less
     /// depth stands in it more than once.
-    directory: Vec<u32>,
-    leaves: Vec<Leaf>,
-    depth: u32,
+    pub(super) directory: Vec<u32>,
+    pub(super) leaves: Vec<Leaf>,
+    pub(super) depth: u32,
 }
 
 impl Root {
@@ -210,7 +210,7 @@ impl Root {
     }
 
     #[inline]
-    fn leaf_no_or_first(&mut self, tag: u64) -> usize {
+    pub(super) fn leaf_no_or_first(&mut self, tag: u64) -> usize {
         if self.directory.is_empty() {
             self.directory.push(0);
             self.leaves.push(Leaf::default());
@@ -275,14 +275,14 @@ impl Root {
 
 /// A sorted array with gaps over `pages`. See the head of this file for its order.
 #[derive(Default)]
-struct Leaf {
+pub(super) struct Leaf {
     /// Never longer than needed, so that its capacity need not be counted apart.
-    pages: Vec<u32>,
-    len: u32,
+    pub(super) pages: Vec<u32>,
+    pub(super) len: u32,
     /// Slots that can be a home; those after them only take what is pushed on.
     home_slots: u32,
     /// How many upper tag bits all tags of this leaf have in common.
-    depth: u32,
+    pub(super) depth: u32,
 }
 
 impl Leaf {
@@ -411,7 +411,7 @@ impl Leaf {
 
     /// All entries in order, at the start of the pool's scratch, which the caller puts back; and how
     /// many they are.
-    fn gather(&self, pool: &mut PagePool) -> (Vec<Slot>, usize) {
+    pub(super) fn gather(&self, pool: &mut PagePool) -> (Vec<Slot>, usize) {
         let mut slots = std::mem::take(&mut pool.scratch);
         // Only hashes with a common prefix make a leaf larger than this.
         let least = LEAF_PAGES_MAX * SLOTS_PER_PAGE + 1;
@@ -430,7 +430,7 @@ impl Leaf {
     }
 
     /// Makes `slots`, in order, the content of this leaf, over exactly `pages` pages.
-    fn lay_out(&mut self, pool: &mut PagePool, slots: &[Slot], pages: usize, spill_min: usize) {
+    pub(super) fn lay_out(&mut self, pool: &mut PagePool, slots: &[Slot], pages: usize, spill_min: usize) {
         if pages < self.pages.len() {
             pool.give_back(self.pages.drain(pages..));
             self.pages.shrink_to_fit();
@@ -485,12 +485,12 @@ impl Leaf {
     }
 }
 
-fn pages_for(len: usize, load_percent: usize) -> usize {
+pub(super) fn pages_for(len: usize, load_percent: usize) -> usize {
     (len * 100).div_ceil(SLOTS_PER_PAGE * load_percent)
 }
 
 #[inline]
-fn prefix(tag: u64, depth: u32) -> usize {
+pub(super) fn prefix(tag: u64, depth: u32) -> usize {
     // In two steps: a shift by 64, for depth 0, is an overflow.
     (tag >> 1 >> (u64::BITS - 1 - depth)) as usize
 }
