@@ -209,9 +209,7 @@ impl Options {
         let args = getopt_long_only(&command, args.into_iter().map(Into::into));
         Self::try_parse_from(args)
             .and_then(|options| {
-                options
-                    .check()
-                    .map_err(|(kind, text)| Self::command().error(kind, text))?;
+                options.check().map_err(|(kind, text)| Self::command().error(kind, text))?;
                 Ok(options)
             })
             .map_err(|error| Exit {
@@ -294,11 +292,7 @@ impl Options {
         if self.listen.is_empty() {
             return invalid("--listen needs an address; :: for all".to_string());
         }
-        match self
-            .admin
-            .as_ref()
-            .map(|password| password.as_bytes().len())
-        {
+        match self.admin.as_ref().map(|password| password.as_bytes().len()) {
             None if self.protect => return conflict("--protect needs --admin"),
             Some(0) => return invalid("--admin needs a password, not an empty word".to_string()),
             Some(bytes) if bytes > ADMIN_PASSWORD_BYTES_MAX => {
@@ -329,9 +323,8 @@ fn getopt_long_only(
     let mut needs_value = false;
     for (index, arg) in args.enumerate() {
         let (is_first, text) = (index == 0, arg.to_str().unwrap_or_default());
-        let single_dash = text
-            .strip_prefix('-')
-            .filter(|name| !name.is_empty() && !name.starts_with('-'));
+        let single_dash =
+            text.strip_prefix('-').filter(|name| !name.is_empty() && !name.starts_with('-'));
         let flag = match single_dash {
             Some(name) if !is_first => format!("--{name}"),
             _ => text.to_string(),
@@ -353,11 +346,7 @@ fn getopt_long_only(
                 needs_value = found.is_some_and(|takes_value| takes_value) && !flag.contains('=');
                 // clap has these two short flags, and says what is wrong with any other.
                 let is_short = matches!(text, "-h" | "-V");
-                given.push(if single_dash.is_some() && !is_short {
-                    flag.into()
-                } else {
-                    arg
-                });
+                given.push(if single_dash.is_some() && !is_short { flag.into() } else { arg });
             }
         }
     }
@@ -367,16 +356,8 @@ fn getopt_long_only(
 /// Whether `word` is a flag, whole or shortened, perhaps with `=value`; Some(true) where the flag
 /// cannot stand without a value.
 fn find_flag(command: &Command, word: &str) -> Option<bool> {
-    let name = word
-        .strip_prefix("--")?
-        .split('=')
-        .next()
-        .filter(|name| !name.is_empty())?;
-    let flags = || {
-        command
-            .get_arguments()
-            .filter_map(|arg| Some((arg.get_long()?, arg)))
-    };
+    let name = word.strip_prefix("--")?.split('=').next().filter(|name| !name.is_empty())?;
+    let flags = || command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg)));
     let exact = flags().find(|(long, _)| *long == name);
     let mut shortened = flags().filter(|(long, _)| long.starts_with(name));
     let (_, arg) = match (exact, shortened.next(), shortened.next()) {
@@ -385,9 +366,7 @@ fn find_flag(command: &Command, word: &str) -> Option<bool> {
         (None, Some(_), Some(_)) => return Some(false),
         (None, None, _) => return None,
     };
-    let may_be_bare = arg
-        .get_num_args()
-        .is_some_and(|count| count.min_values() == 0);
+    let may_be_bare = arg.get_num_args().is_some_and(|count| count.min_values() == 0);
     Some(matches!(arg.get_action(), ArgAction::Set) && !may_be_bare)
 }
 
@@ -408,16 +387,11 @@ fn parse_size(text: &str) -> Result<u64, String> {
         return Err(refused());
     }
     if whole.len() > SIZE_DIGITS_MAX || fraction.len() > SIZE_DIGITS_MAX {
-        return Err(format!(
-            "at most {SIZE_DIGITS_MAX} digits on either side of the point"
-        ));
+        return Err(format!("at most {SIZE_DIGITS_MAX} digits on either side of the point"));
     }
     // 18 digits and 40 bits are 100 bits: u128 holds every product.
-    let value = |digits: &str| {
-        digits
-            .bytes()
-            .fold(0u128, |sum, byte| sum * 10 + u128::from(byte - b'0'))
-    };
+    let value =
+        |digits: &str| digits.bytes().fold(0u128, |sum, byte| sum * 10 + u128::from(byte - b'0'));
     let bytes =
         (value(whole) << shift) + (value(fraction) << shift) / 10u128.pow(fraction.len() as u32);
     u64::try_from(bytes).map_err(|_| "more than 64 bits of bytes".to_string())
@@ -427,17 +401,15 @@ fn parse_size(text: &str) -> Result<u64, String> {
 /// Two names of one directory through a link are caught by its lock file.
 fn plain_path(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    absolute
-        .components()
-        .fold(PathBuf::new(), |mut plain, part| {
-            match part {
-                Component::ParentDir => {
-                    plain.pop();
-                }
-                _ => plain.push(part),
+    absolute.components().fold(PathBuf::new(), |mut plain, part| {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
             }
-            plain
-        })
+            _ => plain.push(part),
+        }
+        plain
+    })
 }
 
 #[cfg(test)]
@@ -482,10 +454,7 @@ mod tests {
         assert_eq!(options.socket, None);
         assert!(options.listens_on_tcp());
         assert_eq!(options.admin, None);
-        assert_eq!(
-            options.sync_policy(),
-            SyncPolicy::Every(Duration::from_secs(1))
-        );
+        assert_eq!(options.sync_policy(), SyncPolicy::Every(Duration::from_secs(1)));
         assert_eq!(options.buffer(), Some(Path::new("/dev/shm")));
         assert_eq!((options.threads, options.cache), (1, 256 << 20));
         assert!(!options.protect && !options.verbose && !options.dump && !options.dualnet);
@@ -495,15 +464,9 @@ mod tests {
 
     #[test]
     fn all_spellings_of_a_flag() {
-        for line in [
-            "--port 1",
-            "--port=1",
-            "-port 1",
-            "-port=1",
-            "--po 1",
-            "-po=1",
-            "--port 2 -port 1",
-        ] {
+        for line in
+            ["--port 1", "--port=1", "-port 1", "-port=1", "--po 1", "-po=1", "--port 2 -port 1"]
+        {
             assert_eq!(accepted(line).port, 1, "{line}");
         }
         assert!(accepted("--verbose -verbose").verbose);
@@ -531,15 +494,7 @@ mod tests {
 
     #[test]
     fn help_and_version() {
-        for line in [
-            "--help",
-            "-help",
-            "-h",
-            "--he",
-            "--version",
-            "-V",
-            "--port 1 --help",
-        ] {
+        for line in ["--help", "-help", "-h", "--he", "--version", "-V", "--port 1 --help"] {
             assert_eq!(parse(line).err().map(|exit| exit.code), Some(0), "{line}");
         }
         let help = parse("--help").err().unwrap().text;
@@ -584,11 +539,8 @@ mod tests {
             let options = accepted(line);
             assert_eq!((options.sync_policy(), options.port), (always, 1), "{line}");
         }
-        for line in [
-            "--sync --synctime 1",
-            "--sync=no --synctime 1",
-            "--synctime 1 --sync always",
-        ] {
+        for line in ["--sync --synctime 1", "--sync=no --synctime 1", "--synctime 1 --sync always"]
+        {
             refused(line, "--synctime sets the period of --sync everysec");
         }
         refused("--sync sometimes", "invalid value 'sometimes'");
@@ -657,18 +609,9 @@ mod tests {
         let exit = with_password(ADMIN_PASSWORD_BYTES_MAX + 1).err().unwrap();
         assert!(exit.text.contains("at most 128 bytes, not 129"));
         assert!(!exit.text.contains("xxx"), "the password is repeated");
-        assert!(
-            with_password(0)
-                .err()
-                .unwrap()
-                .text
-                .contains("--admin needs a password")
-        );
+        assert!(with_password(0).err().unwrap().text.contains("--admin needs a password"));
         refused("--admin=", "--admin needs a password");
-        assert_eq!(
-            format!("{:?}", accepted("--admin secret").admin),
-            "Some(Password(..))"
-        );
+        assert_eq!(format!("{:?}", accepted("--admin secret").admin), "Some(Password(..))");
     }
 
     #[test]
@@ -698,10 +641,7 @@ mod tests {
     #[test]
     fn buffer_and_cache() {
         assert_eq!(accepted("--buffer none").buffer(), None);
-        assert_eq!(
-            accepted("--buffer ./none").buffer(),
-            Some(Path::new("./none"))
-        );
+        assert_eq!(accepted("--buffer ./none").buffer(), Some(Path::new("./none")));
         assert_eq!(accepted("--buffer /tmp").buffer(), Some(Path::new("/tmp")));
         assert_eq!(accepted("--cache 0").cache, 0);
         refused("--buffer=", "a value is required for '--buffer");
@@ -720,11 +660,7 @@ mod tests {
             assert_eq!(lines.len(), 1, "{line}");
             assert!(lines[0].starts_with(flag), "{line}: {}", lines[0]);
         }
-        assert!(
-            accepted("--rotate 0 --threads 1 --secure --dump")
-                .not_built_yet()
-                .is_empty()
-        );
+        assert!(accepted("--rotate 0 --threads 1 --secure --dump").not_built_yet().is_empty());
         refused("--threads 0", "invalid value '0'");
     }
 

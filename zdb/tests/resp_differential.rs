@@ -23,10 +23,7 @@ impl Random {
     fn from_seed(test: &str) -> Self {
         let seed = match std::env::var("ZDB_SEED") {
             Ok(seed) => seed.parse().expect("ZDB_SEED is a number"),
-            Err(_) => std::time::UNIX_EPOCH
-                .elapsed()
-                .expect("clock after 1970")
-                .as_nanos() as u64,
+            Err(_) => std::time::UNIX_EPOCH.elapsed().expect("clock after 1970").as_nanos() as u64,
         };
         println!("{test}: ZDB_SEED={seed}");
         Self(seed)
@@ -56,11 +53,7 @@ impl Random {
     /// Half of the bytes are those that mean something to a parser.
     fn byte(&mut self) -> u8 {
         const HOSTILE: &[u8] = b"*$+-:_%\r\n\t \"'\\0123456789aPxX\0\xff";
-        if self.one_in(2) {
-            self.next() as u8
-        } else {
-            HOSTILE[self.below(HOSTILE.len())]
-        }
+        if self.one_in(2) { self.next() as u8 } else { HOSTILE[self.below(HOSTILE.len())] }
     }
 
     fn bytes(&mut self) -> Vec<u8> {
@@ -111,9 +104,7 @@ fn serve(wire: &[u8], ends: impl IntoIterator<Item = usize>) -> Served {
                     served.consumed += consumed;
                     let request = parser.request(input);
                     if !request.is_empty() {
-                        served
-                            .requests
-                            .push(request.iter().map(<[u8]>::to_vec).collect());
+                        served.requests.push(request.iter().map(<[u8]>::to_vec).collect());
                     }
                 }
                 Err(error) => {
@@ -127,9 +118,7 @@ fn serve(wire: &[u8], ends: impl IntoIterator<Item = usize>) -> Served {
 }
 
 fn random_ends(random: &mut Random, size: usize) -> Vec<usize> {
-    let mut ends: Vec<_> = (0..1 + random.below(8))
-        .map(|_| random.below(size + 1))
-        .collect();
+    let mut ends: Vec<_> = (0..1 + random.below(8)).map(|_| random.below(size + 1)).collect();
     ends.sort_unstable();
     ends
 }
@@ -138,41 +127,20 @@ fn random_ends(random: &mut Random, size: usize) -> Vec<usize> {
 fn valid_requests_read_alike_however_they_are_split() {
     let mut random = Random::from_seed("valid requests");
     for _ in 0..3000 {
-        let requests: Vec<_> = (0..1 + random.below(3))
-            .map(|_| random.arguments())
-            .collect();
-        let wire: Vec<u8> = requests
-            .iter()
-            .flat_map(|arguments| encoded(arguments))
-            .collect();
-        let expected = Served {
-            requests,
-            consumed: wire.len(),
-            error: None,
-        };
+        let requests: Vec<_> = (0..1 + random.below(3)).map(|_| random.arguments()).collect();
+        let wire: Vec<u8> = requests.iter().flat_map(|arguments| encoded(arguments)).collect();
+        let expected = Served { requests, consumed: wire.len(), error: None };
         assert!(serve(&wire, []) == expected, "{}", wire.escape_ascii());
         for _ in 0..3 {
             let ends = random_ends(&mut random, wire.len());
-            assert!(
-                serve(&wire, ends.clone()) == expected,
-                "{ends:?}: {}",
-                wire.escape_ascii()
-            );
+            assert!(serve(&wire, ends.clone()) == expected, "{ends:?}: {}", wire.escape_ascii());
         }
         if wire.len() < 1000 {
-            assert!(
-                serve(&wire, 1..wire.len()) == expected,
-                "{}",
-                wire.escape_ascii()
-            );
+            assert!(serve(&wire, 1..wire.len()) == expected, "{}", wire.escape_ascii());
         }
         if wire.len() < 100 {
             for end in 1..wire.len() {
-                assert!(
-                    serve(&wire, [end]) == expected,
-                    "{end}: {}",
-                    wire.escape_ascii()
-                );
+                assert!(serve(&wire, [end]) == expected, "{end}: {}", wire.escape_ascii());
             }
         }
     }
@@ -238,19 +206,13 @@ fn check(random: &mut Random, wire: &[u8]) -> Vec<String> {
     let name = wire.escape_ascii();
     let whole = serve(wire, []);
     let ends = random_ends(random, wire.len());
-    assert_eq!(
-        whole,
-        serve(wire, ends.clone()),
-        "split at {ends:?}: {name}"
-    );
+    assert_eq!(whole, serve(wire, ends.clone()), "split at {ends:?}: {name}");
     if wire.len() < 200 {
         assert_eq!(whole, serve(wire, 1..wire.len()), "byte by byte: {name}");
     }
 
     // Contract: blank lines before a request are skipped; `redis-protocol` refuses them.
-    let blank_end = wire
-        .iter()
-        .position(|byte| !matches!(byte, b' ' | b'\t'..=b'\r'));
+    let blank_end = wire.iter().position(|byte| !matches!(byte, b' ' | b'\t'..=b'\r'));
     if blank_end != Some(0) {
         return vec!["blank line".to_string()];
     }
@@ -269,17 +231,9 @@ fn check(random: &mut Random, wire: &[u8]) -> Vec<String> {
             Some(arguments) => {
                 assert_eq!(first, Some(&arguments), "{name}");
                 let alone = serve(&wire[..consumed], []);
-                let expected = Served {
-                    requests: vec![arguments],
-                    consumed,
-                    error: None,
-                };
+                let expected = Served { requests: vec![arguments], consumed, error: None };
                 assert_eq!(alone, expected, "{name}");
-                assert_eq!(
-                    serve(&wire[..consumed - 1], []),
-                    Served::default(),
-                    "{name}"
-                );
+                assert_eq!(serve(&wire[..consumed - 1], []), Served::default(), "{name}");
                 vec!["accepted by both".to_string()]
             }
             // Contract: nothing but bulk strings, and no null among them.
@@ -332,14 +286,10 @@ fn mutate(random: &mut Random, wire: &mut Vec<u8>) {
                 "1 ",
                 "x",
             ];
-            let starts: Vec<_> = (0..wire.len())
-                .filter(|&at| b"*$".contains(&wire[at]))
-                .collect();
+            let starts: Vec<_> = (0..wire.len()).filter(|&at| b"*$".contains(&wire[at])).collect();
             if let Some(&start) = starts.get(random.below(starts.len().max(1))) {
-                let digits = wire[start + 1..]
-                    .iter()
-                    .take_while(|byte| byte.is_ascii_digit())
-                    .count();
+                let digits =
+                    wire[start + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
                 let number = random.pick(&numbers).bytes();
                 wire.splice(start + 1..start + 1 + digits, number);
             }
@@ -409,10 +359,7 @@ fn mutated_requests_read_alike_but_for_the_contract() {
         "LineFeedOnly",
         "BlankBeforeNumber",
     ] {
-        assert!(
-            tally.get(kind).is_some_and(|&count| count > 20),
-            "{kind}: {tally:?}"
-        );
+        assert!(tally.get(kind).is_some_and(|&count| count > 20), "{kind}: {tally:?}");
     }
 }
 
@@ -454,10 +401,7 @@ fn differences_of_the_contract_one_by_one() {
 
 /// Writes one random reply and returns what both decoders must read.
 fn reply(random: &mut Random, writer: &mut ReplyWriter, depth: usize) -> (Frame2, Frame3) {
-    let blob = |data: Vec<u8>| Frame3::BlobString {
-        data,
-        attributes: None,
-    };
+    let blob = |data: Vec<u8>| Frame3::BlobString { data, attributes: None };
     match random.below(if depth == 0 { 6 } else { 8 }) {
         kind @ 0..2 => {
             let text = String::from_utf8_lossy(&random.bytes()).into_owned();
@@ -466,23 +410,11 @@ fn reply(random: &mut Random, writer: &mut ReplyWriter, depth: usize) -> (Frame2
                 writer.simple(&text);
                 let data = clean.into_bytes();
                 let frame = Frame2::SimpleString(data.clone());
-                (
-                    frame,
-                    Frame3::SimpleString {
-                        data,
-                        attributes: None,
-                    },
-                )
+                (frame, Frame3::SimpleString { data, attributes: None })
             } else {
                 writer.error(&text);
                 let frame = Frame2::Error(clean.clone());
-                (
-                    frame,
-                    Frame3::SimpleError {
-                        data: clean,
-                        attributes: None,
-                    },
-                )
+                (frame, Frame3::SimpleError { data: clean, attributes: None })
             }
         }
         2 => {
@@ -492,13 +424,7 @@ fn reply(random: &mut Random, writer: &mut ReplyWriter, depth: usize) -> (Frame2
                 _ => random.next() as i64 >> random.below(64),
             };
             writer.integer(data);
-            (
-                Frame2::Integer(data),
-                Frame3::Number {
-                    data,
-                    attributes: None,
-                },
-            )
+            (Frame2::Integer(data), Frame3::Number { data, attributes: None })
         }
         3..5 => {
             let data = random.bytes();
@@ -514,13 +440,7 @@ fn reply(random: &mut Random, writer: &mut ReplyWriter, depth: usize) -> (Frame2
             let count = random.below(limit);
             writer.array(count);
             let (frames, data) = (0..count).map(|_| reply(random, writer, depth - 1)).unzip();
-            (
-                Frame2::Array(frames),
-                Frame3::Array {
-                    data,
-                    attributes: None,
-                },
-            )
+            (Frame2::Array(frames), Frame3::Array { data, attributes: None })
         }
         _ => {
             let count = random.below(12);
@@ -534,13 +454,7 @@ fn reply(random: &mut Random, writer: &mut ReplyWriter, depth: usize) -> (Frame2
                 (blob(key), value3)
             });
             let data = data.collect();
-            (
-                Frame2::Array(frames),
-                Frame3::Map {
-                    data,
-                    attributes: None,
-                },
-            )
+            (Frame2::Array(frames), Frame3::Map { data, attributes: None })
         }
     }
 }
@@ -555,21 +469,13 @@ fn replies_decode_to_what_was_written() {
         let (frame, _) = reply(&mut Random(start), &mut writer, 2);
         let wire = &out[b"before".len()..];
         let decoded = decode2(wire).unwrap_or_else(|e| panic!("{e}: {}", wire.escape_ascii()));
-        assert!(
-            decoded == Some((frame, wire.len())),
-            "{}",
-            wire.escape_ascii()
-        );
+        assert!(decoded == Some((frame, wire.len())), "{}", wire.escape_ascii());
 
         out.clear();
         let mut writer = ReplyWriter::new(&mut out, Protocol::Resp3);
         let (_, frame) = reply(&mut Random(start), &mut writer, 2);
         let decoded = decode3(&out).unwrap_or_else(|e| panic!("{e}: {}", out.escape_ascii()));
-        assert!(
-            decoded == Some((frame, out.len())),
-            "{}",
-            out.escape_ascii()
-        );
+        assert!(decoded == Some((frame, out.len())), "{}", out.escape_ascii());
     }
 }
 
@@ -578,36 +484,23 @@ fn replies_byte_by_byte() {
     let check = |protocol, write: &dyn Fn(&mut ReplyWriter), expected: &str| {
         let mut out = Vec::new();
         write(&mut ReplyWriter::new(&mut out, protocol));
-        assert_eq!(
-            String::from_utf8(out).as_deref(),
-            Ok(expected),
-            "{protocol:?}"
-        );
+        assert_eq!(String::from_utf8(out).as_deref(), Ok(expected), "{protocol:?}");
     };
     let both = |write: &dyn Fn(&mut ReplyWriter), expected: &str| {
         check(Protocol::Resp2, write, expected);
         check(Protocol::Resp3, write, expected);
     };
     both(&|writer| writer.simple("OK"), "+OK\r\n");
-    both(
-        &|writer| writer.error("Command not supported"),
-        "-Command not supported\r\n",
-    );
+    both(&|writer| writer.error("Command not supported"), "-Command not supported\r\n");
     both(&|writer| writer.error("a\r\nb"), "-a  b\r\n");
     both(&|writer| writer.bulk(b""), "$0\r\n\r\n");
     for size in [1, 9, 10, 99, 100, 12_345] {
         let payload = "x".repeat(size);
-        both(
-            &|writer| writer.bulk(payload.as_bytes()),
-            &format!("${size}\r\n{payload}\r\n"),
-        );
+        both(&|writer| writer.bulk(payload.as_bytes()), &format!("${size}\r\n{payload}\r\n"));
         both(&|writer| writer.array(size), &format!("*{size}\r\n"));
     }
     both(&|writer| writer.bulk_header(8_388_608), "$8388608\r\n");
-    both(
-        &|writer| writer.bulk_header(usize::MAX),
-        "$18446744073709551615\r\n",
-    );
+    both(&|writer| writer.bulk_header(usize::MAX), "$18446744073709551615\r\n");
     for number in [i64::MIN, -10, -1, 0, 9, 10, 99, 100, i64::MAX] {
         both(&|writer| writer.integer(number), &format!(":{number}\r\n"));
     }

@@ -107,21 +107,20 @@ fn answer(context: &mut Context<'_>, verb: Verb, key: &[u8], out: &mut Output) -
     };
     // CHECK wants to know about the disk, unless the record is not there yet.
     let in_memory = verb != Verb::Check || place.get() >= context.engine.log.buffered_from();
-    if in_memory {
-        if let Some(record) = context.engine.peek(place) {
-            if record.key() == key {
-                let end = place.get() + record.head.bytes();
-                let id = id_of(context.namespace(), key);
-                let found = Found { place, record: &record, id, seed: context.engine.log.seed };
-                let owner = if place.get() >= context.engine.log.buffered_from() {
-                    None
-                } else {
-                    context.engine.cached(place)
-                };
-                found.render(verb, context.session.protocol, context.session.namespace, owner, out);
-                return context.done_at(end);
-            }
-        }
+    if in_memory
+        && let Some(record) = context.engine.peek(place)
+        && record.key() == key
+    {
+        let end = place.get() + record.head.bytes();
+        let id = id_of(context.namespace(), key);
+        let found = Found { place, record: &record, id, seed: context.engine.log.seed };
+        let owner = if place.get() >= context.engine.log.buffered_from() {
+            None
+        } else {
+            context.engine.cached(place)
+        };
+        found.render(verb, context.session.protocol, context.session.namespace, owner, out);
+        return context.done_at(end);
     }
     let kind = TaskKind::Read { verb, key: key.into() };
     fetch_for(context, kind, place, bytes, verb != Verb::Check)
@@ -234,7 +233,9 @@ impl Cursor {
 
 /// What to do after a record was read for a task.
 pub enum Next {
-    Finished { rests_on: u64 },
+    Finished {
+        rests_on: u64,
+    },
     /// The record belongs to another key with the same hash; ours may be below.
     Read(Place),
 }
@@ -263,8 +264,13 @@ pub fn resume(
                 return finished;
             }
             let rests_on = fetched.place.get() + record.head.bytes();
-            Found { place: fetched.place, record: &record, id, seed }
-                .render(verb, protocol, task.namespace, Some(bytes), out);
+            Found { place: fetched.place, record: &record, id, seed }.render(
+                verb,
+                protocol,
+                task.namespace,
+                Some(bytes),
+                out,
+            );
             Next::Finished { rests_on }
         }
         Err(failure) => {
@@ -296,8 +302,13 @@ fn damaged(
         (Verb::Get, _) | (_, None) => out.writer(protocol).error("Internal Error"),
         (_, Some((_, bytes))) => {
             let record = Verified::trusted(bytes);
-            Found { place, record: &record, id, seed }
-                .render(verb, protocol, task.namespace, None, out);
+            Found { place, record: &record, id, seed }.render(
+                verb,
+                protocol,
+                task.namespace,
+                None,
+                out,
+            );
         }
     }
 }

@@ -15,8 +15,8 @@ pub use system::client_line;
 pub use table::{Command, Table};
 pub use task::{ClientRef, Finished, Task, Tasks};
 
-use crate::engine::namespace::{Access, Namespace};
 use crate::engine::index::KeyHash;
+use crate::engine::namespace::{Access, Namespace};
 use crate::engine::{Engine, Fetched};
 use crate::output::Output;
 use crate::resp::{ReplyWriter, Request};
@@ -58,6 +58,9 @@ pub struct Context<'a> {
     pub fetched: &'a [Fetched],
 }
 
+/// Fills a buffer with random bytes: the door to the machine's randomness.
+pub type FillRandom = Box<dyn FnMut(&mut [u8])>;
+
 /// What belongs to the server as a whole.
 pub struct ServerState {
     pub table: Table,
@@ -70,7 +73,7 @@ pub struct ServerState {
     pub index_path: String,
     /// For CONFIG GET: names and values.
     pub settings: Vec<(&'static str, String)>,
-    pub random: Box<dyn FnMut(&mut [u8])>,
+    pub random: FillRandom,
     pub instance_id: u32,
     pub boot_s: u64,
     pub stats: ServerStats,
@@ -141,9 +144,8 @@ impl Context<'_> {
 
     /// Answers where the namespace is frozen.
     pub fn refuse_frozen(&self, out: &mut Output) -> Option<Outcome> {
-        (self.namespace().settings.access == Access::Frozen).then(|| {
-            self.error(out, "Namespace is temporarily frozen (read-write disabled)")
-        })
+        (self.namespace().settings.access == Access::Frozen)
+            .then(|| self.error(out, "Namespace is temporarily frozen (read-write disabled)"))
     }
 
     /// Answers where this connection may not write here now.
@@ -197,7 +199,9 @@ fn unknown(context: &Context<'_>, name: &[u8], out: &mut Output) -> Outcome {
         return context.error(out, "This is not a valid command");
     }
     match table::later(name) {
-        Some(later) => context.error(out, &format!("Command not supported ({later} is not built yet)")),
+        Some(later) => {
+            context.error(out, &format!("Command not supported ({later} is not built yet)"))
+        }
         None => context.error(out, "Command not supported"),
     }
 }

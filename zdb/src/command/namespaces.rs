@@ -46,7 +46,8 @@ pub fn select(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
                 if !b"SECURE".eq_ignore_ascii_case(request.get(2)) {
                     return context.error(out, "Only SECURE extra method supported");
                 }
-                if let Err(text) = system::check_response(context.session, &password, request.get(3))
+                if let Err(text) =
+                    system::check_response(context.session, &password, request.get(3))
                 {
                     return context.error(out, text);
                 }
@@ -153,10 +154,8 @@ pub fn set(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) ->
     match property {
         b"mode" => {
             if context.server.mode.is_some() {
-                return context.error(
-                    out,
-                    "This server instance is configured to use a single runtime mode",
-                );
+                return context
+                    .error(out, "This server instance is configured to use a single runtime mode");
             }
             if namespace.used {
                 return context.error(out, "Cannot change mode of used namespace");

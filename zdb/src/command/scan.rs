@@ -74,7 +74,8 @@ fn begin(
     }
     let namespace = context.session.namespace;
     let from = if request.len() > 1 {
-        let Some(cursor) = Cursor::decode(request.get(1), namespace, context.engine.log.seed) else {
+        let Some(cursor) = Cursor::decode(request.get(1), namespace, context.engine.log.seed)
+        else {
             return context.error(out, "Invalid key format");
         };
         Some(cursor.at)
@@ -211,7 +212,10 @@ impl Scan {
             self.page_first = one.header.first;
             match one.in_memory() {
                 Some(bytes) => {
-                    self.collect(engine, sidecar::entries(self.page_first, &bytes[PAGE_HEADER_BYTES..]));
+                    self.collect(
+                        engine,
+                        sidecar::entries(self.page_first, &bytes[PAGE_HEADER_BYTES..]),
+                    );
                     if !self.candidates.is_empty() {
                         return Some(());
                     }

@@ -45,11 +45,8 @@ pub fn time(context: &mut Context<'_>, _request: Request<'_>, out: &mut Output) 
 /// one, somebody on this machine.
 pub fn stop(context: &mut Context<'_>, _request: Request<'_>, out: &mut Output) -> Outcome {
     let session = &context.session;
-    let allowed = if context.server.admin_password.is_some() {
-        session.authenticated
-    } else {
-        session.local
-    };
+    let allowed =
+        if context.server.admin_password.is_some() { session.authenticated } else { session.local };
     if !allowed {
         return context.error(out, "Unauthorized");
     }
@@ -88,7 +85,11 @@ pub fn check_response(
         write!(text, "{byte:02x}").expect("writing to a string does not fail");
         text
     });
-    if equal_in_constant_time(expected.as_bytes(), response) { Ok(()) } else { Err("Access denied") }
+    if equal_in_constant_time(expected.as_bytes(), response) {
+        Ok(())
+    } else {
+        Err("Access denied")
+    }
 }
 
 pub fn auth(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
@@ -174,10 +175,13 @@ fn describe(context: &Context<'_>) -> Result<String, std::fmt::Error> {
     let out = &mut text;
     let version = env!("CARGO_PKG_VERSION");
     let mut field = |name: &str, value: &dyn std::fmt::Display| writeln!(out, "{name}: {value}");
-    let both = |name: &str, bytes: u64, field: &mut dyn FnMut(&str, &dyn std::fmt::Display) -> std::fmt::Result| {
-        field(&format!("{name}_bytes"), &bytes)?;
-        field(&format!("{name}_mb"), &format_args!("{:.2}", bytes as f64 / (1 << 20) as f64))
-    };
+    let both =
+        |name: &str,
+         bytes: u64,
+         field: &mut dyn FnMut(&str, &dyn std::fmt::Display) -> std::fmt::Result| {
+            field(&format!("{name}_bytes"), &bytes)?;
+            field(&format!("{name}_mb"), &format_args!("{:.2}", bytes as f64 / (1 << 20) as f64))
+        };
     field("# server\nserver_name", &"zdb")?;
     field("server_revision", &version)?;
     field("engine_revision", &version)?;
@@ -388,7 +392,10 @@ pub fn command(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
             writer.map(named.len());
             named.into_iter().for_each(|command| write_docs(&mut writer, command));
         }
-        _ => return context.error(out, "Unknown COMMAND subcommand (COUNT, DOCS, INFO and LIST are there)"),
+        _ => {
+            return context
+                .error(out, "Unknown COMMAND subcommand (COUNT, DOCS, INFO and LIST are there)");
+        }
     }
     Outcome::Done
 }
@@ -410,7 +417,9 @@ fn write_docs(writer: &mut ReplyWriter<'_>, command: &Command) {
     let arguments: Vec<&str> =
         if command.arguments.is_empty() { Vec::new() } else { vec![command.arguments] };
     writer.map(4);
-    for (name, value) in [("summary", command.summary), ("since", "0.1.0"), ("group", command.group)] {
+    for (name, value) in
+        [("summary", command.summary), ("since", "0.1.0"), ("group", command.group)]
+    {
         writer.bulk(name.as_bytes());
         writer.bulk(value.as_bytes());
     }
@@ -427,7 +436,8 @@ fn write_docs(writer: &mut ReplyWriter<'_>, command: &Command) {
 
 pub fn config(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
     if !request.get(1).eq_ignore_ascii_case(b"GET") {
-        return context.error(out, "CONFIG can only GET: settings are the flags of the command line");
+        return context
+            .error(out, "CONFIG can only GET: settings are the flags of the command line");
     }
     if request.len() < 3 {
         return context.error(out, "Missing arguments");

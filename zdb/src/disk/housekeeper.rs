@@ -63,16 +63,15 @@ impl Housekeeper {
     pub fn start(files: Arc<dyn Files>, wake: impl Fn() + Send + 'static) -> io::Result<Self> {
         let (work, orders) = channel::<(Token, Operation)>();
         let (report, done) = channel();
-        let thread =
-            std::thread::Builder::new().name("zdb-files".into()).spawn(move || {
-                for (token, operation) in orders {
-                    let result = perform(&*files, operation);
-                    if report.send(Completion { token, result }).is_err() {
-                        return;
-                    }
-                    wake();
+        let thread = std::thread::Builder::new().name("zdb-files".into()).spawn(move || {
+            for (token, operation) in orders {
+                let result = perform(&*files, operation);
+                if report.send(Completion { token, result }).is_err() {
+                    return;
                 }
-            })?;
+                wake();
+            }
+        })?;
         Ok(Self { work: Some(work), done, thread: Some(thread) })
     }
 

@@ -31,21 +31,53 @@ pub struct Token(pub u64);
 #[derive(Debug)]
 pub enum Operation {
     /// Writes `length` bytes of the write buffer from log position `position` on.
-    Write { file: FileId, offset: u64, position: u64, length: u64, durable: bool },
+    Write {
+        file: FileId,
+        offset: u64,
+        position: u64,
+        length: u64,
+        durable: bool,
+    },
     /// Writes zeroes.
-    Zero { file: FileId, offset: u64, length: u64 },
+    Zero {
+        file: FileId,
+        offset: u64,
+        length: u64,
+    },
     /// Waits until everything written to the file is on stable storage.
-    Sync { file: FileId },
+    Sync {
+        file: FileId,
+    },
     /// Reads; offset and length are multiples of the block size.
-    Read { file: FileId, offset: u64, length: u64 },
+    Read {
+        file: FileId,
+        offset: u64,
+        length: u64,
+    },
     /// Makes a segment file of `capacity` bytes, or fewer but at least `capacity_min` where the disk is
     /// nearly full, with this first block, all of it durable.
-    CreateSegment { name: String, capacity: u64, capacity_min: u64, header: Vec<u8> },
+    CreateSegment {
+        name: String,
+        capacity: u64,
+        capacity_min: u64,
+        header: Vec<u8>,
+    },
     /// Gives back the part of a closed segment behind `length`.
-    Truncate { file: FileId, length: u64 },
+    Truncate {
+        file: FileId,
+        length: u64,
+    },
     /// Appends to a sidecar, or makes it with `offset` 0.
-    WriteSidecar { name: String, offset: u64, bytes: Vec<u8> },
-    ReadSidecar { name: String, offset: u64, length: usize },
+    WriteSidecar {
+        name: String,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    ReadSidecar {
+        name: String,
+        offset: u64,
+        length: usize,
+    },
     /// Free bytes of both file systems.
     FreeSpace,
 }
@@ -57,7 +89,10 @@ pub enum Done {
     Bytes(AlignedBuffer),
     Vector(Vec<u8>),
     File(FileId, u64),
-    Free { data: u64, index: u64 },
+    Free {
+        data: u64,
+        index: u64,
+    },
     Nothing,
 }
 

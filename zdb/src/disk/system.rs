@@ -30,13 +30,13 @@ impl SystemFiles {
                 |error| format!("cannot make the directory {}: {error}", directory.display()),
             )?;
         }
-        if let (Ok(one), Ok(two)) = (data.canonicalize(), index.canonicalize()) {
-            if one == two {
-                return Err(format!(
-                    "--data and --index are the same directory ({}): give each its own",
-                    one.display()
-                ));
-            }
+        if let (Ok(one), Ok(two)) = (data.canonicalize(), index.canonicalize())
+            && one == two
+        {
+            return Err(format!(
+                "--data and --index are the same directory ({}): give each its own",
+                one.display()
+            ));
         }
         let locks = [lock(data)?, lock(index)?];
         let mut warnings = Vec::new();
@@ -174,7 +174,9 @@ impl Files for SystemFiles {
         loop {
             match allocate(&file, size) {
                 Ok(()) => return Ok((FileId(file.into_raw_fd()), size)),
-                Err(error) if error.kind() == io::ErrorKind::StorageFull && size / 2 >= capacity_min => {
+                Err(error)
+                    if error.kind() == io::ErrorKind::StorageFull && size / 2 >= capacity_min =>
+                {
                     file.set_len(0)?;
                     size = (size / 2).next_multiple_of(BLOCK);
                 }

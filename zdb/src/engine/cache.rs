@@ -33,8 +33,8 @@ impl RecordCache {
     pub fn new(capacity_bytes: u64) -> Self {
         // Sized for small records at first; it grows with what is put in.
         let items = (capacity_bytes / 4096).clamp(16, 1 << 16) as usize;
-        let records = (capacity_bytes > 0)
-            .then(|| Cache::with_weighter(items, capacity_bytes, RecordWeight));
+        let records =
+            (capacity_bytes > 0).then(|| Cache::with_weighter(items, capacity_bytes, RecordWeight));
         Self { records, hits: 0, misses: 0 }
     }
 
@@ -45,11 +45,8 @@ impl RecordCache {
     /// Takes a verified record and returns it as it is kept.
     pub fn insert(&mut self, position: u64, record: Bytes) -> Bytes {
         let Some(records) = &mut self.records else { return record };
-        let record = if record.len() < KEEP_BUFFER_BYTES {
-            Bytes::copy_from_slice(&record)
-        } else {
-            record
-        };
+        let record =
+            if record.len() < KEEP_BUFFER_BYTES { Bytes::copy_from_slice(&record) } else { record };
         records.insert(position, record.clone());
         record
     }

@@ -66,15 +66,30 @@ pub enum ReadFailure {
 pub enum Answer {
     Record(Fetched),
     /// Raw bytes of the log from a position on.
-    Range { start: u64, bytes: io::Result<AlignedBuffer> },
+    Range {
+        start: u64,
+        bytes: io::Result<AlignedBuffer>,
+    },
     /// A page of a sidecar.
     Page(io::Result<Vec<u8>>),
 }
 
 enum Pending {
-    Record { waiter: Waiter, place: Place, namespace: Option<u32>, start: u64, length: u64, keep: bool },
-    Range { waiter: Waiter, start: u64 },
-    Page { waiter: Waiter },
+    Record {
+        waiter: Waiter,
+        place: Place,
+        namespace: Option<u32>,
+        start: u64,
+        length: u64,
+        keep: bool,
+    },
+    Range {
+        waiter: Waiter,
+        start: u64,
+    },
+    Page {
+        waiter: Waiter,
+    },
     FreeSpace,
 }
 
@@ -167,7 +182,8 @@ impl Engine {
     pub fn prefetch_record(&self, namespace: &Namespace, hash: KeyHash) {
         if let Some(entry) = self.find(namespace, hash) {
             let payload = if entry.is_dead() { 0 } else { entry.length as usize };
-            if let Some(record) = self.log.buffered(entry.place.get(), RECORD_HEAD_BYTES + payload) {
+            if let Some(record) = self.log.buffered(entry.place.get(), RECORD_HEAD_BYTES + payload)
+            {
                 prefetch::slice(record);
             }
         }
@@ -260,7 +276,8 @@ impl Engine {
             let fetched = Fetched { place, record: Err(ReadFailure::Unreadable) };
             return self.answers.push((waiter, Answer::Record(fetched)));
         };
-        let operation = Operation::Read { file: segment.file, offset: start - segment.base, length };
+        let operation =
+            Operation::Read { file: segment.file, offset: start - segment.base, length };
         let token = self.ask(operation);
         let pending = Pending::Record { waiter, place, namespace, start, length, keep };
         self.pending.insert(token, pending);
@@ -316,7 +333,8 @@ impl Engine {
                 self.stats.reads += 1;
                 self.stats.read_bytes += buffer.len() as u64;
                 let bytes = Bytes::from_owner(buffer);
-                let bytes = if within <= bytes.len() { bytes.slice(within..) } else { Bytes::new() };
+                let bytes =
+                    if within <= bytes.len() { bytes.slice(within..) } else { Bytes::new() };
                 match format::decode_head(&bytes, seed, place.get()) {
                     Some(head) if head.bytes() > bytes.len() as u64 => {
                         let needed = (within as u64 + head.bytes()).next_multiple_of(BLOCK);
@@ -361,11 +379,11 @@ impl Engine {
             format::segment_name(base),
             position - base
         ));
-        if let Some(slot) = self.namespaces.slot_of(namespace) {
-            if let Some(namespace) = self.namespaces.get_mut(slot) {
-                namespace.read_errors += 1;
-                namespace.read_error_last = now_s;
-            }
+        if let Some(slot) = self.namespaces.slot_of(namespace)
+            && let Some(namespace) = self.namespaces.get_mut(slot)
+        {
+            namespace.read_errors += 1;
+            namespace.read_error_last = now_s;
         }
     }
 

@@ -86,6 +86,8 @@ impl Settings {
     }
 }
 
+// A box would cost every lookup a miss; a namespace is large anyway.
+#[allow(clippy::large_enum_variant)]
 pub enum Keys {
     User(KeyTable),
     Sequential(SequenceTable),
@@ -173,12 +175,8 @@ pub struct Namespaces {
 impl Namespaces {
     /// With `default` in slot 0, id 0.
     pub fn new(mode: Mode) -> Self {
-        let mut all = Self {
-            slots: Vec::new(),
-            by_name: HashMap::new(),
-            by_id: HashMap::new(),
-            next_id: 0,
-        };
+        let mut all =
+            Self { slots: Vec::new(), by_name: HashMap::new(), by_id: HashMap::new(), next_id: 0 };
         all.insert(DEFAULT_ID, DEFAULT_NAME, Settings::new(mode));
         all
     }

@@ -96,13 +96,13 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         previous_end = if ended.sealed { 0 } else { ended.end };
     }
     recovery.merge_changes();
-    if let Some(mode) = options.mode {
-        if let Some(other) = recovery.namespaces.iter().find(|one| one.settings.mode != mode) {
-            return Err(format!(
-                "namespace {:?} has another mode than --mode: start without --mode, or with the other",
-                String::from_utf8_lossy(&other.name)
-            ));
-        }
+    if let Some(mode) = options.mode
+        && let Some(other) = recovery.namespaces.iter().find(|one| one.settings.mode != mode)
+    {
+        return Err(format!(
+            "namespace {:?} has another mode than --mode: start without --mode, or with the other",
+            String::from_utf8_lossy(&other.name)
+        ));
     }
     let mut report = recovery.report;
     report.segments = recovery.segments.list().len();
@@ -113,10 +113,8 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
     let start = LogStart { id, segments, next_base: end_of_log, previous_end };
     let log = Log::new(start, buffer, options.policy, options.segment_bytes);
     let mut engine = Engine::new(log, namespaces, pool, secret, options.cache_bytes);
-    engine.free_bytes = (
-        files.free_bytes(Root::Data).unwrap_or(0),
-        files.free_bytes(Root::Index).unwrap_or(0),
-    );
+    engine.free_bytes =
+        (files.free_bytes(Root::Data).unwrap_or(0), files.free_bytes(Root::Index).unwrap_or(0));
     Ok((engine, report))
 }
 
@@ -153,9 +151,11 @@ fn identity(
             LogId(options.random[..16].try_into().expect("half of the random bytes"))
         }
         None => {
-            return Err("the identity file and every segment header are damaged: restore the file \
+            return Err(
+                "the identity file and every segment header are damaged: restore the file \
                         \"identity\" of the data directory from a backup"
-                .into());
+                    .into(),
+            );
         }
     };
     let text = format!("zdb log {}\n", id.to_hex());
@@ -172,10 +172,10 @@ fn parse_identity(text: &[u8]) -> Option<LogId> {
 /// The secret of the key hashes. Lost, it is chosen anew: the sidecars then no longer verify, and are
 /// made anew too.
 fn secret(files: &dyn Files, options: &StartOptions) -> Result<[u8; 16], String> {
-    if let Ok(bytes) = files.read_small(Root::Index, SECRET_NAME) {
-        if let Ok(secret) = bytes.as_slice().try_into() {
-            return Ok(secret);
-        }
+    if let Ok(bytes) = files.read_small(Root::Index, SECRET_NAME)
+        && let Ok(secret) = bytes.as_slice().try_into()
+    {
+        return Ok(secret);
     }
     let secret: [u8; 16] = options.random[16..].try_into().expect("half of the random bytes");
     files
@@ -275,7 +275,8 @@ impl Recovery<'_> {
         headers: &mut Vec<(SegmentHeader, FileId, u64)>,
     ) -> Result<(), String> {
         while let Some((header, file, size)) = headers.last() {
-            let mut scanner = Scanner::new(self.files, self.buffer, self.seed, header.base, *file, *size);
+            let mut scanner =
+                Scanner::new(self.files, self.buffer, self.seed, header.base, *file, *size);
             let start = header.base + SEGMENT_HEADER_BYTES;
             if scanner.whole_at(start)?.is_some() || scanner.next_whole(start)?.is_some() {
                 return Ok(());
@@ -366,10 +367,8 @@ impl Recovery<'_> {
                 Ok(())
             }
             Kind::Namespace | Kind::NamespaceEnd => {
-                let bytes = format::record_bytes(
-                    entry.key_length.into(),
-                    entry.payload_length as usize,
-                );
+                let bytes =
+                    format::record_bytes(entry.key_length.into(), entry.payload_length as usize);
                 let start = entry.position / BLOCK * BLOCK;
                 let mut block = AlignedBuffer::new((entry.position - start + bytes) as usize);
                 let block_bytes = block.len().next_multiple_of(BLOCK as usize);
@@ -468,8 +467,7 @@ impl Recovery<'_> {
                 Kind::Seal => sealed = true,
                 _ => {
                     let key = &record[RECORD_HEAD_BYTES..head.payload_offset()];
-                    let payload =
-                        &record[head.payload_offset()..][..head.payload_length as usize];
+                    let payload = &record[head.payload_offset()..][..head.payload_length as usize];
                     self.take(&mut builder, position, &head, key, payload);
                 }
             }
@@ -630,10 +628,10 @@ impl<'a> Scanner<'a> {
     fn whole_at(&mut self, position: u64) -> Result<Option<(Head, bool)>, String> {
         let seed = self.seed;
         let bytes = self.bytes(position, RECORD_BYTES_MAX)?;
-        if let Some(head) = format::decode_head(bytes, seed, position) {
-            if format::payload_is_whole(bytes, seed, &head) {
-                return Ok(Some((head, false)));
-            }
+        if let Some(head) = format::decode_head(bytes, seed, position)
+            && format::payload_is_whole(bytes, seed, &head)
+        {
+            return Ok(Some((head, false)));
         }
         if position >= self.end {
             return Ok(None);
@@ -687,10 +685,10 @@ impl<'a> Scanner<'a> {
                 hole_checked = position + (1 << 20);
             }
             let bytes = self.bytes(position, RECORD_BYTES_MAX)?;
-            if let Some(head) = format::decode_head(bytes, seed, position) {
-                if format::payload_is_whole(bytes, seed, &head) {
-                    return Ok(Some(position));
-                }
+            if let Some(head) = format::decode_head(bytes, seed, position)
+                && format::payload_is_whole(bytes, seed, &head)
+            {
+                return Ok(Some(position));
             }
             position += ALIGN;
         }

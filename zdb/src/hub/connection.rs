@@ -141,7 +141,12 @@ impl Connection {
         (std::mem::take(&mut self.input), std::mem::take(&mut self.consumed))
     }
 
-    pub(super) fn give_input(&mut self, mut input: Vec<u8>, consumed: usize, spare: &mut SpareInputs) {
+    pub(super) fn give_input(
+        &mut self,
+        mut input: Vec<u8>,
+        consumed: usize,
+        spare: &mut SpareInputs,
+    ) {
         if consumed == input.len() {
             spare.give(input);
             return;

@@ -106,13 +106,10 @@ impl<'a> ReplyWriter<'a> {
     #[inline]
     fn header(&mut self, kind: u8, number: u64) {
         match number {
-            0..10 => self
-                .out
-                .extend_from_slice(&[kind, b'0' + number as u8, b'\r', b'\n']),
+            0..10 => self.out.extend_from_slice(&[kind, b'0' + number as u8, b'\r', b'\n']),
             10..100 => {
                 let (tens, ones) = (number as u8 / 10, number as u8 % 10);
-                self.out
-                    .extend_from_slice(&[kind, b'0' + tens, b'0' + ones, b'\r', b'\n']);
+                self.out.extend_from_slice(&[kind, b'0' + tens, b'0' + ones, b'\r', b'\n']);
             }
             _ => self.long_header(kind, itoa::Buffer::new().format(number)),
         }

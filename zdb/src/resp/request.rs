@@ -81,10 +81,7 @@ struct Span {
 impl Span {
     /// Both numbers are below `REQUEST_WIRE_BYTES_MAX`, which fits 32 bits (asserted above).
     fn new(start: usize, size: usize) -> Self {
-        Self {
-            start: start as u32,
-            size: size as u32,
-        }
+        Self { start: start as u32, size: size as u32 }
     }
 }
 
@@ -215,15 +212,9 @@ impl RequestParser {
     /// The request that `parse` completed, over the same `input`.
     #[inline]
     pub fn request<'a>(&'a self, input: &'a [u8]) -> Request<'a> {
-        assert!(
-            self.phase == Phase::Complete,
-            "request() before parse() said Complete"
-        );
+        assert!(self.phase == Phase::Complete, "request() before parse() said Complete");
         let bytes = if self.is_inline { &self.scratch } else { input };
-        Request {
-            spans: &self.spans,
-            bytes,
-        }
+        Request { spans: &self.spans, bytes }
     }
 
     /// Bytes still missing of the current argument and its line end, for sizing the read buffer:
@@ -339,9 +330,7 @@ impl RequestParser {
         self.scratch.clear();
         split_words(&input[..line_feed], &mut self.spans, &mut self.scratch)?;
         self.phase = Phase::Complete;
-        Ok(Progress::Complete {
-            consumed: line_feed + 1,
-        })
+        Ok(Progress::Complete { consumed: line_feed + 1 })
     }
 
     /// Redis skips blank lines between requests. A line that begins with a blank and then holds
@@ -349,19 +338,11 @@ impl RequestParser {
     fn parse_blank_lines(&mut self, input: &[u8]) -> Result<Progress, ProtocolError> {
         let window = &input[..input.len().min(INLINE_BYTES_MAX + 1)];
         let from = self.searched.min(window.len());
-        let blanks = window[from..]
-            .iter()
-            .take_while(|&&byte| is_blank(byte))
-            .count();
-        match window[from..from + blanks]
-            .iter()
-            .rposition(|&byte| byte == b'\n')
-        {
+        let blanks = window[from..].iter().take_while(|&&byte| is_blank(byte)).count();
+        match window[from..from + blanks].iter().rposition(|&byte| byte == b'\n') {
             Some(index) => {
                 self.phase = Phase::Complete;
-                Ok(Progress::Complete {
-                    consumed: from + index + 1,
-                })
+                Ok(Progress::Complete { consumed: from + index + 1 })
             }
             None if from + blanks < window.len() => Err(ProtocolError::ARRAY_EXPECTED),
             None => self.wait_for_line_feed(input),
@@ -396,26 +377,12 @@ fn short_number(text: &[u8]) -> Option<(i64, usize)> {
     match *text {
         [a @ b'0'..=b'9', b'\r', b'\n', ..] => Some((value(a), 3)),
         [a @ b'0'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => Some((value(a) * 10 + value(b), 4)),
-        [
-            a @ b'0'..=b'9',
-            b @ b'0'..=b'9',
-            c @ b'0'..=b'9',
-            b'\r',
-            b'\n',
-            ..,
-        ] => Some((value(a) * 100 + value(b) * 10 + value(c), 5)),
-        [
-            a @ b'0'..=b'9',
-            b @ b'0'..=b'9',
-            c @ b'0'..=b'9',
-            d @ b'0'..=b'9',
-            b'\r',
-            b'\n',
-            ..,
-        ] => Some((
-            value(a) * 1000 + value(b) * 100 + value(c) * 10 + value(d),
-            6,
-        )),
+        [a @ b'0'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            Some((value(a) * 100 + value(b) * 10 + value(c), 5))
+        }
+        [a @ b'0'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', d @ b'0'..=b'9', b'\r', b'\n', ..] => {
+            Some((value(a) * 1000 + value(b) * 100 + value(c) * 10 + value(d), 6))
+        }
         _ => None,
     }
 }
@@ -423,10 +390,7 @@ fn short_number(text: &[u8]) -> Option<(i64, usize)> {
 /// Leading blanks, an optional sign, digits to the end. Saturates rather than wraps, so that a
 /// number too large for 64 bits still is too large. None: not a number.
 fn parse_number(text: &[u8]) -> Option<i64> {
-    let blanks = text
-        .iter()
-        .take_while(|&&byte| byte == b' ' || byte == b'\t')
-        .count();
+    let blanks = text.iter().take_while(|&&byte| byte == b' ' || byte == b'\t').count();
     let (sign, digits) = match &text[blanks..] {
         [b'-', digits @ ..] => (-1, digits),
         [b'+', digits @ ..] => (1, digits),
@@ -436,20 +400,13 @@ fn parse_number(text: &[u8]) -> Option<i64> {
         return None;
     }
     digits.iter().try_fold(0i64, |number, &byte| {
-        byte.is_ascii_digit().then(|| {
-            number
-                .saturating_mul(10)
-                .saturating_add(sign * i64::from(byte - b'0'))
-        })
+        byte.is_ascii_digit()
+            .then(|| number.saturating_mul(10).saturating_add(sign * i64::from(byte - b'0')))
     })
 }
 
 fn find_line_feed(input: &[u8], from: usize, limit: usize) -> Option<usize> {
-    input
-        .get(from..limit)?
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .map(|index| from + index)
+    input.get(from..limit)?.iter().position(|&byte| byte == b'\n').map(|index| from + index)
 }
 
 /// C `isspace`, which Redis splits inline commands at.
@@ -567,12 +524,7 @@ mod tests {
             let by_byte = (1..=input.len()).find_map(|end| outcome(&mut parser, &input[..end]));
             let is_blank_run = matches!(&whole, Some(Ok((arguments, _))) if arguments.is_empty());
             if !is_blank_run {
-                assert_eq!(
-                    whole,
-                    by_byte,
-                    "{}",
-                    input[..input.len().min(80)].escape_ascii()
-                );
+                assert_eq!(whole, by_byte, "{}", input[..input.len().min(80)].escape_ascii());
             }
         }
         whole
@@ -582,14 +534,9 @@ mod tests {
     fn accepted(input: &[u8], arguments: &[&[u8]]) {
         let outcome = parse(input);
         let name = input[..input.len().min(80)].escape_ascii();
-        let (found, consumed) = outcome
-            .expect("complete")
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert!(
-            found == arguments,
-            "{name}: {} arguments differ",
-            found.len()
-        );
+        let (found, consumed) =
+            outcome.expect("complete").unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(found == arguments, "{name}: {} arguments differ", found.len());
         assert_eq!(consumed, input.len(), "{name}");
     }
 
@@ -605,12 +552,7 @@ mod tests {
 
     #[track_caller]
     fn incomplete(input: &[u8]) {
-        assert_eq!(
-            parse(input),
-            None,
-            "{}",
-            input[..input.len().min(80)].escape_ascii()
-        );
+        assert_eq!(parse(input), None, "{}", input[..input.len().min(80)].escape_ascii());
     }
 
     fn request_of(sizes: &[usize]) -> Vec<u8> {
@@ -626,10 +568,7 @@ mod tests {
     #[test]
     fn arrays() {
         accepted(b"*1\r\n$4\r\nPING\r\n", &[b"PING"]);
-        accepted(
-            b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4\r\n\r\n*1\r\n",
-            &[b"SET", b"k", b"\r\n*1"],
-        );
+        accepted(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4\r\n\r\n*1\r\n", &[b"SET", b"k", b"\r\n*1"]);
         accepted(b"*1\r\n$0\r\n\r\n", &[b""]);
         for size in [9, 10, 99, 100, 999, 1000, 9999, 10000] {
             accepted(&request_of(&[size]), &[&vec![b'x'; size]]);
@@ -664,27 +603,13 @@ mod tests {
 
     #[test]
     fn bulk_headers_refused() {
-        for input in [
-            "$-1",
-            "$-3",
-            "$",
-            "$x",
-            "$4x",
-            "$ ",
-            "$- 1",
-            "$0x4",
-            "$-99999999999999999999",
-        ] {
-            refused(
-                format!("*1\r\n{input}\r\n").as_bytes(),
-                "Malformed query string",
-            );
+        for input in
+            ["$-1", "$-3", "$", "$x", "$4x", "$ ", "$- 1", "$0x4", "$-99999999999999999999"]
+        {
+            refused(format!("*1\r\n{input}\r\n").as_bytes(), "Malformed query string");
         }
         for input in ["x", "*", ":1\r\n", "+OK\r\n", "\r\n"] {
-            refused(
-                format!("*1\r\n{input}").as_bytes(),
-                "Malformed query string",
-            );
+            refused(format!("*1\r\n{input}").as_bytes(), "Malformed query string");
         }
         for size in ["8388609", "4294967300", "18446744073709551620"] {
             refused(format!("*1\r\n${size}\r\n").as_bytes(), "Payload too big");
@@ -702,14 +627,8 @@ mod tests {
 
     #[test]
     fn argument_count_limit() {
-        accepted(
-            &request_of(&[1; ARGUMENT_COUNT_MAX]),
-            &[&b"x"[..]; ARGUMENT_COUNT_MAX],
-        );
-        refused(
-            &request_of(&[1; ARGUMENT_COUNT_MAX + 1]),
-            "Too many arguments",
-        );
+        accepted(&request_of(&[1; ARGUMENT_COUNT_MAX]), &[&b"x"[..]; ARGUMENT_COUNT_MAX]);
+        refused(&request_of(&[1; ARGUMENT_COUNT_MAX + 1]), "Too many arguments");
         let words = |count| [b"x ".repeat(count), b"\n".to_vec()].concat();
         accepted(&words(ARGUMENT_COUNT_MAX), &[&b"x"[..]; ARGUMENT_COUNT_MAX]);
         refused(&words(ARGUMENT_COUNT_MAX + 1), "Too many arguments");
@@ -717,14 +636,8 @@ mod tests {
 
     #[test]
     fn bulk_limit() {
-        accepted(
-            &request_of(&[BULK_BYTES_MAX]),
-            &[&vec![b'x'; BULK_BYTES_MAX]],
-        );
-        refused(
-            format!("*1\r\n${}\r\n", BULK_BYTES_MAX + 1).as_bytes(),
-            "Payload too big",
-        );
+        accepted(&request_of(&[BULK_BYTES_MAX]), &[&vec![b'x'; BULK_BYTES_MAX]]);
+        refused(format!("*1\r\n${}\r\n", BULK_BYTES_MAX + 1).as_bytes(), "Payload too big");
     }
 
     #[test]
@@ -742,26 +655,14 @@ mod tests {
     fn header_limit() {
         let count = |bytes: usize| format!("*{}1\n", "0".repeat(bytes - 3)).into_bytes();
         assert_eq!(count(HEADER_LINE_BYTES_MAX).len(), HEADER_LINE_BYTES_MAX);
-        accepted(
-            &[&count(HEADER_LINE_BYTES_MAX), &b"$1\r\nx\r\n"[..]].concat(),
-            &[b"x"],
-        );
-        refused(
-            &count(HEADER_LINE_BYTES_MAX + 1),
-            "Malformed request, header line too long",
-        );
+        accepted(&[&count(HEADER_LINE_BYTES_MAX), &b"$1\r\nx\r\n"[..]].concat(), &[b"x"]);
+        refused(&count(HEADER_LINE_BYTES_MAX + 1), "Malformed request, header line too long");
         let length =
             |bytes: usize| format!("*1\r\n${}1\r\nx\r\n", "0".repeat(bytes - 4)).into_bytes();
         accepted(&length(HEADER_LINE_BYTES_MAX), &[b"x"]);
-        refused(
-            &length(HEADER_LINE_BYTES_MAX + 1),
-            "Malformed request, header line too long",
-        );
+        refused(&length(HEADER_LINE_BYTES_MAX + 1), "Malformed request, header line too long");
         incomplete(&vec![b'*'; HEADER_LINE_BYTES_MAX - 1]);
-        refused(
-            &vec![b'*'; HEADER_LINE_BYTES_MAX],
-            "Malformed request, header line too long",
-        );
+        refused(&vec![b'*'; HEADER_LINE_BYTES_MAX], "Malformed request, header line too long");
     }
 
     #[test]
@@ -769,20 +670,11 @@ mod tests {
         accepted(b"PING\r\n", &[b"PING"]);
         accepted(b"ping\n", &[b"ping"]);
         accepted(b"set  k\t\x0bv \r\n", &[b"set", b"k", b"v"]);
-        accepted(
-            b"SET \"a b\" 'c d' \"\" ''\r\n",
-            &[b"SET", b"a b", b"c d", b"", b""],
-        );
-        accepted(
-            b"E \"\\n\\r\\t\\b\\a\\\"\\\\\\q\"\n",
-            &[b"E", b"\n\r\t\x08\x07\"\\q"],
-        );
+        accepted(b"SET \"a b\" 'c d' \"\" ''\r\n", &[b"SET", b"a b", b"c d", b"", b""]);
+        accepted(b"E \"\\n\\r\\t\\b\\a\\\"\\\\\\q\"\n", &[b"E", b"\n\r\t\x08\x07\"\\q"]);
         accepted(b"E \"\\x00\\xfF\\xg1\\x1\"\n", &[b"E", b"\x00\xffxg1x1"]);
         accepted(b"E 'it\\'s \\n'\n", &[b"E", b"it's \\n"]);
-        accepted(
-            b"E a\\nb pre\"fix\" \x00\n",
-            &[b"E", b"a\\nb", b"prefix", b"\0"],
-        );
+        accepted(b"E a\\nb pre\"fix\" \x00\n", &[b"E", b"a\\nb", b"prefix", b"\0"]);
         for line in [
             "E \"a",
             "E 'a",
@@ -793,10 +685,7 @@ mod tests {
             "E 'a\\'",
             "E a\"b\"\"c\"",
         ] {
-            refused(
-                format!("{line}\r\n").as_bytes(),
-                "Unbalanced quotes in request",
-            );
+            refused(format!("{line}\r\n").as_bytes(), "Unbalanced quotes in request");
         }
         incomplete(b"PING\r");
     }
@@ -836,10 +725,7 @@ mod tests {
         let mut parser = RequestParser::new();
         let input = b"\r\nPING\r\n";
         assert_eq!(parser.parse(input), Ok(Progress::Complete { consumed: 2 }));
-        assert_eq!(
-            parser.parse(&input[2..]),
-            Ok(Progress::Complete { consumed: 6 })
-        );
+        assert_eq!(parser.parse(&input[2..]), Ok(Progress::Complete { consumed: 6 }));
         assert_eq!(parser.request(&input[2..]).get(0), b"PING");
     }
 
@@ -850,10 +736,7 @@ mod tests {
             let mut parser = RequestParser::new();
             for end in 1..input.len() {
                 assert_eq!(parser.parse(&input[..end]), Ok(Progress::Incomplete));
-                assert!(
-                    parser.searched == end || first == b'*' && end == 1,
-                    "{first} {end}"
-                );
+                assert!(parser.searched == end || first == b'*' && end == 1, "{first} {end}");
             }
         }
         let input = request_of(&[3, 5000, 4]);
@@ -885,16 +768,10 @@ mod tests {
     fn errors_stay_until_reset() {
         let mut parser = RequestParser::new();
         for _ in 0..2 {
-            assert_eq!(
-                parser.parse(b"*1\r\n$-1\r\n"),
-                Err(ProtocolError::MALFORMED_QUERY)
-            );
+            assert_eq!(parser.parse(b"*1\r\n$-1\r\n"), Err(ProtocolError::MALFORMED_QUERY));
         }
         parser.reset();
-        assert_eq!(
-            parser.parse(b"PING\n"),
-            Ok(Progress::Complete { consumed: 5 })
-        );
+        assert_eq!(parser.parse(b"PING\n"), Ok(Progress::Complete { consumed: 5 }));
     }
 
     #[test]

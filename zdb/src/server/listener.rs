@@ -16,7 +16,9 @@ impl Listener {
     pub fn tcp(address: &str, port: u16) -> Result<Self, String> {
         let explain = |error: io::Error| {
             let remedy = match error.kind() {
-                io::ErrorKind::AddrInUse => ": another program has the port, choose one with --port",
+                io::ErrorKind::AddrInUse => {
+                    ": another program has the port, choose one with --port"
+                }
                 io::ErrorKind::AddrNotAvailable => ": this machine does not have the address",
                 _ => "",
             };
@@ -87,7 +89,8 @@ impl Listener {
                     )
                 };
                 let address = stream.peer_addr();
-                let local = address.as_ref().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
+                let local =
+                    address.as_ref().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
                 let name = address.map_or_else(|_| "?:0".into(), |peer| peer.to_string());
                 // SAFETY: the descriptor was just taken out of the stream.
                 let socket = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };

@@ -43,9 +43,13 @@ pub enum Ended {
 enum Stop {
     No,
     /// Replies still go out.
-    Draining { until_ms: u64 },
+    Draining {
+        until_ms: u64,
+    },
     /// The log is being closed.
-    Closing { begun: bool },
+    Closing {
+        begun: bool,
+    },
 }
 
 /// A socket and the message that the kernel is sending from it.
@@ -155,9 +159,7 @@ impl Server {
         let mut touched = Vec::new();
         loop {
             self.arm_timer();
-            self.ring
-                .wait(self.batch)
-                .map_err(|error| format!("io_uring failed: {error}"))?;
+            self.ring.wait(self.batch).map_err(|error| format!("io_uring failed: {error}"))?;
             let now = self.now();
             self.hub.set_time(now);
             self.ring.take_events(&mut events);
@@ -195,10 +197,7 @@ impl Server {
 
     fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Now {
-            unix_us: unix.as_micros() as u64,
-            monotonic_ms: self.now_ms(),
-        }
+        Now { unix_us: unix.as_micros() as u64, monotonic_ms: self.now_ms() }
     }
 
     /// Of the clock that never goes back; zero is before the start.
@@ -265,7 +264,9 @@ impl Server {
             Err(_) if self.stop != Stop::No => {}
             Err(error) => {
                 let remedy = match error.raw_os_error() {
-                    Some(libc::EMFILE | libc::ENFILE) => ": raise the limit of open files (ulimit -n)",
+                    Some(libc::EMFILE | libc::ENFILE) => {
+                        ": raise the limit of open files (ulimit -n)"
+                    }
                     _ => "",
                 };
                 eprintln!("zdb: cannot accept a client: {error}{remedy}");
@@ -295,11 +296,11 @@ impl Server {
 
     fn received(&mut self, event: Event) {
         let key = event.key;
-        if let Some(connection) = self.hub.get_mut(key) {
-            if !event.more {
-                connection.is_receiving = false;
-                connection.is_cancelling = false;
-            }
+        if let Some(connection) = self.hub.get_mut(key)
+            && !event.more
+        {
+            connection.is_receiving = false;
+            connection.is_cancelling = false;
         }
         match event.outcome() {
             Ok(0) => self.hub.ended(key),

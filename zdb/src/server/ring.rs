@@ -104,8 +104,9 @@ impl Ring {
             .setup_defer_taskrun()
             .build(SUBMISSIONS)
             .map_err(|error| explain_setup(&error))?;
-        let buffers = ReceiveBuffers::new(&ring)
-            .map_err(|error| format!("io_uring refuses receive buffers ({error}): zdb needs Linux 6.1"))?;
+        let buffers = ReceiveBuffers::new(&ring).map_err(|error| {
+            format!("io_uring refuses receive buffers ({error}): zdb needs Linux 6.1")
+        })?;
         let has_min_wait = ring.params().is_feature_min_timeout();
         let zeroes = AlignedBuffer::new(crate::limits::ZERO_UNIT_BYTES as usize);
         Ok(Self { ring, buffers, zeroes, has_min_wait, sends: 0, timespec: Box::default() })

@@ -193,7 +193,7 @@ mod tests {
             for _ in 0..changes {
                 let key = random.next() % keys;
                 let hash = secret.hash(&key.to_le_bytes());
-                if random.next() % 4 == 0 {
+                if random.next().is_multiple_of(4) {
                     bulk.remove(hash);
                     model.remove(&key);
                 } else {

@@ -194,11 +194,7 @@ fn is_of(slot: Slot, tag: u64) -> bool {
 
 #[inline]
 fn pack(tag: u64, entry: Entry) -> Slot {
-    let Entry {
-        place,
-        length,
-        fingerprint,
-    } = entry;
+    let Entry { place, length, fingerprint } = entry;
     assert!(!place.is_none(), "an entry without a place");
     assert!(
         length <= PAYLOAD_BYTES_MAX || length == Entry::DEAD,
@@ -278,9 +274,7 @@ impl PagePool {
             return id;
         }
         let id = self.fresh;
-        self.fresh = id
-            .checked_add(1)
-            .expect("the index stays below 2^32 pages, 4 TiB");
+        self.fresh = id.checked_add(1).expect("the index stays below 2^32 pages, 4 TiB");
         if id as usize / PAGES_PER_CHUNK == self.chunks.len() {
             self.chunks.push(Chunk::new());
         }
@@ -295,9 +289,7 @@ impl PagePool {
     fn page(&self, id: u32) -> &Page {
         let chunk = &self.chunks[id as usize / PAGES_PER_CHUNK];
         let first = chunk.first + id as usize % PAGES_PER_CHUNK * SLOTS_PER_PAGE;
-        chunk.slots[first..first + SLOTS_PER_PAGE]
-            .try_into()
-            .expect("a page's length")
+        chunk.slots[first..first + SLOTS_PER_PAGE].try_into().expect("a page's length")
     }
 
     #[inline]
@@ -393,11 +385,7 @@ mod tests {
             for place in [8, (1 << PLACE_BITS) - 8] {
                 for length in [0, 1, (1 << 18) - 1, 1 << 18, PAYLOAD_BYTES_MAX, Entry::DEAD] {
                     for fingerprint in [0, 255] {
-                        let entry = Entry {
-                            place: Place::new(place),
-                            length,
-                            fingerprint,
-                        };
+                        let entry = Entry { place: Place::new(place), length, fingerprint };
                         let slot = pack(tag, entry);
                         assert_eq!((unpack(slot), tag_in(slot)), (entry, tag));
                         assert!(is_of(slot, tag) && !is_of(GAP, tag));
@@ -420,11 +408,7 @@ mod tests {
             table.insert(&mut pool, KeyHash(random.next()), entry);
             if table.len().is_multiple_of(10_000) && table.len() > 200_000 {
                 let each = table.memory_bytes() as f64 / table.len() as f64;
-                assert!(
-                    each <= 20.0,
-                    "{each:.2} bytes a key at {} keys",
-                    table.len()
-                );
+                assert!(each <= 20.0, "{each:.2} bytes a key at {} keys", table.len());
                 sum += each;
                 samples += 1;
             }

@@ -251,18 +251,9 @@ mod tests {
                     _ => assert_eq!(table.get(id), model.get(&id).copied()),
                 }
                 let pair = |(&id, &place): (&u64, &Place)| (id, place);
-                assert_eq!(
-                    table.next_live(Some(id)),
-                    model.range(id + 1..).next().map(pair)
-                );
-                assert_eq!(
-                    table.previous_live(Some(id)),
-                    model.range(..id).next_back().map(pair)
-                );
-                assert_eq!(
-                    (table.live(), table.next_id()),
-                    (model.len() as u64, next_id)
-                );
+                assert_eq!(table.next_live(Some(id)), model.range(id + 1..).next().map(pair));
+                assert_eq!(table.previous_live(Some(id)), model.range(..id).next_back().map(pair));
+                assert_eq!((table.live(), table.next_id()), (model.len() as u64, next_id));
             }
             let mut after = None;
             for (&id, &place) in &model {

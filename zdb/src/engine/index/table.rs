@@ -22,11 +22,11 @@
 //! These costs hold for uniform hashes. Hashes that share long prefixes make lookups linear in a
 //! leaf, never wrong; the secret of the hash keeps them out of reach.
 
-use crate::engine::prefetch;
 use super::{
     Entry, GAP, KeyHash, PAGE_BYTES, PagePool, ROOT_BITS, SLOTS_PER_PAGE, Slot, is_gap, is_of,
     pack, tag_in, tag_of, unpack, upper_half,
 };
+use crate::engine::prefetch;
 
 pub(super) const ROOTS: usize = 1 << ROOT_BITS;
 
@@ -248,10 +248,7 @@ impl Root {
             pages_for(half.len(), SPLIT_LOAD_PERCENT + step).min(LEAF_PAGES_MAX)
         };
         let (lower_half, upper_half) = slots.split_at(middle);
-        let mut upper = Leaf {
-            depth,
-            ..Leaf::default()
-        };
+        let mut upper = Leaf { depth, ..Leaf::default() };
         // The lower half first: it leaves the pages that the upper half takes.
         leaf.lay_out(pool, lower_half, pages(lower_half, leaf_no), 0);
         upper.lay_out(pool, upper_half, pages(upper_half, upper_no), 0);
@@ -430,7 +427,13 @@ impl Leaf {
     }
 
     /// Makes `slots`, in order, the content of this leaf, over exactly `pages` pages.
-    pub(super) fn lay_out(&mut self, pool: &mut PagePool, slots: &[Slot], pages: usize, spill_min: usize) {
+    pub(super) fn lay_out(
+        &mut self,
+        pool: &mut PagePool,
+        slots: &[Slot],
+        pages: usize,
+        spill_min: usize,
+    ) {
         if pages < self.pages.len() {
             pool.give_back(self.pages.drain(pages..));
             self.pages.shrink_to_fit();
@@ -439,19 +442,13 @@ impl Leaf {
             self.pages.resize_with(pages, || pool.take());
         }
         let capacity = self.capacity();
-        assert!(
-            slots.len() <= capacity,
-            "{} slots laid out in {capacity}",
-            slots.len()
-        );
+        assert!(slots.len() <= capacity, "{} slots laid out in {capacity}", slots.len());
         self.len = slots.len() as u32;
         self.home_slots = 0;
         if capacity == 0 {
             return;
         }
-        let mut spill = (capacity / SPILL_DIVISOR)
-            .min(SPILL_SLOTS_MAX)
-            .max(spill_min);
+        let mut spill = (capacity / SPILL_DIVISOR).min(SPILL_SLOTS_MAX).max(spill_min);
         loop {
             // With a single home all slots lie side by side from the start: that always fits.
             spill = spill.min(capacity - 1);
@@ -526,9 +523,7 @@ mod tests {
             for root in table.roots.iter().filter(|root| !root.directory.is_empty()) {
                 assert_eq!(root.directory.len(), 1 << root.depth);
                 let mut stands = vec![0usize; root.leaves.len()];
-                root.directory
-                    .iter()
-                    .for_each(|&no| stands[no as usize] += 1);
+                root.directory.iter().for_each(|&no| stands[no as usize] += 1);
                 for (no, leaf) in root.leaves.iter().enumerate() {
                     assert_eq!(stands[no], 1 << (root.depth - leaf.depth));
                     assert!(leaf.pages.len() <= LEAF_PAGES_MAX || leaf.depth == DEPTH_MAX);
@@ -541,11 +536,7 @@ mod tests {
             assert_eq!(table.pages, pages.len() - pages_before);
         }
         assert_eq!(pool.pages_in_use(), pages.len());
-        assert!(
-            pool.free
-                .iter()
-                .all(|&id| id < pool.fresh && pages.insert(id))
-        );
+        assert!(pool.free.iter().all(|&id| id < pool.fresh && pages.insert(id)));
     }
 
     fn check_leaf(root: &Root, no: usize, leaf: &Leaf, pool: &PagePool) -> usize {
@@ -593,10 +584,7 @@ mod tests {
                 0 => assert_eq!(table.get(&pool, hash), model.get(&id).copied()),
                 1..7 if !shrinks => {
                     let entry = random.entry();
-                    assert_eq!(
-                        table.insert(&mut pool, hash, entry),
-                        model.insert(id, entry)
-                    );
+                    assert_eq!(table.insert(&mut pool, hash, entry), model.insert(id, entry));
                     seen.push(hash);
                 }
                 _ => assert_eq!(table.remove(&mut pool, hash), model.remove(&id)),
@@ -636,29 +624,18 @@ mod tests {
 
     #[test]
     fn uniform_tags_of_one_root_agree_with_a_model() {
-        run_model(4, 60_000, 4, |random| {
-            hash_of(9, random.below(1 << TAG_BITS))
-        });
+        run_model(4, 60_000, 4, |random| hash_of(9, random.below(1 << TAG_BITS)));
     }
 
     #[test]
     fn few_tag_bits_agree_with_a_model() {
         // Dense low bits, all at home 0; the same at the end of the range; the same in the middle.
-        for (seed, high) in [
-            (5, 0),
-            (6, (1 << TAG_BITS) - (1 << 11)),
-            (7, 0x2_5A5A << 30),
-        ] {
-            run_model(seed, 8_000, 4, |random| {
-                hash_of(0, high | random.below(1 << 11))
-            });
+        for (seed, high) in [(5, 0), (6, (1 << TAG_BITS) - (1 << 11)), (7, 0x2_5A5A << 30)] {
+            run_model(seed, 8_000, 4, |random| hash_of(0, high | random.below(1 << 11)));
         }
         // Few upper bits: sixteen bunches of tags.
         run_model(8, 20_000, 4, |random| {
-            hash_of(
-                15,
-                random.below(16) << (TAG_BITS - 4) | random.below(1 << 9),
-            )
+            hash_of(15, random.below(16) << (TAG_BITS - 4) | random.below(1 << 9))
         });
     }
 
@@ -672,11 +649,7 @@ mod tests {
                 let i = if descending { count - 1 - i } else { i };
                 hash_of(3, i << (TAG_BITS - 16))
             };
-            let entry = |i: u64| Entry {
-                place: Place::new(8 + i * 8),
-                length: 1,
-                fingerprint: 2,
-            };
+            let entry = |i: u64| Entry { place: Place::new(8 + i * 8), length: 1, fingerprint: 2 };
             for i in 0..count {
                 assert_eq!(table.insert(&mut pool, hash(i), entry(i)), None);
             }
@@ -721,10 +694,7 @@ mod tests {
             for i in 0..count {
                 // From both sides of what is already there.
                 let below = if i % 2 == 0 { count + i } else { count - i };
-                assert_eq!(
-                    table.insert(&mut pool, hash_of(15, max - below), entry),
-                    None
-                );
+                assert_eq!(table.insert(&mut pool, hash_of(15, max - below), entry), None);
                 check(&[&table], &pool);
             }
             assert_eq!(table.insert(&mut pool, hash_of(15, max), entry), None);
@@ -734,10 +704,7 @@ mod tests {
             assert_eq!(table.insert(&mut pool, hash_of(15, 0), entry), None);
             for i in 0..count {
                 let below = if i % 2 == 0 { count + i } else { count - i };
-                assert_eq!(
-                    table.remove(&mut pool, hash_of(15, max - below)),
-                    Some(entry)
-                );
+                assert_eq!(table.remove(&mut pool, hash_of(15, max - below)), Some(entry));
                 assert_eq!(table.remove(&mut pool, hash_of(15, max - below)), None);
                 check(&[&table], &pool);
             }

@@ -48,8 +48,7 @@ const _: () = {
 };
 
 /// Bytes of the largest record.
-pub const RECORD_BYTES_MAX: u64 =
-    record_bytes(KEY_BYTES_MAX, PAYLOAD_BYTES_MAX);
+pub const RECORD_BYTES_MAX: u64 = record_bytes(KEY_BYTES_MAX, PAYLOAD_BYTES_MAX);
 /// Bytes of the smallest record, which is what an empty padding needs.
 pub const RECORD_BYTES_MIN: u64 = record_bytes(0, 0);
 

@@ -225,9 +225,11 @@ impl Segments {
                 }
                 break;
             }
-            while segment.pages.get(segment.settled).is_some_and(|page| {
-                matches!(page.state, PageState::OnDisk | PageState::Kept(_))
-            }) {
+            while segment
+                .pages
+                .get(segment.settled)
+                .is_some_and(|page| matches!(page.state, PageState::OnDisk | PageState::Kept(_)))
+            {
                 segment.settled += 1;
             }
             if notice.is_some() {

@@ -106,7 +106,7 @@ impl PageBuilder {
 
     /// Closes the page and starts the next. A last page may be empty; its `end` is then `end`.
     pub fn finish(&mut self, seed: u64, last: bool, end: u64) -> (PageHeader, Vec<u8>) {
-        let page = std::mem::replace(self, Self::new());
+        let page = std::mem::take(self);
         let header = PageHeader {
             body_bytes: page.body.len(),
             count: page.count,
