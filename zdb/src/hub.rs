@@ -35,6 +35,8 @@ pub struct Hub {
     /// Connections whose next request waits for the log.
     stalled: Vec<u64>,
     log_moved: bool,
+    /// Counts the turns, from 1: replies of one turn travel together.
+    turn: u64,
     next_session: u64,
     input_bytes: usize,
     spare_inputs: SpareInputs,
@@ -86,6 +88,7 @@ impl Hub {
             unacknowledged: Vec::new(),
             stalled: Vec::new(),
             log_moved: false,
+            turn: 1,
             next_session: 0,
             input_bytes: 0,
             spare_inputs: SpareInputs::default(),
@@ -313,7 +316,7 @@ impl Hub {
     fn refuse(&mut self, connection: &mut Connection, error: ProtocolError) {
         let mut output = Output::default();
         output.writer(connection.session.protocol).error(error.reply);
-        connection.push_reply(Reply::Ready { output, rests_on: 0 });
+        connection.push_reply(Reply::Ready { output, rests_on: 0, turn: 0 });
         connection.closing = true;
         connection.release(self.engine.log.acknowledged(), false);
     }
@@ -370,19 +373,23 @@ impl Hub {
         true
     }
 
-    /// Calls a command and puts its reply into the queue, or straight into the output where nothing
-    /// is queued before it.
+    /// Calls a command and puts its reply where it belongs: straight into the output where nothing is
+    /// queued before it, into the last reply of the queue where that is of this turn, or behind it.
     fn step(
         &mut self,
         connection: &mut Connection,
         hash: Option<KeyHash>,
         run: impl FnOnce(&mut Context<'_>, &mut Output) -> Outcome,
     ) -> Outcome {
-        let direct = connection.replies.is_empty();
         let client = ClientRef { connection: connection.key, reply: connection.next_reply() };
-        let mut queued = Output::default();
-        let out = if direct { &mut connection.output } else { &mut queued };
+        let direct = connection.replies.is_empty();
+        let mut out = match connection.open_reply(self.turn) {
+            Some(Reply::Ready { output, .. }) => std::mem::take(output),
+            _ if direct => std::mem::take(&mut connection.output),
+            _ => Output::default(),
+        };
         let mark = out.mark();
+        let before = out.len();
         let mut context = Context {
             engine: &mut self.engine,
             session: &mut connection.session,
@@ -392,26 +399,32 @@ impl Hub {
             hash,
             fetched: &connection.fetched,
         };
-        let outcome = run(&mut context, out);
-        match &outcome {
-            Outcome::DoneAt(end) => {
-                let output = if direct { connection.output.split_off(mark) } else { queued };
-                if direct {
-                    self.unacknowledged.push(connection.key);
-                }
-                connection.push_reply(Reply::Ready { output, rests_on: *end });
+        let outcome = run(&mut context, &mut out);
+        let end = match &outcome {
+            Outcome::DoneAt(end) => *end,
+            _ => 0,
+        };
+        let grown = out.len() - before;
+        match connection.open_reply(self.turn) {
+            Some(Reply::Ready { output, rests_on, .. }) => {
+                *output = out;
+                *rests_on = end.max(*rests_on);
+                connection.reply_grew(grown);
             }
-            Outcome::Later { bytes } => connection.push_reply(Reply::Waiting { bytes: *bytes }),
-            Outcome::NeedsRecord | Outcome::NeedsLog => {}
-            Outcome::Done
-            | Outcome::Parts(_)
-            | Outcome::ListClients
-            | Outcome::Close
-            | Outcome::Stop => {
-                if !direct && !queued.is_empty() {
-                    connection.push_reply(Reply::Ready { output: queued, rests_on: 0 });
-                }
+            _ if direct && end == 0 => connection.output = out,
+            _ if direct => {
+                let output = out.split_off(mark);
+                connection.output = out;
+                self.unacknowledged.push(connection.key);
+                connection.push_reply(Reply::Ready { output, rests_on: end, turn: self.turn });
             }
+            _ if grown > 0 => {
+                connection.push_reply(Reply::Ready { output: out, rests_on: end, turn: self.turn });
+            }
+            _ => {}
+        }
+        if let Outcome::Later { bytes } = outcome {
+            connection.push_reply(Reply::Waiting { bytes });
         }
         outcome
     }
@@ -428,7 +441,7 @@ impl Hub {
         }
         let mut output = Output::default();
         output.writer(connection.session.protocol).bulk(text.as_bytes());
-        connection.push_reply(Reply::Ready { output, rests_on: 0 });
+        connection.push_reply(Reply::Ready { output, rests_on: 0, turn: 0 });
         connection.release(self.engine.log.acknowledged(), false);
     }
 
@@ -457,6 +470,7 @@ impl Hub {
     pub fn settle(&mut self) {
         loop {
             self.engine.pump();
+            self.turn += 1;
             let answers = std::mem::take(&mut self.engine.answers);
             if answers.is_empty() && !self.log_moved {
                 return;

@@ -24,6 +24,8 @@ pub const WRITE_UNIT_BYTES: u64 = 512 << 10;
 pub const WRITE_BYTES_MAX: u64 = 4 << 20;
 /// How many writes to the log are on their way at once where they need not be durable one by one.
 pub const WRITES_IN_FLIGHT_MAX: usize = 4;
+/// How many records that wait for the disk are worth a write beside those on their way.
+pub const COMMIT_RECORDS: u64 = 16;
 /// How far ahead of the log's end blocks are zeroed under `--sync always`, in bytes: an overwrite of
 /// written blocks needs no journal commit of the file system.
 pub const ZERO_AHEAD_BYTES: u64 = 4 << 20;

@@ -42,8 +42,9 @@ impl SpareInputs {
 
 /// A reply in the queue.
 pub enum Reply {
-    /// Written; to be sent when the log is acknowledged up to `rests_on`.
-    Ready { output: Output, rests_on: u64 },
+    /// Written; to be sent when the log is acknowledged up to `rests_on`. Replies of one turn share
+    /// one of these, as their records share one write.
+    Ready { output: Output, rests_on: u64, turn: u64 },
     /// A task is at it; with an estimate of its bytes.
     Waiting { bytes: usize },
 }
@@ -203,12 +204,24 @@ impl Connection {
         self.replies.push_back(reply);
     }
 
+    /// The last reply of the queue, where one of this turn can go into it too.
+    pub(super) fn open_reply(&mut self, turn: u64) -> Option<&mut Reply> {
+        self.replies
+            .back_mut()
+            .filter(|reply| matches!(reply, Reply::Ready { turn: of, .. } if *of == turn))
+    }
+
+    /// The last reply of the queue has grown.
+    pub(super) fn reply_grew(&mut self, bytes: usize) {
+        self.queued_bytes += bytes;
+    }
+
     /// Puts the reply of a task into its place.
     pub(super) fn fill_reply(&mut self, number: u64, output: Output, rests_on: u64) {
         let Some(at) = number.checked_sub(self.first_reply) else { return };
         let Some(reply) = self.replies.get_mut(at as usize) else { return };
         self.queued_bytes -= reply.bytes();
-        *reply = Reply::Ready { output, rests_on };
+        *reply = Reply::Ready { output, rests_on, turn: 0 };
         self.queued_bytes += reply.bytes();
     }
 

@@ -98,6 +98,9 @@ pub struct Log {
     /// Lines for the operator.
     pub notices: Vec<String>,
     pub stats: LogStats,
+    /// Records appended, and how many of them a padding has closed a batch for.
+    records: u64,
+    records_padded: u64,
     creating: Option<Token>,
     truncating: Option<Token>,
     next_token: u64,
@@ -158,6 +161,8 @@ impl Log {
             broken: None,
             notices: Vec::new(),
             stats: LogStats::default(),
+            records: 0,
+            records_padded: 0,
             creating: None,
             truncating: None,
             next_token: 0,
@@ -195,6 +200,7 @@ impl Log {
         head.sequence = position / format::ALIGN;
         self.put(position, &head, key, payload);
         self.stats.record_bytes += bytes;
+        self.records += 1;
         if self.flush_due_ms.is_none() {
             self.flush_due_ms = match self.policy {
                 Policy::Always => None,
@@ -399,9 +405,14 @@ impl Log {
         }
         let waits = self.policy == Policy::Always || !self.buffer.survives_kill();
         if (due || waits) && self.switch.is_none() {
-            // Whoever waits for the disk gathers while a write is on its way: group commit.
-            if (due || self.flights.is_empty()) && !self.appended.is_multiple_of(BLOCK) {
+            // Group commit: who waits for the disk gathers while a write is on its way, but enough of
+            // them go on a write of their own.
+            let gathered = self.records - self.records_padded >= COMMIT_RECORDS;
+            let room = self.flights.len() < WRITES_IN_FLIGHT_MAX;
+            let go = due || self.flights.is_empty() || (gathered && room);
+            if go && !self.appended.is_multiple_of(BLOCK) {
                 self.fill_block(Kind::Padding);
+                self.records_padded = self.records;
             }
             if due {
                 self.flush_target = Some(self.appended);
@@ -434,9 +445,8 @@ impl Log {
             let whole = limit / BLOCK * BLOCK;
             let ready = whole.saturating_sub(self.submitted);
             let forced = waits || self.flush_target.is_some_and(|target| target > self.submitted);
-            let flights_max = if waits { 1 } else { WRITES_IN_FLIGHT_MAX };
             if ready == 0
-                || self.flights.len() >= flights_max
+                || self.flights.len() >= WRITES_IN_FLIGHT_MAX
                 || (!forced && ready < WRITE_UNIT_BYTES)
             {
                 return;
