@@ -180,10 +180,7 @@ impl Client {
         std::thread::scope(|scope| {
             let writing = scope.spawn(move || writer.write_all(requests));
             let (replies, read) = self.receive_many(count);
-            (
-                replies,
-                writing.join().expect("the writing thread lives").and(read),
-            )
+            (replies, writing.join().expect("the writing thread lives").and(read))
         })
     }
 
@@ -201,10 +198,7 @@ impl Client {
     /// Waits until the server closes the connection; what it still says is an error.
     pub fn wait_closed(&mut self) -> Result<(), String> {
         if !self.input.is_empty() {
-            return Err(format!(
-                "more bytes before the close: \"{}\"",
-                self.input.escape_ascii()
-            ));
+            return Err(format!("more bytes before the close: \"{}\"", self.input.escape_ascii()));
         }
         match self.stream.read(&mut self.scratch) {
             Ok(0) => Ok(()),
@@ -255,11 +249,7 @@ pub fn show<A: AsRef<[u8]>>(arguments: &[A]) -> String {
         let argument = argument.as_ref();
         let cut = &argument[..argument.len().min(40)];
         text.push_str(&format!("\"{}\"", cut.escape_ascii()));
-        text.push_str(if cut.len() < argument.len() {
-            "... "
-        } else {
-            " "
-        });
+        text.push_str(if cut.len() < argument.len() { "... " } else { " " });
     }
     text
 }

@@ -21,10 +21,7 @@ pub struct Break {
 }
 
 impl Break {
-    pub const NEVER: Break = Break {
-        executed: usize::MAX,
-        answered: usize::MAX,
-    };
+    pub const NEVER: Break = Break { executed: usize::MAX, answered: usize::MAX };
 }
 
 /// It listens until the process ends; arrays of bulk strings and RESP2 only.
@@ -76,10 +73,8 @@ fn serve(mut stream: TcpStream, model: &Mutex<Model>, breaks: Break) {
                 return;
             };
             let arguments: Vec<&[u8]> = arguments.iter().filter_map(BytesFrame::as_bytes).collect();
-            let reply = model
-                .lock()
-                .expect("the model does not panic")
-                .execute(&mut session, &arguments);
+            let reply =
+                model.lock().expect("the model does not panic").execute(&mut session, &arguments);
             if count < breaks.answered {
                 let mut output = Vec::new();
                 write_reply(&reply, &mut output);
@@ -116,9 +111,7 @@ fn write_reply(reply: &Reply, output: &mut Vec<u8>) {
         }
         Reply::Array(elements) => {
             output.extend(format!("*{}\r\n", elements.len()).into_bytes());
-            elements
-                .iter()
-                .for_each(|element| write_reply(element, output));
+            elements.iter().for_each(|element| write_reply(element, output));
         }
         Reply::Map(_) => unreachable!("the sessions speak RESP2"),
     }

@@ -30,9 +30,7 @@ pub fn seed(test: &str) -> u64 {
 /// A count that a long run raises through the environment.
 pub fn count_from_env(name: &str, default: usize) -> usize {
     match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is a decimal number")),
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is a decimal number")),
         Err(_) => default,
     }
 }

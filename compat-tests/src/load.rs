@@ -70,8 +70,7 @@ impl Writer {
             request(&["NSNEW", &sequential]),
             request(&["NSSET", &sequential, "mode", "seq"]),
         ];
-        self.play(client, requests.into(), &AtomicUsize::new(0))
-            .map(drop)
+        self.play(client, requests.into(), &AtomicUsize::new(0)).map(drop)
     }
 
     /// Sends pipelines until `pipeline_count` are answered, or the connection breaks: then false. Each
@@ -82,10 +81,7 @@ impl Writer {
         pipeline_count: usize,
         acknowledged: &AtomicUsize,
     ) -> Result<bool, String> {
-        assert!(
-            self.unacknowledged.is_empty(),
-            "a crash is verified before the load goes on"
-        );
+        assert!(self.unacknowledged.is_empty(), "a crash is verified before the load goes on");
         self.session = self.model.session();
         self.is_own = false;
         for _ in 0..pipeline_count {
@@ -105,17 +101,12 @@ impl Writer {
         acknowledged: &AtomicUsize,
     ) -> Result<bool, String> {
         let mut bytes = Vec::new();
-        requests
-            .iter()
-            .for_each(|request| encode(request, &mut bytes));
+        requests.iter().for_each(|request| encode(request, &mut bytes));
         self.unacknowledged = requests.into();
         let (replies, ending) = client.pipeline(&bytes, self.unacknowledged.len());
         for reply in replies {
             acknowledged.fetch_add(1, Ordering::Relaxed);
-            let request = self
-                .unacknowledged
-                .pop_front()
-                .expect("no more replies than requests");
+            let request = self.unacknowledged.pop_front().expect("no more replies than requests");
             let expected = self.execute(&request);
             if reply != expected {
                 return Err(format!(
@@ -219,11 +210,7 @@ impl Writer {
 
     fn select_own(&mut self) -> Request {
         self.is_own = true;
-        let name = if self.random.bool() {
-            self.namespace("user")
-        } else {
-            self.namespace("seq")
-        };
+        let name = if self.random.bool() { self.namespace("user") } else { self.namespace("seq") };
         request(&["SELECT", &name])
     }
 
@@ -234,11 +221,7 @@ impl Writer {
     }
 
     fn set(&mut self) -> Request {
-        let key = if self.random.u8(..4) == 0 {
-            Bytes::new()
-        } else {
-            self.key()
-        };
+        let key = if self.random.u8(..4) == 0 { Bytes::new() } else { self.key() };
         let value = self.value();
         if self.random.bool() {
             return request_bytes(&[b"SET", &key, &value]);
@@ -253,11 +236,7 @@ impl Writer {
             return Bytes::copy_from_slice(&self.random.u64(..300).to_le_bytes());
         }
         let number = self.random.usize(..KEY_COUNT);
-        let padding = "p".repeat(if number.is_multiple_of(5) {
-            number * 10
-        } else {
-            number
-        });
+        let padding = "p".repeat(if number.is_multiple_of(5) { number * 10 } else { number });
         Bytes::from(format!("{}:{number}{padding}", self.name))
     }
 
@@ -273,29 +252,18 @@ impl Writer {
         self.value_count += 1;
         let mut value = format!("{}#{}:", self.name, self.value_count).into_bytes();
         let pattern = self.random.u64(..).to_le_bytes();
-        value.extend(
-            pattern
-                .iter()
-                .cycle()
-                .take(size.saturating_sub(value.len())),
-        );
+        value.extend(pattern.iter().cycle().take(size.saturating_sub(value.len())));
         value.truncate(size);
         Bytes::from(value)
     }
 }
 
 fn request(words: &[&str]) -> Request {
-    words
-        .iter()
-        .map(|word| Bytes::copy_from_slice(word.as_bytes()))
-        .collect()
+    words.iter().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
 }
 
 fn request_bytes(words: &[&[u8]]) -> Request {
-    words
-        .iter()
-        .map(|word| Bytes::copy_from_slice(word))
-        .collect()
+    words.iter().map(|word| Bytes::copy_from_slice(word)).collect()
 }
 
 /// What a server has of one writer.
@@ -351,11 +319,8 @@ impl Observed {
 
     /// The first difference to a model, if any.
     fn difference(&self, model: &Model) -> Option<String> {
-        let expected: HashMap<&Bytes, &Namespace> = model
-            .namespaces()
-            .iter()
-            .map(|namespace| (namespace.name(), namespace))
-            .collect();
+        let expected: HashMap<&Bytes, &Namespace> =
+            model.namespaces().iter().map(|namespace| (namespace.name(), namespace)).collect();
         for name in expected.keys() {
             if !self.namespaces.contains_key(*name) {
                 return Some(format!("the namespace {name:?} is missing"));
@@ -386,10 +351,7 @@ impl Observed {
 impl Entry {
     fn difference(&self, namespace: &Namespace, version: &Version) -> Option<String> {
         if self.key != version.key {
-            return Some(format!(
-                "the scan has {:?} in the place of {:?}",
-                self.key, version.key
-            ));
+            return Some(format!("the scan has {:?} in the place of {:?}", self.key, version.key));
         }
         let chain: Vec<&Version> = namespace.chain(&version.key).take(HISTORY_DEPTH).collect();
         if chain.len() != self.versions.len() {
@@ -431,10 +393,7 @@ pub fn scan(client: &mut Client) -> Result<Vec<(Bytes, i64, i64)>, String> {
             "DBSIZE says {count} keys, SCAN {} and RSCAN {}; first difference at {:?}",
             forward.len(),
             backward.len(),
-            forward
-                .iter()
-                .zip(&backward)
-                .position(|(forward, backward)| forward != backward)
+            forward.iter().zip(&backward).position(|(forward, backward)| forward != backward)
         ));
     }
     Ok(forward)
@@ -451,20 +410,14 @@ fn scan_one_way(
         let Reply::Array(parts) = reply else {
             return Err(format!("{command}: {reply:?}"));
         };
-        let [cursor, batch]: [Reply; 2] = parts
-            .try_into()
-            .map_err(|parts| format!("{command}: {parts:?}"))?;
+        let [cursor, batch]: [Reply; 2] =
+            parts.try_into().map_err(|parts| format!("{command}: {parts:?}"))?;
         let before = entries.len();
         for entry in batch.into_array() {
             let parts = entry.into_array();
-            let [key, length, timestamp]: [Reply; 3] = parts
-                .try_into()
-                .map_err(|parts| format!("{command}: {parts:?}"))?;
-            entries.push((
-                key.into_bytes(),
-                length.into_integer(),
-                timestamp.into_integer(),
-            ));
+            let [key, length, timestamp]: [Reply; 3] =
+                parts.try_into().map_err(|parts| format!("{command}: {parts:?}"))?;
+            entries.push((key.into_bytes(), length.into_integer(), timestamp.into_integer()));
         }
         if entries.len() == before || entries.len() > count {
             return Err(format!(
@@ -481,11 +434,7 @@ fn scan_one_way(
 fn read_versions(client: &mut Client, keys: &[Bytes]) -> Result<Vec<Entry>, String> {
     let mut entries: Vec<Entry> = keys
         .iter()
-        .map(|key| Entry {
-            key: key.clone(),
-            timestamp: 0,
-            versions: Vec::new(),
-        })
+        .map(|key| Entry { key: key.clone(), timestamp: 0, versions: Vec::new() })
         .collect();
     let mut asked: Vec<(usize, Option<Bytes>)> =
         (0..keys.len()).map(|index| (index, None)).collect();
@@ -503,15 +452,11 @@ fn read_versions(client: &mut Client, keys: &[Bytes]) -> Result<Vec<Entry>, Stri
             let Reply::Array(parts) = reply else {
                 return Err(format!("HISTORY {:?}: {shown}", keys[*index]));
             };
-            let [token, timestamp, value]: [Reply; 3] = parts
-                .try_into()
-                .map_err(|_| format!("HISTORY {:?}: {shown}", keys[*index]))?;
-            let timestamp = String::from_utf8_lossy(&timestamp.into_bytes())
-                .parse()
-                .map_err(|_| shown)?;
-            entries[*index]
-                .versions
-                .push((timestamp, value.into_bytes()));
+            let [token, timestamp, value]: [Reply; 3] =
+                parts.try_into().map_err(|_| format!("HISTORY {:?}: {shown}", keys[*index]))?;
+            let timestamp =
+                String::from_utf8_lossy(&timestamp.into_bytes()).parse().map_err(|_| shown)?;
+            entries[*index].versions.push((timestamp, value.into_bytes()));
             if let Reply::Bulk(token) = token {
                 next.push((*index, Some(token)));
             }
@@ -519,8 +464,7 @@ fn read_versions(client: &mut Client, keys: &[Bytes]) -> Result<Vec<Entry>, Stri
         asked = next;
     }
     let mut requests = Vec::new();
-    keys.iter()
-        .for_each(|key| encode(args!["GET", key], &mut requests));
+    keys.iter().for_each(|key| encode(args!["GET", key], &mut requests));
     for (entry, reply) in entries.iter().zip(replies(client, &requests, keys.len())?) {
         if reply != Reply::Bulk(entry.versions[0].1.clone()) {
             return Err(format!("GET {:?}: {reply:?}, unlike HISTORY", entry.key));

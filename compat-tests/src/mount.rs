@@ -16,17 +16,8 @@ impl Mount {
         let dir = crate::server::scratch_dir();
         let image = dir.path().join("image");
         let file = std::fs::File::create(&image).expect("the image file can be created");
-        file.set_len(mib << 20)
-            .expect("the image file can be sized");
-        run(
-            "mkfs.ext4",
-            &[
-                "-q".as_ref(),
-                "-F".as_ref(),
-                "-m0".as_ref(),
-                image.as_os_str(),
-            ],
-        );
+        file.set_len(mib << 20).expect("the image file can be sized");
+        run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), "-m0".as_ref(), image.as_os_str()]);
         Mount::new(dir, &["-o".as_ref(), "loop".as_ref(), image.as_os_str()])
     }
 
@@ -64,10 +55,7 @@ fn run(program: &str, arguments: &[&std::ffi::OsStr]) {
     let output = Command::new(program).args(arguments).output();
     match output {
         Ok(output) if output.status.success() => {}
-        Ok(output) => panic!(
-            "{program} failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        ),
+        Ok(output) => panic!("{program} failed: {}", String::from_utf8_lossy(&output.stderr)),
         Err(error) => panic!("{program} does not run ({error}): run ./test.sh, which installs it"),
     }
 }

@@ -104,9 +104,7 @@ impl From<Frame3> for Reply {
             }
             Frame3::Array { data, .. } => Reply::Array(data.into_iter().map(Reply::from).collect()),
             Frame3::Map { data, .. } => Reply::Map(
-                data.into_iter()
-                    .map(|(key, value)| (key.into(), value.into()))
-                    .collect(),
+                data.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
             ),
             other => panic!("a RESP3 type that zdb has no use for: {other:?}"),
         }
@@ -122,19 +120,13 @@ impl std::fmt::Debug for Reply {
             Reply::Error(text) => write!(f, "-{text}"),
             Reply::Integer(value) => write!(f, ":{value}"),
             Reply::Bulk(bytes) if bytes.len() > 600 => {
-                write!(
-                    f,
-                    "\"{}...\" ({} bytes)",
-                    bytes[..40].escape_ascii(),
-                    bytes.len()
-                )
+                write!(f, "\"{}...\" ({} bytes)", bytes[..40].escape_ascii(), bytes.len())
             }
             Reply::Bulk(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
             Reply::Array(elements) => f.debug_list().entries(elements).finish(),
-            Reply::Map(pairs) => f
-                .debug_map()
-                .entries(pairs.iter().map(|(key, value)| (key, value)))
-                .finish(),
+            Reply::Map(pairs) => {
+                f.debug_map().entries(pairs.iter().map(|(key, value)| (key, value))).finish()
+            }
         }
     }
 }

@@ -57,16 +57,7 @@ fn build() -> PathBuf {
         Some(name) => name,
     };
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "build",
-            "--quiet",
-            "--package",
-            "zdb",
-            "--bin",
-            "zdb",
-            "--profile",
-            profile,
-        ])
+        .args(["build", "--quiet", "--package", "zdb", "--bin", "zdb", "--profile", profile])
         .arg("--target-dir")
         .arg(target_dir)
         .arg("--manifest-path")
@@ -82,22 +73,14 @@ fn build() -> PathBuf {
 
 /// The root of the repository.
 pub fn workspace_dir() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("compat-tests lives in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("compat-tests lives in the workspace")
 }
 
 /// A directory of its own on the disk that holds the build: not /tmp, which may be memory.
 pub fn scratch_dir() -> TempDir {
-    let base = profile_dir()
-        .parent()
-        .expect("the profile lives in target")
-        .join("tmp");
+    let base = profile_dir().parent().expect("the profile lives in target").join("tmp");
     std::fs::create_dir_all(&base).expect("target/tmp can be created");
-    tempfile::Builder::new()
-        .prefix("zdb-test-")
-        .tempdir_in(base)
-        .expect("a scratch directory")
+    tempfile::Builder::new().prefix("zdb-test-").tempdir_in(base).expect("a scratch directory")
 }
 
 /// Where the write buffer lives that outlives the process.
@@ -122,17 +105,11 @@ pub struct Setup {
 
 impl Setup {
     pub fn new() -> Setup {
-        Setup {
-            flags: Vec::new(),
-            home: None,
-            buffer: Buffer::Private,
-            port: true,
-        }
+        Setup { flags: Vec::new(), home: None, buffer: Buffer::Private, port: true }
     }
 
     pub fn flags<S: AsRef<str>>(mut self, flags: &[S]) -> Setup {
-        self.flags
-            .extend(flags.iter().map(|flag| flag.as_ref().to_owned()));
+        self.flags.extend(flags.iter().map(|flag| flag.as_ref().to_owned()));
         self
     }
 
@@ -228,11 +205,9 @@ impl Server {
     pub fn connect(&self) -> Client {
         match Client::connect(self.address()) {
             Ok(client) => client,
-            Err(error) => panic!(
-                "no connection to {}: {error}; log: {:#?}",
-                self.address(),
-                self.log()
-            ),
+            Err(error) => {
+                panic!("no connection to {}: {error}; log: {:#?}", self.address(), self.log())
+            }
         }
     }
 
@@ -250,18 +225,13 @@ impl Server {
 
     /// All lines that the server printed since it was first started, stdout and stderr.
     pub fn log(&self) -> Vec<String> {
-        self.log
-            .lock()
-            .expect("no reader of the log panics")
-            .clone()
+        self.log.lock().expect("no reader of the log panics").clone()
     }
 
     /// Waits for a log line that satisfies `wanted`.
     #[track_caller]
     pub fn wait_for_log(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        let found = poll(REPORT_TIME_MAX, || {
-            self.log().into_iter().find(|line| wanted(line))
-        });
+        let found = poll(REPORT_TIME_MAX, || self.log().into_iter().find(|line| wanted(line)));
         match found {
             Some(line) => line,
             None => panic!("no line about {what} in the log: {:#?}", self.log()),
@@ -273,16 +243,9 @@ impl Server {
     pub fn ask_others(&self) {
         let started = Instant::now();
         let mut other = self.connect();
-        let value = other
-            .call(args!["TIME"])
-            .into_array()
-            .remove(1)
-            .into_bytes();
+        let value = other.call(args!["TIME"]).into_array().remove(1).into_bytes();
         let reply = other.call(args!["SET", "others", value]);
-        assert!(
-            matches!(reply, Reply::Bulk(_) | Reply::Nil),
-            "SET of another client: {reply:?}"
-        );
+        assert!(matches!(reply, Reply::Bulk(_) | Reply::Nil), "SET of another client: {reply:?}");
         let elapsed = started.elapsed();
         assert!(elapsed < OTHERS_TIME_MAX, "others wait {elapsed:?}");
     }
@@ -291,23 +254,16 @@ impl Server {
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .expect("the server runs");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .expect("a process has VmRSS");
-        let kib: u64 = line
-            .split_whitespace()
-            .nth(1)
-            .and_then(|n| n.parse().ok())
-            .expect("VmRSS is a number");
+        let line =
+            status.lines().find(|line| line.starts_with("VmRSS:")).expect("a process has VmRSS");
+        let kib: u64 =
+            line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("VmRSS is a number");
         kib * 1024
     }
 
     /// Open file descriptors.
     pub fn descriptor_count(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
-            .expect("the server runs")
-            .count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -355,9 +311,8 @@ impl Server {
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let child = self.child.as_mut().expect("the server runs");
-        let status = poll(STOP_TIME_MAX, || {
-            child.try_wait().expect("our own child can be waited for")
-        });
+        let status =
+            poll(STOP_TIME_MAX, || child.try_wait().expect("our own child can be waited for"));
         match status {
             Some(status) => {
                 self.child = None;
@@ -421,19 +376,12 @@ impl Server {
             }
         }
         let status = child.wait().expect("our own child can be waited for");
-        Refusal {
-            code: status.code(),
-            log,
-        }
+        Refusal { code: status.code(), log }
     }
 
     fn spawn(&self) -> (Child, Receiver<String>) {
         let mut command = Command::new(binary());
-        command
-            .arg("--data")
-            .arg(self.data_dir())
-            .arg("--index")
-            .arg(self.index_dir());
+        command.arg("--data").arg(self.data_dir()).arg("--index").arg(self.index_dir());
         if self.setup.port {
             command.args(["--listen", "127.0.0.1", "--port", "0"]);
         }
@@ -446,10 +394,7 @@ impl Server {
             command.args(["--datasize", DATASIZE_DEFAULT]);
         }
         command.args(&self.setup.flags);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command
             .spawn()
             .unwrap_or_else(|error| panic!("{} does not run: {error}", binary().display()));
@@ -462,9 +407,7 @@ impl Server {
             std::thread::spawn(move || {
                 for line in BufReader::new(source).split(b'\n').map_while(Result::ok) {
                     let line = String::from_utf8_lossy(&line).into_owned();
-                    log.lock()
-                        .expect("no reader of the log panics")
-                        .push(line.clone());
+                    log.lock().expect("no reader of the log panics").push(line.clone());
                     // Nobody listens any more once the server is ready.
                     let _ = sender.send(line);
                 }
@@ -480,10 +423,8 @@ impl Server {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     if let Some(place) = line.split(READY).nth(1) {
-                        self.address = place
-                            .split_whitespace()
-                            .next()
-                            .and_then(|place| place.parse().ok());
+                        self.address =
+                            place.split_whitespace().next().and_then(|place| place.parse().ok());
                         return Ok(());
                     }
                     log.push(line);
@@ -491,16 +432,11 @@ impl Server {
                 Err(RecvTimeoutError::Disconnected) => {
                     let mut child = self.child.take().expect("it was spawned");
                     let status = child.wait().expect("our own child can be waited for");
-                    return Err(Refusal {
-                        code: status.code(),
-                        log,
-                    });
+                    return Err(Refusal { code: status.code(), log });
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.kill();
-                    log.push(format!(
-                        "(killed by the test: not ready after {START_TIME_MAX:?})"
-                    ));
+                    log.push(format!("(killed by the test: not ready after {START_TIME_MAX:?})"));
                     return Err(Refusal { code: None, log });
                 }
             }
@@ -517,10 +453,7 @@ impl Drop for Server {
         }
         if std::thread::panicking() {
             let log = self.log();
-            eprintln!(
-                "the server's last lines: {:#?}",
-                &log[log.len().saturating_sub(20)..]
-            );
+            eprintln!("the server's last lines: {:#?}", &log[log.len().saturating_sub(20)..]);
             if std::env::var_os("ZDB_KEEP").is_some() {
                 for dir in [&mut self.scratch, &mut self.buffer].into_iter().flatten() {
                     dir.disable_cleanup(true);

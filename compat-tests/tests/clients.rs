@@ -17,29 +17,17 @@ fn run(command: &mut Command) -> String {
             panic!("{command:?} does not run ({error}): run ./test.sh, which installs it")
         }
     };
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = output;
+    let Output { status, stdout, stderr } = output;
     let stdout = String::from_utf8_lossy(&stdout).into_owned();
     let stderr = String::from_utf8_lossy(&stderr).into_owned();
-    assert!(
-        status.success(),
-        "{command:?}: {status}\n{stdout}\n{stderr}"
-    );
+    assert!(status.success(), "{command:?}: {status}\n{stdout}\n{stderr}");
     assert_eq!(stderr, "", "{command:?} complains");
     stdout
 }
 
 fn redis_cli(server: &Server) -> Command {
     let mut command = Command::new("redis-cli");
-    command.args([
-        "-h",
-        "127.0.0.1",
-        "-p",
-        &server.address().port().to_string(),
-    ]);
+    command.args(["-h", "127.0.0.1", "-p", &server.address().port().to_string()]);
     command
 }
 
@@ -67,24 +55,14 @@ fn redis_cli_reads_and_writes() {
 fn redis_cli_takes_a_script() {
     let server = Server::start::<&str>(&[]);
     let script = tempfile::NamedTempFile::new().expect("a temporary file");
-    let lines: String = (0..500)
-        .map(|number| format!("SET key{number} value{number}\n"))
-        .collect();
-    std::fs::write(
-        script.path(),
-        lines + "DBSIZE\nGET key499\nNOSUCHCOMMAND\nPING\n",
-    )
-    .expect("it can be written");
+    let lines: String = (0..500).map(|number| format!("SET key{number} value{number}\n")).collect();
+    std::fs::write(script.path(), lines + "DBSIZE\nGET key499\nNOSUCHCOMMAND\nPING\n")
+        .expect("it can be written");
     let input = std::fs::File::open(script.path()).expect("it can be read");
-    let output = redis_cli(&server)
-        .stdin(input)
-        .output()
-        .expect("redis-cli runs: ./test.sh installs it");
+    let output =
+        redis_cli(&server).stdin(input).output().expect("redis-cli runs: ./test.sh installs it");
     let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        stdout.ends_with("key499\n500\nvalue499\nCommand not supported\n\nPONG\n"),
-        "{stdout}"
-    );
+    assert!(stdout.ends_with("key499\n500\nvalue499\nCommand not supported\n\nPONG\n"), "{stdout}");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
 
@@ -93,14 +71,8 @@ fn redis_cli_authenticates() {
     let server = Server::start(&["--admin", "secret"]);
     let cli = |words: &[&str]| run(redis_cli(&server).args(words));
     assert_eq!(cli(&["NSNEW", "ns"]), "Permission denied\n\n");
-    assert_eq!(
-        cli(&["--no-auth-warning", "-a", "secret", "NSNEW", "ns"]),
-        "OK\n"
-    );
-    assert_eq!(
-        cli(&["--no-auth-warning", "-3", "-a", "secret", "NSDEL", "ns"]),
-        "OK\n"
-    );
+    assert_eq!(cli(&["--no-auth-warning", "-a", "secret", "NSNEW", "ns"]), "OK\n");
+    assert_eq!(cli(&["--no-auth-warning", "-3", "-a", "secret", "NSDEL", "ns"]), "OK\n");
 }
 
 /// Data in bulk, as `redis-cli --pipe` sends it.
@@ -138,10 +110,7 @@ fn redis_benchmark_writes_and_reads() {
         let output = run(command
             .args(["-h", "127.0.0.1", "-p", &port, "-t", "set,get", "--csv"])
             .args(words));
-        let tests: Vec<&str> = output
-            .lines()
-            .filter_map(|line| line.split(',').next())
-            .collect();
+        let tests: Vec<&str> = output.lines().filter_map(|line| line.split(',').next()).collect();
         assert_eq!(tests, ["\"test\"", "\"SET\"", "\"GET\""], "{output}");
     };
     let mut client = server.connect();
@@ -157,11 +126,7 @@ fn redis_benchmark_writes_and_reads() {
     benchmark(&["-n", "50000", "-P", "16", "-r", "1000000", "-d", "100"]);
     let keys = compat_tests::load::scan(&mut client).expect("the scan agrees with DBSIZE");
     // Of 50,000 draws from a million all but some 1,250 are distinct.
-    assert!(
-        (48_000..=50_001).contains(&keys.len()),
-        "{} keys",
-        keys.len()
-    );
+    assert!((48_000..=50_001).contains(&keys.len()), "{} keys", keys.len());
     for (key, length, _) in keys.iter().step_by(1000) {
         assert!(key.starts_with(b"key:"), "{key:?}");
         assert_eq!(*length, 100, "{key:?}");
@@ -190,9 +155,7 @@ fn redis_py_works() {
         .arg("secret"));
     assert_eq!(printed, "ok\n");
     // What it left is there for others.
-    server
-        .connect()
-        .expect(args!["GET", "from-python"], Reply::bulk(b"bytes \x00\xff"));
+    server.connect().expect(args!["GET", "from-python"], Reply::bulk(b"bytes \x00\xff"));
 }
 
 #[test]
@@ -214,20 +177,13 @@ fn the_crate_redis_works() -> redis::RedisResult<()> {
         assert!(!connection.exists::<_, bool>("missing")?);
         let many: Vec<Option<Vec<u8>>> = connection.mget(&[&key, "missing"])?;
         assert_eq!(many, [Some(b"bytes \x00\xff".to_vec()), None]);
-        let error = connection
-            .del::<_, ()>("missing")
-            .expect_err("a missing key is an error");
+        let error = connection.del::<_, ()>("missing").expect_err("a missing key is an error");
         // The crate takes the first word of an error for its code.
-        assert_eq!(
-            (error.code(), error.detail()),
-            (Some("Key"), Some("not found"))
-        );
+        assert_eq!((error.code(), error.detail()), (Some("Key"), Some("not found")));
 
         let mut pipeline = redis::pipe();
         (0..1000).for_each(|number| {
-            pipeline
-                .set(format!("{protocol}-{number}"), format!("value {number}"))
-                .ignore();
+            pipeline.set(format!("{protocol}-{number}"), format!("value {number}")).ignore();
         });
         pipeline.get(format!("{protocol}-999"));
         let (last,): (String,) = pipeline.query(&mut connection)?;
@@ -235,16 +191,9 @@ fn the_crate_redis_works() -> redis::RedisResult<()> {
 
         let namespace = format!("ns-{protocol}");
         redis::cmd("NSNEW").arg(&namespace).exec(&mut connection)?;
-        redis::cmd("NSSET")
-            .arg(&namespace)
-            .arg("mode")
-            .arg("seq")
-            .exec(&mut connection)?;
+        redis::cmd("NSSET").arg(&namespace).arg("mode").arg("seq").exec(&mut connection)?;
         redis::cmd("SELECT").arg(&namespace).exec(&mut connection)?;
-        let id: Vec<u8> = redis::cmd("SET")
-            .arg("")
-            .arg("value")
-            .query(&mut connection)?;
+        let id: Vec<u8> = redis::cmd("SET").arg("").arg("value").query(&mut connection)?;
         assert_eq!(id, 0u64.to_le_bytes());
         type Scan = (Vec<u8>, Vec<(Vec<u8>, u64, u64)>);
         let (cursor, entries): Scan = redis::cmd("SCAN").query(&mut connection)?;
@@ -281,11 +230,7 @@ fn redis_cli_over_a_unix_socket() {
         let socket = dir.path().join(format!("zdb-{dual}.sock"));
         let path = socket.to_str().expect("the path is text");
         let mut setup = Setup::new().flags(&["--socket", path]);
-        setup = if dual {
-            setup.flags(&["--dualnet"])
-        } else {
-            setup.without_port()
-        };
+        setup = if dual { setup.flags(&["--dualnet"]) } else { setup.without_port() };
         let server = setup.start();
         let cli = |words: &[&str]| run(Command::new("redis-cli").args(["-s", path]).args(words));
         assert_eq!(cli(&["SET", "key", "value"]), "key\n");

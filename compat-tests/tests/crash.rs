@@ -53,10 +53,7 @@ fn rounds(policy: &str, buffer: Buffer, share: usize) {
     let started = Instant::now();
     let (mut done, mut acknowledged) = (0, 0);
     while done < round_count {
-        let setup = Setup::new()
-            .flags(&SMALL)
-            .flags(&["--sync", policy])
-            .buffer(buffer.clone());
+        let setup = Setup::new().flags(&SMALL).flags(&["--sync", policy]).buffer(buffer.clone());
         let mut life = Life::begin(setup, seed.wrapping_add(done as u64));
         for _ in 0..ROUNDS_PER_DIRECTORY.min(round_count - done) {
             life.load_and_kill(&mut random);
@@ -66,10 +63,7 @@ fn rounds(policy: &str, buffer: Buffer, share: usize) {
             done += 1;
         }
     }
-    println!(
-        "{done} rounds in {:?}, {acknowledged} requests acknowledged",
-        started.elapsed()
-    );
+    println!("{done} rounds in {:?}, {acknowledged} requests acknowledged", started.elapsed());
     assert!(
         acknowledged > round_count * 10,
         "the load hardly ran: {acknowledged} requests in {done} rounds"
@@ -86,20 +80,13 @@ struct Life {
 impl Life {
     fn begin(setup: Setup, seed: u64) -> Life {
         let server = setup.start();
-        let mut writers: Vec<Writer> = (0..WRITER_COUNT)
-            .map(|number| Writer::new(number, seed))
-            .collect();
+        let mut writers: Vec<Writer> =
+            (0..WRITER_COUNT).map(|number| Writer::new(number, seed)).collect();
         let mut client = server.connect();
         for writer in &mut writers {
-            writer
-                .prepare(&mut client)
-                .unwrap_or_else(|error| panic!("{error}"));
+            writer.prepare(&mut client).unwrap_or_else(|error| panic!("{error}"));
         }
-        Life {
-            server,
-            writers,
-            acknowledged: 0,
-        }
+        Life { server, writers, acknowledged: 0 }
     }
 
     /// Runs the load of all writers to its end.
@@ -180,15 +167,10 @@ impl Life {
 #[test]
 fn a_clean_stop_keeps_everything() {
     let seed = seed("a clean stop");
-    for (policy, buffer) in [
-        ("everysec", Buffer::Default),
-        ("always", Buffer::None),
-        ("no", Buffer::Private),
-    ] {
-        let setup = Setup::new()
-            .flags(&SMALL)
-            .flags(&["--sync", policy])
-            .buffer(buffer);
+    for (policy, buffer) in
+        [("everysec", Buffer::Default), ("always", Buffer::None), ("no", Buffer::Private)]
+    {
+        let setup = Setup::new().flags(&SMALL).flags(&["--sync", policy]).buffer(buffer);
         let mut life = Life::begin(setup, seed);
         for stop in 0..3 {
             life.load(40);
@@ -247,10 +229,7 @@ struct Records {
 impl Records {
     /// Writes records of these sizes and kills the server, which keeps no buffer beside its files.
     fn written(flags: &[&str], random: &mut Rng, sizes: &[usize]) -> Records {
-        let setup = Setup::new()
-            .flags(&["--datasize", "524288"])
-            .flags(flags)
-            .buffer(Buffer::None);
+        let setup = Setup::new().flags(&["--datasize", "524288"]).flags(flags).buffer(Buffer::None);
         let mut server = setup.start();
         let mut client = server.connect();
         let payloads: Vec<Vec<u8>> = sizes
@@ -275,17 +254,11 @@ impl Records {
         {
             let path = entry.expect("its entries too").path();
             let bytes = std::fs::read(&path).unwrap_or_default();
-            if let Some(offset) = bytes
-                .windows(needle.len())
-                .position(|window| window == needle)
-            {
+            if let Some(offset) = bytes.windows(needle.len()).position(|window| window == needle) {
                 return (path, offset);
             }
         }
-        panic!(
-            "record {index} is in no file under {}",
-            self.server.data_dir().display()
-        );
+        panic!("record {index} is in no file under {}", self.server.data_dir().display());
     }
 
     /// Checks every record but those in `damaged`, of which it returns the replies.
@@ -300,11 +273,7 @@ impl Records {
             if damaged.contains(&index) {
                 replies_damaged.push(reply);
             } else {
-                assert_eq!(
-                    reply,
-                    Reply::bulk(payload),
-                    "record {index}; damaged are {damaged:?}"
-                );
+                assert_eq!(reply, Reply::bulk(payload), "record {index}; damaged are {damaged:?}");
             }
         }
         replies_damaged
@@ -316,12 +285,9 @@ fn key(index: usize) -> String {
 }
 
 fn damage(path: &Path, offset: usize, bytes: &[u8]) {
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .expect("the segment can be opened");
-    file.write_all_at(bytes, offset as u64)
-        .expect("the segment can be written");
+    let file =
+        std::fs::OpenOptions::new().write(true).open(path).expect("the segment can be opened");
+    file.write_all_at(bytes, offset as u64).expect("the segment can be written");
 }
 
 /// The last record is torn in every way a write can end early: cut, zeroed or garbled from any byte
@@ -332,28 +298,20 @@ fn a_torn_tail_loses_the_torn_record_only() {
     let seed = seed("a torn tail");
     let mut random = Rng::with_seed(seed);
     for round in 0..12 {
-        let sizes: Vec<usize> = (0..random.usize(2..60))
-            .map(|_| random.usize(100..20_000))
-            .collect();
+        let sizes: Vec<usize> =
+            (0..random.usize(2..60)).map(|_| random.usize(100..20_000)).collect();
         let last = sizes.len() - 1;
         let policy = ["always", "everysec", "no"][round % 3];
         let mut records = Records::written(&["--sync", policy], &mut random, &sizes);
         let (path, offset) = records.find(last);
         let torn_from = offset + random.usize(..sizes[last]);
         let bytes = std::fs::read(&path).expect("the segment can be read");
-        let end = bytes
-            .iter()
-            .rposition(|&byte| byte != 0)
-            .expect("the payload has no zeroes")
-            + 1;
+        let end = bytes.iter().rposition(|&byte| byte != 0).expect("the payload has no zeroes") + 1;
         match round % 4 {
             0 => {
-                let file = std::fs::OpenOptions::new()
-                    .write(true)
-                    .open(&path)
-                    .expect("the segment opens");
-                file.set_len(torn_from as u64)
-                    .expect("the segment can be cut");
+                let file =
+                    std::fs::OpenOptions::new().write(true).open(&path).expect("the segment opens");
+                file.set_len(torn_from as u64).expect("the segment can be cut");
             }
             1 => damage(&path, torn_from, &vec![0; end - torn_from]),
             2 => damage(&path, torn_from, &[!bytes[torn_from]]),
@@ -435,19 +393,13 @@ fn a_flipped_byte_is_found_and_reported() {
         } else {
             assert!(reply == broken || reply == Reply::Nil, "{place}: {reply:?}");
         }
-        let segment = path
-            .file_name()
-            .expect("a file has a name")
-            .to_string_lossy()
-            .into_owned();
+        let segment = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
         let digits: String = segment.chars().filter(char::is_ascii_digit).collect();
         let number = digits.trim_start_matches('0');
-        records
-            .server
-            .wait_for_log("the damaged record, with segment and offset", |line| {
-                let lower = line.to_ascii_lowercase();
-                lower.contains("segment") && lower.contains("offset") && line.contains(number)
-            });
+        records.server.wait_for_log("the damaged record, with segment and offset", |line| {
+            let lower = line.to_ascii_lowercase();
+            lower.contains("segment") && lower.contains("offset") && line.contains(number)
+        });
         // The damage stays where it is, through another life.
         records.server.kill();
         records.server.resume();

@@ -12,9 +12,8 @@ const WRITER_COUNT: usize = 3;
 fn begin(seed: u64) -> (Fake, Vec<Writer>, Client) {
     let fake = Fake::start(Model::new(Default::default()));
     let mut client = Client::connect(fake.address()).expect("it listens");
-    let mut writers: Vec<Writer> = (0..WRITER_COUNT)
-        .map(|number| Writer::new(number, seed))
-        .collect();
+    let mut writers: Vec<Writer> =
+        (0..WRITER_COUNT).map(|number| Writer::new(number, seed)).collect();
     for writer in &mut writers {
         writer.prepare(&mut client).expect("the namespaces are new");
     }
@@ -85,10 +84,7 @@ fn a_changed_state_is_found() {
         let keys: Vec<Vec<u8>> = keys.into_iter().map(|(key, ..)| key.to_vec()).collect();
         assert!(keys.len() > 3, "the load has written keys");
         change(&mut client, &keys);
-        assert!(
-            writers[0].verify(&mut client).is_err(),
-            "{what} goes unseen, ZDB_SEED={seed}"
-        );
+        assert!(writers[0].verify(&mut client).is_err(), "{what} goes unseen, ZDB_SEED={seed}");
         assert_eq!(writers[1].verify(&mut client), Ok(()), "ZDB_SEED={seed}");
     }
 }
@@ -101,10 +97,7 @@ fn a_wrong_reply_is_found() {
     client.expect(args!["SELECT", "w0-seq"], Reply::ok());
     let mut requests = Vec::new();
     (0..3).for_each(|_| {
-        encode(
-            args!["SET", "", "an id that the writer does not know"],
-            &mut requests,
-        )
+        encode(args!["SET", "", "an id that the writer does not know"], &mut requests)
     });
     let (replies, ending) = client.pipeline(&requests, 3);
     ending.expect("all replies come");

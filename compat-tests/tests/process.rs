@@ -18,14 +18,10 @@ fn signals_end_the_server_in_order() {
     assert_eq!(server.terminate().code(), Some(143), "SIGTERM");
     client.wait_closed().expect("its connections end");
     server.resume();
-    server
-        .connect()
-        .expect(args!["GET", "key"], Reply::bulk("value"));
+    server.connect().expect(args!["GET", "key"], Reply::bulk("value"));
     assert_eq!(server.interrupt().code(), Some(130), "SIGINT");
     server.resume();
-    server
-        .connect()
-        .expect(args!["GET", "key"], Reply::bulk("value"));
+    server.connect().expect(args!["GET", "key"], Reply::bulk("value"));
 }
 
 /// Connections that are silent, deaf or half-way through a request do not delay the end.
@@ -34,58 +30,35 @@ fn a_stop_waits_for_nobody() {
     let mut server = Server::start::<&str>(&[]);
     let mut clients: Vec<Client> = (0..50).map(|_| server.connect()).collect();
     for client in &mut clients {
-        client
-            .send_raw(b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$10\r\nhalf")
-            .expect("half a request");
+        client.send_raw(b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$10\r\nhalf").expect("half a request");
     }
     let mut deaf = server.connect();
-    deaf.expect(
-        args!["SET", "large", vec![b'v'; 4 * MIB]],
-        Reply::bulk("large"),
-    );
-    deaf.send_raw(&encoded(args!["GET", "large"]).repeat(20))
-        .expect("it is sent");
+    deaf.expect(args!["SET", "large", vec![b'v'; 4 * MIB]], Reply::bulk("large"));
+    deaf.send_raw(&encoded(args!["GET", "large"]).repeat(20)).expect("it is sent");
     let started = Instant::now();
     assert_eq!(server.terminate().code(), Some(143));
-    assert!(
-        started.elapsed() < Duration::from_secs(10),
-        "the stop took {:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(10), "the stop took {:?}", started.elapsed());
 }
 
 #[test]
 fn a_second_server_is_refused() {
     let mut server = Server::start::<&str>(&[]);
-    server
-        .connect()
-        .expect(args!["SET", "key", "value"], Reply::bulk("key"));
+    server.connect().expect(args!["SET", "key", "value"], Reply::bulk("key"));
     for _ in 0..2 {
         let refusal = server.start_second();
         assert_eq!(refusal.code, Some(1), "{refusal:?}");
-        let home = server
-            .data_dir()
-            .parent()
-            .expect("it is in its home")
-            .to_string_lossy()
-            .into_owned();
+        let home =
+            server.data_dir().parent().expect("it is in its home").to_string_lossy().into_owned();
         assert!(
             refusal.log.iter().any(|line| line.contains(&home)),
             "no line names the directory in use: {refusal:?}"
         );
-        assert!(
-            !refusal.log.iter().any(|line| line.contains("panicked")),
-            "{refusal:?}"
-        );
+        assert!(!refusal.log.iter().any(|line| line.contains("panicked")), "{refusal:?}");
     }
-    server
-        .connect()
-        .expect(args!["GET", "key"], Reply::bulk("value"));
+    server.connect().expect(args!["GET", "key"], Reply::bulk("value"));
     server.kill();
     server.resume();
-    server
-        .connect()
-        .expect(args!["GET", "key"], Reply::bulk("value"));
+    server.connect().expect(args!["GET", "key"], Reply::bulk("value"));
 }
 
 #[test]
@@ -115,20 +88,14 @@ fn impossible_flags_are_refused_with_a_line() {
 #[test]
 fn the_other_mode_is_refused() {
     let mut server = Server::start(&["--mode", "seq"]);
-    server
-        .connect()
-        .expect(args!["SET", "", "value"], Reply::bulk([0; 8]));
+    server.connect().expect(args!["SET", "", "value"], Reply::bulk([0; 8]));
     server.terminate();
     server.set_flags(&["--mode", "user"]);
-    let refusal = server
-        .try_resume()
-        .expect_err("the namespace is sequential");
+    let refusal = server.try_resume().expect_err("the namespace is sequential");
     assert_eq!(refusal.code, Some(1), "{refusal:?}");
     server.set_flags::<&str>(&[]);
     server.resume();
-    server
-        .connect()
-        .expect(args!["GET", [0; 8]], Reply::bulk("value"));
+    server.connect().expect(args!["GET", [0; 8]], Reply::bulk("value"));
 }
 
 // Disks
@@ -162,11 +129,7 @@ fn a_full_disk_stops_writes_and_nothing_else() {
         let check_all = |client: &mut Client| {
             for number in 0..written {
                 let reply = client.call(args!["GET", number.to_string()]);
-                assert_eq!(
-                    reply,
-                    Reply::bulk(value(number)),
-                    "value {number}, --sync {policy}"
-                );
+                assert_eq!(reply, Reply::bulk(value(number)), "value {number}, --sync {policy}");
             }
         };
         // Reads go on, and more attempts are answered, not swallowed.
@@ -221,10 +184,7 @@ fn a_full_disk_stops_writes_and_nothing_else() {
 #[test]
 fn without_direct_io() {
     let mount = Mount::ramfs();
-    let mut server = Setup::new()
-        .flags(&["--datasize", "2M"])
-        .home(mount.path())
-        .start();
+    let mut server = Setup::new().flags(&["--datasize", "2M"]).home(mount.path()).start();
     let warned = |line: &str| {
         let line = line.to_ascii_lowercase();
         line.contains("direct")
@@ -233,10 +193,7 @@ fn without_direct_io() {
     let mut client = server.connect();
     for number in 0..200 {
         let key = format!("key{number}");
-        client.expect(
-            args!["SET", key, vec![number as u8; 50_000]],
-            Reply::bulk(&key),
-        );
+        client.expect(args!["SET", key, vec![number as u8; 50_000]], Reply::bulk(&key));
     }
     for restart in 0..2 {
         if restart == 0 {
@@ -248,11 +205,7 @@ fn without_direct_io() {
         let mut client = server.connect();
         for number in 0..200 {
             let reply = client.call(args!["GET", format!("key{number}")]);
-            assert_eq!(
-                reply,
-                Reply::bulk(vec![number as u8; 50_000]),
-                "key{number}"
-            );
+            assert_eq!(reply, Reply::bulk(vec![number as u8; 50_000]), "key{number}");
         }
     }
 }
@@ -260,20 +213,11 @@ fn without_direct_io() {
 /// Data and index in memory, as people do for tests.
 #[test]
 fn on_dev_shm() {
-    let home = tempfile::Builder::new()
-        .prefix("zdb-test-")
-        .tempdir_in("/dev/shm")
-        .expect("/dev/shm");
-    let mut server = Setup::new()
-        .flags(&["--datasize", "2M"])
-        .home(home.path())
-        .start();
-    server
-        .connect()
-        .expect(args!["SET", "key", "value"], Reply::bulk("key"));
+    let home =
+        tempfile::Builder::new().prefix("zdb-test-").tempdir_in("/dev/shm").expect("/dev/shm");
+    let mut server = Setup::new().flags(&["--datasize", "2M"]).home(home.path()).start();
+    server.connect().expect(args!["SET", "key", "value"], Reply::bulk("key"));
     server.kill();
     server.resume();
-    server
-        .connect()
-        .expect(args!["GET", "key"], Reply::bulk("value"));
+    server.connect().expect(args!["GET", "key"], Reply::bulk("value"));
 }

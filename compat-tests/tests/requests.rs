@@ -20,17 +20,12 @@ fn refused(server: &Server, bytes: &[u8], text: &str) {
     let mut packet = encoded(args!["PING"]);
     packet.extend_from_slice(bytes);
     client.send_raw(&packet).expect("it is sent");
-    let pong = client
-        .receive()
-        .unwrap_or_else(|error| panic!("{}: no reply to PING: {error}", shown()));
+    let pong =
+        client.receive().unwrap_or_else(|error| panic!("{}: no reply to PING: {error}", shown()));
     assert_eq!(pong, Reply::Simple("PONG".into()), "{}", shown());
-    let reply = client
-        .receive()
-        .unwrap_or_else(|error| panic!("{}: no reply: {error}", shown()));
+    let reply = client.receive().unwrap_or_else(|error| panic!("{}: no reply: {error}", shown()));
     assert_eq!(reply, Reply::error(text), "{}", shown());
-    client
-        .wait_closed()
-        .unwrap_or_else(|error| panic!("{}: {error}", shown()));
+    client.wait_closed().unwrap_or_else(|error| panic!("{}: {error}", shown()));
 }
 
 const ARRAY_EXPECTED: &str = "Malformed request, array expected";
@@ -66,10 +61,7 @@ fn malformed_requests_are_refused_and_closed() {
         (b"*2\r\n$-3\r\n", MALFORMED),
         (b"*1\r\n$x\r\n", MALFORMED),
         (b"*1\r\n$\r\n", MALFORMED),
-        (
-            b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$8388609\r\n",
-            "Payload too big",
-        ),
+        (b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$8388609\r\n", "Payload too big"),
         (b"*1\r\n$4294967300\r\n", "Payload too big"),
         (b"*1\r\n$99999999999999999999\r\n", "Payload too big"),
     ] {
@@ -88,27 +80,17 @@ fn malformed_requests_are_refused_and_closed() {
 fn the_header_is_enough_to_refuse() {
     let server = Server::start::<&str>(&[]);
     let mut client = server.connect();
-    client
-        .send_raw(b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$8388609\r\n")
-        .expect("it is sent");
-    assert_eq!(
-        client.receive().expect("a reply"),
-        Reply::error("Payload too big")
-    );
+    client.send_raw(b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$8388609\r\n").expect("it is sent");
+    assert_eq!(client.receive().expect("a reply"), Reply::error("Payload too big"));
     client.wait_closed().expect("the framing is lost");
 }
 
 #[test]
 fn endless_lines_are_closed() {
     let server = Server::start::<&str>(&[]);
-    for (start, filler) in [
-        ("*", '1'),
-        ("*1\r\n$", '1'),
-        ("*", ' '),
-        ("PING ", 'x'),
-        ("SET \"", 'x'),
-        ("*1\r\n", '$'),
-    ] {
+    for (start, filler) in
+        [("*", '1'), ("*1\r\n$", '1'), ("*", ' '), ("PING ", 'x'), ("SET \"", 'x'), ("*1\r\n", '$')]
+    {
         let mut client = server.connect();
         let _ = client.send_raw(start.as_bytes());
         let line = filler.to_string().repeat(4096);
@@ -116,10 +98,7 @@ fn endless_lines_are_closed() {
             // After the close a send fails: that is what this waits for.
             client.send_raw(line.as_bytes()).is_err().then_some(())
         });
-        assert!(
-            ended.is_some(),
-            "a line {start:?} of {filler:?} without an end is read for ever"
-        );
+        assert!(ended.is_some(), "a line {start:?} of {filler:?} without an end is read for ever");
         server.ask_others();
     }
 }
@@ -131,23 +110,13 @@ fn inline_commands() {
     client
         .send_raw(b"PING\r\nping\nSET key \"a \\x62\\\"\\n\"\r\nGET key\r\n  \r\nECHO 'it\\'s'\r\n")
         .expect("it is sent");
-    assert_eq!(
-        client.receive().expect("a reply"),
-        Reply::Simple("PONG".into())
-    );
-    assert_eq!(
-        client.receive().expect("a reply"),
-        Reply::Simple("PONG".into())
-    );
+    assert_eq!(client.receive().expect("a reply"), Reply::Simple("PONG".into()));
+    assert_eq!(client.receive().expect("a reply"), Reply::Simple("PONG".into()));
     assert_eq!(client.receive().expect("a reply"), Reply::bulk("key"));
     assert_eq!(client.receive().expect("a reply"), Reply::bulk("a b\"\n"));
     assert_eq!(client.receive().expect("a reply"), Reply::bulk("it's"));
     for unbalanced in ["ECHO \"a\r\n", "ECHO 'a\r\n", "ECHO \"a\"b\r\n"] {
-        refused(
-            &server,
-            unbalanced.as_bytes(),
-            "Unbalanced quotes in request",
-        );
+        refused(&server, unbalanced.as_bytes(), "Unbalanced quotes in request");
     }
 }
 
@@ -170,51 +139,30 @@ fn payloads_at_the_limit_and_beyond() {
     for (number, byte) in [b'a', b'b'].into_iter().enumerate() {
         let value = vec![byte; ARGUMENT_BYTES_MAX];
         client.expect(args!["SET", "key", value], Reply::bulk("key"));
-        assert_eq!(
-            client.call(args!["GET", "key"]),
-            Reply::bulk(&value),
-            "value {number}"
-        );
-        client.expect(
-            args!["LENGTH", "key"],
-            Reply::Integer(ARGUMENT_BYTES_MAX as i64),
-        );
+        assert_eq!(client.call(args!["GET", "key"]), Reply::bulk(&value), "value {number}");
+        client.expect(args!["LENGTH", "key"], Reply::Integer(ARGUMENT_BYTES_MAX as i64));
         client.expect(args!["SET", "key", value], Reply::Nil);
     }
     let mut requests = Vec::new();
     (0..12).for_each(|number| {
         encode(
-            args![
-                "SET",
-                format!("large{number}"),
-                vec![number; ARGUMENT_BYTES_MAX]
-            ],
+            args!["SET", format!("large{number}"), vec![number; ARGUMENT_BYTES_MAX]],
             &mut requests,
         );
     });
     let (replies, ending) = client.pipeline(&requests, 12);
     ending.expect("all replies come");
-    assert!(
-        replies.iter().all(|reply| matches!(reply, Reply::Bulk(_))),
-        "{replies:?}"
-    );
+    assert!(replies.iter().all(|reply| matches!(reply, Reply::Bulk(_))), "{replies:?}");
     for number in 0..12 {
         let reply = client.call(args!["GET", format!("large{number}")]);
         assert_eq!(reply, Reply::bulk(vec![number; ARGUMENT_BYTES_MAX]));
     }
     refused(
         &server,
-        format!(
-            "*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n${}\r\n",
-            ARGUMENT_BYTES_MAX + 1
-        )
-        .as_bytes(),
+        format!("*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n${}\r\n", ARGUMENT_BYTES_MAX + 1).as_bytes(),
         "Payload too big",
     );
-    client.expect(
-        args!["LENGTH", "key"],
-        Reply::Integer(ARGUMENT_BYTES_MAX as i64),
-    );
+    client.expect(args!["LENGTH", "key"], Reply::Integer(ARGUMENT_BYTES_MAX as i64));
 }
 
 /// All arguments together: 16 MiB, however they are divided.
@@ -225,10 +173,7 @@ fn requests_beyond_the_total_are_refused() {
     // A reply may come before all is sent: the pipeline reads while it writes.
     let part = vec![b'x'; 4 * MIB];
     let (replies, ending) = client.pipeline(&encoded(args!["MGET", part, part, part]), 1);
-    assert_eq!(
-        (replies, ending.is_ok()),
-        (vec![Reply::error("Invalid key")], true)
-    );
+    assert_eq!((replies, ending.is_ok()), (vec![Reply::error("Invalid key")], true));
     let too_much = encoded(args!["MGET", part, part, part, part]);
     let (replies, _) = client.pipeline(&too_much, 1);
     assert_eq!(replies, [Reply::error("Payload too big")]);

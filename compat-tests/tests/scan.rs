@@ -14,15 +14,10 @@ const BLOCK_BYTES: usize = 4096;
 /// Sends requests in one pipeline; all replies must be bulk strings, which SET answers with a key.
 fn write_all(client: &mut Client, requests: &[(Vec<u8>, Vec<u8>)]) -> Vec<Vec<u8>> {
     let mut bytes = Vec::new();
-    requests
-        .iter()
-        .for_each(|(key, value)| encode(args!["SET", key, value], &mut bytes));
+    requests.iter().for_each(|(key, value)| encode(args!["SET", key, value], &mut bytes));
     let (replies, ending) = client.pipeline(&bytes, requests.len());
     ending.expect("all replies come");
-    replies
-        .into_iter()
-        .map(|reply| reply.into_bytes().to_vec())
-        .collect()
+    replies.into_iter().map(|reply| reply.into_bytes().to_vec()).collect()
 }
 
 /// Records that begin and end at block boundaries or near them, updated out of order: the reads of a
@@ -51,11 +46,8 @@ fn records_around_block_boundaries() {
             })
             .collect();
         let keys = write_all(&mut client, &first);
-        let mut lengths: BTreeMap<Vec<u8>, usize> = keys
-            .iter()
-            .cloned()
-            .zip(first.iter().map(|(_, value)| value.len()))
-            .collect();
+        let mut lengths: BTreeMap<Vec<u8>, usize> =
+            keys.iter().cloned().zip(first.iter().map(|(_, value)| value.len())).collect();
         for version in 1..4 {
             let updates: Vec<(Vec<u8>, Vec<u8>)> = keys
                 .iter()
@@ -79,10 +71,8 @@ fn records_around_block_boundaries() {
 #[track_caller]
 fn check(client: &mut Client, lengths: &BTreeMap<Vec<u8>, usize>, place: &str) {
     let scanned = scan(client).unwrap_or_else(|error| panic!("{place}: {error}"));
-    let scanned: BTreeMap<Vec<u8>, usize> = scanned
-        .into_iter()
-        .map(|(key, length, _)| (key.to_vec(), length as usize))
-        .collect();
+    let scanned: BTreeMap<Vec<u8>, usize> =
+        scanned.into_iter().map(|(key, length, _)| (key.to_vec(), length as usize)).collect();
     assert_eq!(scanned, *lengths, "{place}");
 }
 
@@ -109,32 +99,19 @@ fn many_pages() {
         });
     }
     check(&mut client, &lengths, &format!("ZDB_SEED={seed}"));
-    let doomed: BTreeSet<Vec<u8>> = lengths
-        .keys()
-        .filter(|_| random.u8(..10) > 0)
-        .cloned()
-        .collect();
+    let doomed: BTreeSet<Vec<u8>> =
+        lengths.keys().filter(|_| random.u8(..10) > 0).cloned().collect();
     let mut requests = Vec::new();
-    doomed
-        .iter()
-        .for_each(|key| encode(args!["DEL", key], &mut requests));
+    doomed.iter().for_each(|key| encode(args!["DEL", key], &mut requests));
     let (replies, ending) = client.pipeline(&requests, doomed.len());
     ending.expect("all replies come");
     assert!(replies.iter().all(|reply| *reply == Reply::ok()));
     lengths.retain(|key, _| !doomed.contains(key));
-    check(
-        &mut client,
-        &lengths,
-        &format!("nine of ten deleted, ZDB_SEED={seed}"),
-    );
+    check(&mut client, &lengths, &format!("nine of ten deleted, ZDB_SEED={seed}"));
     server.kill();
     server.resume();
     let mut client = server.connect();
-    check(
-        &mut client,
-        &lengths,
-        &format!("after a kill, ZDB_SEED={seed}"),
-    );
+    check(&mut client, &lengths, &format!("after a kill, ZDB_SEED={seed}"));
 }
 
 /// While others write, a scan sees every key that nobody touches, each once, and ends.
@@ -144,12 +121,7 @@ fn scans_beside_writers() {
     let server = Server::start(&["--datasize", "1M", "--cache", "1M"]);
     let mut client = server.connect();
     let still: Vec<(Vec<u8>, Vec<u8>)> = (0..3000)
-        .map(|number| {
-            (
-                format!("still-{number}").into_bytes(),
-                vec![b's'; number % 900],
-            )
-        })
+        .map(|number| (format!("still-{number}").into_bytes(), vec![b's'; number % 900]))
         .collect();
     let expected: BTreeSet<Vec<u8>> = write_all(&mut client, &still).into_iter().collect();
     let done = AtomicBool::new(false);
@@ -200,10 +172,7 @@ fn walk(server: &Server, command: &str) -> Vec<Vec<u8>> {
         }
         let mut parts = reply.into_array();
         let entries = parts.remove(1).into_array();
-        assert!(
-            !entries.is_empty(),
-            "a reply of a scan has an entry at least"
-        );
+        assert!(!entries.is_empty(), "a reply of a scan has an entry at least");
         for entry in entries {
             let key = entry.into_array().remove(0).into_bytes();
             if key.starts_with(b"still-") {

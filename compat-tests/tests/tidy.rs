@@ -14,7 +14,7 @@ const MAY_BE_UNSAFE: &[&str] = &[
     "zdb/src/disk/",
     "zdb/src/server/",
     "zdb/src/engine/log/buffer.rs",
-    "zdb/src/engine/index/table.rs",
+    "zdb/src/engine/prefetch.rs",
     "bench/src/server.rs",
 ];
 
@@ -28,10 +28,8 @@ fn crates_depend_only_on_whom_they_may() {
     let manifests = manifests();
     let ours: BTreeSet<&String> = manifests.keys().collect();
     for (name, manifest) in &manifests {
-        let allowed = MAY_DEPEND_ON
-            .iter()
-            .find(|(from, _)| from == name)
-            .map_or(&[][..], |(_, to)| to);
+        let allowed =
+            MAY_DEPEND_ON.iter().find(|(from, _)| from == name).map_or(&[][..], |(_, to)| to);
         for dependency in dependencies(manifest) {
             assert!(
                 !ours.contains(&dependency) || allowed.contains(&dependency.as_str()),
@@ -46,11 +44,8 @@ fn dependencies(manifest: &toml::Table) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut add = |table: &toml::Table| {
         for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
-            for (name, value) in table
-                .get(section)
-                .and_then(toml::Value::as_table)
-                .into_iter()
-                .flatten()
+            for (name, value) in
+                table.get(section).and_then(toml::Value::as_table).into_iter().flatten()
             {
                 let renamed = value.get("package").and_then(toml::Value::as_str);
                 names.insert(renamed.unwrap_or(name).to_owned());
@@ -58,11 +53,7 @@ fn dependencies(manifest: &toml::Table) -> BTreeSet<String> {
         }
     };
     add(manifest);
-    for (_, target) in manifest
-        .get("target")
-        .and_then(toml::Value::as_table)
-        .into_iter()
-        .flatten()
+    for (_, target) in manifest.get("target").and_then(toml::Value::as_table).into_iter().flatten()
     {
         target.as_table().into_iter().for_each(&mut add);
     }
@@ -74,34 +65,19 @@ fn manifests() -> BTreeMap<String, toml::Table> {
     let read = |path: PathBuf| -> toml::Table {
         let text = std::fs::read_to_string(&path)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        text.parse()
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     };
     let workspace = read(workspace_dir().join("Cargo.toml"));
-    let members = workspace["workspace"]["members"]
-        .as_array()
-        .expect("a list of members");
+    let members = workspace["workspace"]["members"].as_array().expect("a list of members");
     let members: BTreeMap<String, toml::Table> = members
         .iter()
         .map(|member| {
-            let manifest = read(
-                workspace_dir()
-                    .join(member.as_str().expect("a path"))
-                    .join("Cargo.toml"),
-            );
-            (
-                manifest["package"]["name"]
-                    .as_str()
-                    .expect("a name")
-                    .to_owned(),
-                manifest,
-            )
+            let manifest =
+                read(workspace_dir().join(member.as_str().expect("a path")).join("Cargo.toml"));
+            (manifest["package"]["name"].as_str().expect("a name").to_owned(), manifest)
         })
         .collect();
-    assert!(
-        members.contains_key("zdb"),
-        "the server is a member of the workspace"
-    );
+    assert!(members.contains_key("zdb"), "the server is a member of the workspace");
     members
 }
 
@@ -123,9 +99,7 @@ fn collect(dir: &Path, sources: &mut Vec<(String, String)>) {
             collect(&path, sources);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(&path).expect("a source is text");
-            let name = path
-                .strip_prefix(workspace_dir())
-                .expect("it lies in the workspace");
+            let name = path.strip_prefix(workspace_dir()).expect("it lies in the workspace");
             sources.push((name.to_string_lossy().into_owned(), text));
         }
     }
@@ -149,25 +123,18 @@ fn code(line: &str) -> String {
 }
 
 fn has_word(code: &str, word: &str) -> bool {
-    code.split(|sign: char| !sign.is_alphanumeric() && sign != '_')
-        .any(|part| part == word)
+    code.split(|sign: char| !sign.is_alphanumeric() && sign != '_').any(|part| part == word)
 }
 
 #[test]
 fn unsafe_stands_where_it_may() {
     for (path, text) in sources() {
-        let allowed = MAY_BE_UNSAFE
-            .iter()
-            .any(|place| match place.ends_with('/') {
-                true => path.starts_with(place),
-                false => path == *place,
-            });
+        let allowed = MAY_BE_UNSAFE.iter().any(|place| match place.ends_with('/') {
+            true => path.starts_with(place),
+            false => path == *place,
+        });
         for (index, line) in text.lines().enumerate() {
-            assert!(
-                allowed || !has_word(&code(line), "unsafe"),
-                "{path}:{}: unsafe",
-                index + 1
-            );
+            assert!(allowed || !has_word(&code(line), "unsafe"), "{path}:{}: unsafe", index + 1);
         }
     }
 }
@@ -212,10 +179,7 @@ fn files_are_short() {
             lines <= LINES_MAX || looked_at,
             "{path} has {lines} lines: split it, or say why not"
         );
-        assert!(
-            lines > LINES_MAX || !looked_at,
-            "{path} is short now: take it off the list"
-        );
+        assert!(lines > LINES_MAX || !looked_at, "{path} is short now: take it off the list");
     }
 }
 
@@ -223,10 +187,7 @@ fn files_are_short() {
 #[test]
 fn files_say_what_they_are() {
     for (path, text) in sources() {
-        assert!(
-            text.starts_with("//! "),
-            "{path} begins with its subject, after //!"
-        );
+        assert!(text.starts_with("//! "), "{path} begins with its subject, after //!");
     }
 }
 
@@ -256,9 +217,6 @@ fn every_command_of_the_server_has_a_transcript() {
     }
     assert!(missing.is_empty(), "no transcript for {missing:?}");
     for name in compat_tests::Model::command_names() {
-        assert!(
-            names.contains(&name.to_ascii_lowercase()),
-            "COMMAND does not list {name}"
-        );
+        assert!(names.contains(&name.to_ascii_lowercase()), "COMMAND does not list {name}");
     }
 }

@@ -11,27 +11,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[test]
 fn every_command_has_a_transcript() {
-    let commands: BTreeSet<String> = Model::command_names()
-        .map(str::to_ascii_lowercase)
-        .collect();
+    let commands: BTreeSet<String> = Model::command_names().map(str::to_ascii_lowercase).collect();
     let files: BTreeSet<String> = load_all()
         .iter()
         .map(|transcript| {
-            transcript
-                .path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned()
+            transcript.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
         })
         .collect();
     assert_eq!(files, commands);
     for transcript in load_all() {
-        assert!(
-            transcript.cases.len() > 1,
-            "{} has hardly a case",
-            transcript.path.display()
-        );
+        assert!(transcript.cases.len() > 1, "{} has hardly a case", transcript.path.display());
     }
 }
 
@@ -49,26 +38,19 @@ fn the_server_answers_every_transcript() {
     let transcripts = load_all();
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
-    let threads = std::thread::available_parallelism()
-        .map_or(2, usize::from)
-        .min(8);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(8);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(transcript) = transcripts.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if let Err(error) = run(transcript, ServerSubject::new) {
-                        failed
-                            .lock()
-                            .expect("no thread panics with the lock")
-                            .push(error);
+                        failed.lock().expect("no thread panics with the lock").push(error);
                     }
                 }
             });
         }
     });
-    let failed = failed
-        .into_inner()
-        .expect("no thread panicked with the lock");
+    let failed = failed.into_inner().expect("no thread panicked with the lock");
     assert!(failed.is_empty(), "\n{}", failed.join("\n"));
 }
 
@@ -103,10 +85,7 @@ fn an_altered_reply_fails() {
             }
         }
     }
-    assert!(
-        alterations > 1000,
-        "only {alterations} alterations were tried"
-    );
+    assert!(alterations > 1000, "only {alterations} alterations were tried");
 }
 
 /// The same against the server, with one file: its replies are looked at as closely.
@@ -134,34 +113,13 @@ fn a_malformed_transcript_is_refused() {
     for (source, error) in [
         ("> PING\n+PONG\n", "test.txt:1: a case begins with =="),
         ("== a case\n> PING\n", "the last request has no reply"),
-        (
-            "== a case\n+PONG\n",
-            "test.txt:2: a reply without a request",
-        ),
-        (
-            "== a case\n> PING\na> PING\n+PONG\n",
-            "test.txt:3: the request before has no reply",
-        ),
-        (
-            "== a case\n> PING\n! restart\n+PONG\n",
-            "test.txt:3: the request before has no reply",
-        ),
-        (
-            "== a case\n> PING\nPONG\n",
-            "test.txt:3: no reply begins like",
-        ),
-        (
-            "== a case\n> PING\n[\"a\"\n",
-            "test.txt:3: a bracket is not closed",
-        ),
-        (
-            "== a case\n> GET \"a\n",
-            "test.txt:2: a quote is not closed",
-        ),
-        (
-            "== a case\n> GET <nosuch>\n",
-            "test.txt:2: unknown token <nosuch>",
-        ),
+        ("== a case\n+PONG\n", "test.txt:2: a reply without a request"),
+        ("== a case\n> PING\na> PING\n+PONG\n", "test.txt:3: the request before has no reply"),
+        ("== a case\n> PING\n! restart\n+PONG\n", "test.txt:3: the request before has no reply"),
+        ("== a case\n> PING\nPONG\n", "test.txt:3: no reply begins like"),
+        ("== a case\n> PING\n[\"a\"\n", "test.txt:3: a bracket is not closed"),
+        ("== a case\n> GET \"a\n", "test.txt:2: a quote is not closed"),
+        ("== a case\n> GET <nosuch>\n", "test.txt:2: unknown token <nosuch>"),
         ("== a case\n> GET \\q\n", "test.txt:2: unknown escape"),
         (
             "== a case\n> PING\n+PONG\n! server --admin x\n",

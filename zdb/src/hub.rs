@@ -276,6 +276,7 @@ impl Hub {
             if count == 0 {
                 // It may have begun with bytes that came before.
                 std::mem::swap(&mut parsed.parser, &mut connection.parser);
+                connection.parser.reset();
             } else {
                 parsed.parser.reset();
             }

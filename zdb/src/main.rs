@@ -12,7 +12,7 @@ use zdb::engine::namespace;
 use zdb::engine::recovery::{self, StartOptions};
 use zdb::hub::Hub;
 use zdb::options::{Mode, Options, SyncPolicy};
-use zdb::server::{self, Ended, Listener, Server};
+use zdb::server::{Ended, Listener, Server, process};
 
 fn main() -> ExitCode {
     let options = match Options::from_args(std::env::args_os()) {
@@ -45,15 +45,15 @@ fn run(options: &Options) -> Result<Ended, String> {
     if !refused.is_empty() {
         return Err(refused.join("\nzdb: "));
     }
-    let signals = server::block_signals()?;
-    raise_open_files();
+    let signals = process::block_signals()?;
+    process::raise_open_files();
     let (files, warnings) = SystemFiles::open(&options.data, &options.index)?;
     for line in warnings {
         eprintln!("zdb: {line}");
     }
     let files: Arc<dyn Files> = Arc::new(files);
     let mut random = [0; 32];
-    fill_random(&mut random);
+    process::fill_random(&mut random);
     let mode = options.mode().map(|mode| match mode {
         Mode::User => namespace::Mode::User,
         Mode::Sequential => namespace::Mode::Sequential,
@@ -75,7 +75,7 @@ fn run(options: &Options) -> Result<Ended, String> {
             random,
         },
     )?;
-    give_back_memory();
+    process::give_back_memory();
     for line in &report.damage {
         eprintln!("zdb: damage: {line}");
     }
@@ -129,7 +129,7 @@ fn state(
         path.canonicalize().unwrap_or_else(|_| path.into()).display().to_string()
     };
     let mut instance = [0; 4];
-    fill_random(&mut instance);
+    process::fill_random(&mut instance);
     let appendfsync = match policy {
         Policy::Always => "always",
         Policy::Every { .. } => "everysec",
@@ -160,38 +160,10 @@ fn state(
         data_path: path(&options.data),
         index_path: path(&options.index),
         settings,
-        random: Box::new(fill_random),
+        random: Box::new(process::fill_random),
         // As 0-db: 1 to 2^30.
         instance_id: (u32::from_le_bytes(instance) & ((1 << 30) - 1)).max(1),
         boot_s,
         stats: ServerStats::default(),
-    }
-}
-
-/// Random bytes from the kernel.
-fn fill_random(bytes: &mut [u8]) {
-    // SAFETY: a live buffer of that length; requests of up to 256 bytes are filled as a whole.
-    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    assert!(filled == bytes.len() as isize, "the kernel gives no random bytes");
-}
-
-/// The start took more memory than the server needs: glibc keeps it unless told otherwise.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim only gives free pages back.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-/// Every client and every segment is an open file: as many as the administrator allows.
-fn raise_open_files() {
-    // SAFETY: plain data on the stack.
-    unsafe {
-        let mut limit: libc::rlimit = std::mem::zeroed();
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
     }
 }

@@ -14,10 +14,7 @@ pub fn secure_answer(challenge: &[u8], password: &[u8]) -> String {
     hash.update(challenge);
     hash.update(b":");
     hash.update(password);
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Checks the answer to the challenge, which is used up unless the answer is no hash at all.
@@ -149,10 +146,7 @@ impl Model {
     }
 
     pub(super) fn client(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
-        let sub = arguments
-            .get(1)
-            .ok_or("Missing arguments")?
-            .to_ascii_uppercase();
+        let sub = arguments.get(1).ok_or("Missing arguments")?.to_ascii_uppercase();
         match (&sub[..], &arguments[2..]) {
             (b"SETINFO", [_, _]) => Ok(Reply::ok()),
             (b"SETNAME", [name]) if name.iter().any(|byte| !(b'!'..=b'~').contains(byte)) => {
@@ -190,10 +184,8 @@ impl Model {
     }
 
     pub(super) fn command(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
-        let names: Vec<String> = COMMANDS
-            .iter()
-            .map(|command| command.name.to_ascii_lowercase())
-            .collect();
+        let names: Vec<String> =
+            COMMANDS.iter().map(|command| command.name.to_ascii_lowercase()).collect();
         let entry = |name: &String| {
             let none = || Reply::Array(Vec::new());
             let number = Reply::Integer;
@@ -207,29 +199,21 @@ impl Model {
                 none(),
             ])
         };
-        let asked = |given: &&[u8]| {
-            names
-                .iter()
-                .find(|name| given.eq_ignore_ascii_case(name.as_bytes()))
-        };
+        let asked =
+            |given: &&[u8]| names.iter().find(|name| given.eq_ignore_ascii_case(name.as_bytes()));
         let sub = arguments.get(1).map(|sub| sub.to_ascii_uppercase());
         match (sub.as_deref(), arguments.get(2..).unwrap_or_default()) {
             (None, _) | (Some(b"INFO"), []) => Ok(Reply::Array(names.iter().map(entry).collect())),
             (Some(b"COUNT"), []) => Ok(Reply::Integer(names.len() as i64)),
             (Some(b"INFO"), given) => Ok(Reply::Array(
-                given
-                    .iter()
-                    .map(|given| asked(given).map_or(Reply::Nil, entry))
-                    .collect(),
+                given.iter().map(|given| asked(given).map_or(Reply::Nil, entry)).collect(),
             )),
             (Some(b"DOCS"), given) => {
                 let all = given.is_empty();
                 let listed = names
                     .iter()
                     .filter(|name| all || given.iter().any(|given| asked(given) == Some(name)));
-                Ok(map(listed.map(|name| {
-                    (name.as_str(), map([("summary", Reply::bulk(name))]))
-                })))
+                Ok(map(listed.map(|name| (name.as_str(), map([("summary", Reply::bulk(name))])))))
             }
             _ => Err("Unknown COMMAND subcommand"),
         }
@@ -237,12 +221,7 @@ impl Model {
 }
 
 fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, Reply)>) -> Reply {
-    Reply::Map(
-        pairs
-            .into_iter()
-            .map(|(name, value)| (Reply::bulk(name), value))
-            .collect(),
-    )
+    Reply::Map(pairs.into_iter().map(|(name, value)| (Reply::bulk(name), value)).collect())
 }
 
 /// The text of INFO; the model counts nothing.

@@ -118,16 +118,12 @@ impl Model {
 
     pub(super) fn length(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
         let version = self.one_key(session, arguments)?;
-        Ok(version.map_or(Reply::Nil, |version| {
-            Reply::Integer(version.value.len() as i64)
-        }))
+        Ok(version.map_or(Reply::Nil, |version| Reply::Integer(version.value.len() as i64)))
     }
 
     pub(super) fn keytime(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
         let version = self.one_key(session, arguments)?;
-        Ok(version.map_or(Reply::Nil, |version| {
-            Reply::Integer(version.timestamp.into())
-        }))
+        Ok(version.map_or(Reply::Nil, |version| Reply::Integer(version.timestamp.into())))
     }
 
     pub(super) fn mget(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
@@ -140,9 +136,7 @@ impl Model {
         }
         let namespace = self.readable(session)?;
         let value = |key: &&[u8]| {
-            namespace
-                .current(key)
-                .map_or(Reply::Nil, |version| Reply::Bulk(version.value.clone()))
+            namespace.current(key).map_or(Reply::Nil, |version| Reply::Bulk(version.value.clone()))
         };
         Ok(Reply::Array(keys.iter().map(value).collect()))
     }
@@ -197,12 +191,9 @@ impl Model {
             None => namespace.current(key).ok_or("Key not found")?,
             Some(token) => {
                 let token: [u8; 8] = (*token).try_into().map_err(|_| "Invalid arguments")?;
-                let index = u64::from_le_bytes(token)
-                    .checked_sub(1)
-                    .ok_or("No more history")?;
-                let version = namespace
-                    .version(index as usize)
-                    .ok_or("Invalid arguments (index query)")?;
+                let index = u64::from_le_bytes(token).checked_sub(1).ok_or("No more history")?;
+                let version =
+                    namespace.version(index as usize).ok_or("Invalid arguments (index query)")?;
                 if version.key != key {
                     return Err("Invalid arguments (invalid key)");
                 }
@@ -210,9 +201,9 @@ impl Model {
             }
         };
         Ok(Reply::Array(vec![
-            version.previous.map_or(Reply::Nil, |index| {
-                Reply::bulk((index as u64 + 1).to_le_bytes())
-            }),
+            version
+                .previous
+                .map_or(Reply::Nil, |index| Reply::bulk((index as u64 + 1).to_le_bytes())),
             Reply::bulk(version.timestamp.to_string()),
             Reply::Bulk(version.value.clone()),
         ]))

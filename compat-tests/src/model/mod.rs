@@ -47,19 +47,11 @@ struct Command {
 }
 
 const fn open(name: &'static str, handler: Handler) -> Command {
-    Command {
-        name,
-        admin: false,
-        handler,
-    }
+    Command { name, admin: false, handler }
 }
 
 const fn admin(name: &'static str, handler: Handler) -> Command {
-    Command {
-        name,
-        admin: true,
-        handler,
-    }
+    Command { name, admin: true, handler }
 }
 
 const COMMANDS: &[Command] = &[
@@ -133,11 +125,8 @@ pub struct Model {
 
 impl Model {
     pub fn new(options: Options) -> Model {
-        let mut default = Namespace::new(
-            0,
-            Bytes::from_static(b"default"),
-            options.mode.unwrap_or(Mode::User),
-        );
+        let mut default =
+            Namespace::new(0, Bytes::from_static(b"default"), options.mode.unwrap_or(Mode::User));
         default.maxsize = options.maxsize;
         if options.protect {
             default.password = options.admin.clone().map(Bytes::from);
@@ -201,19 +190,11 @@ impl Model {
             Ok(reply) => reply,
             Err(text) => Reply::error(text),
         };
-        if session.protocol == 3 {
-            reply
-        } else {
-            reply.flattened()
-        }
+        if session.protocol == 3 { reply } else { reply.flattened() }
     }
 
     fn dispatch(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
-        if !self
-            .namespaces
-            .iter()
-            .any(|namespace| namespace.id == session.namespace)
-        {
+        if !self.namespaces.iter().any(|namespace| namespace.id == session.namespace) {
             session.closed = true;
             return Err("Your active namespace is not available anymore (probably removed).");
         }
@@ -238,9 +219,7 @@ impl Model {
     }
 
     fn find(&mut self, name: &[u8]) -> Option<&mut Namespace> {
-        self.namespaces
-            .iter_mut()
-            .find(|namespace| namespace.name == name)
+        self.namespaces.iter_mut().find(|namespace| namespace.name == name)
     }
 }
 
@@ -266,10 +245,6 @@ fn atoll(text: &[u8]) -> i64 {
     let value = digits
         .iter()
         .take_while(|byte| byte.is_ascii_digit())
-        .fold(0i64, |value, byte| {
-            value
-                .saturating_mul(10)
-                .saturating_add(i64::from(byte - b'0'))
-        });
+        .fold(0i64, |value, byte| value.saturating_mul(10).saturating_add(i64::from(byte - b'0')));
     if negative { -value } else { value }
 }

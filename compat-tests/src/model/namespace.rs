@@ -86,9 +86,7 @@ impl Namespace {
     /// The versions of a live key, the newest first.
     pub fn chain(&self, key: &[u8]) -> impl Iterator<Item = &Version> {
         let newest = self.live.get(key).map(|&index| &self.versions[index]);
-        std::iter::successors(newest, |version| {
-            version.previous.map(|index| &self.versions[index])
-        })
+        std::iter::successors(newest, |version| version.previous.map(|index| &self.versions[index]))
     }
 
     pub(super) fn is_fresh(&self) -> bool {
@@ -118,12 +116,7 @@ impl Namespace {
         self.index_bytes += 64 + key.len() as u64;
         self.id_next += 1;
         self.order.insert(self.place(&key, index), index);
-        self.versions.push(Version {
-            key: key.clone(),
-            value,
-            timestamp,
-            previous,
-        });
+        self.versions.push(Version { key: key.clone(), value, timestamp, previous });
         self.live.insert(key.clone(), index);
         key
     }

@@ -36,8 +36,7 @@ impl Model {
         let id = self.namespace_count_ever;
         self.namespace_count_ever += 1;
         let mode = self.options.mode.unwrap_or(Mode::User);
-        self.namespaces
-            .push(Namespace::new(id, Bytes::copy_from_slice(name), mode));
+        self.namespaces.push(Namespace::new(id, Bytes::copy_from_slice(name), mode));
         Ok(Reply::ok())
     }
 
@@ -58,10 +57,7 @@ impl Model {
 
     pub(super) fn nslist(&mut self, _: &mut Session, _: &[&[u8]]) -> Answer {
         Ok(Reply::Array(
-            self.namespaces
-                .iter()
-                .map(|namespace| Reply::Bulk(namespace.name.clone()))
-                .collect(),
+            self.namespaces.iter().map(|namespace| Reply::Bulk(namespace.name.clone())).collect(),
         ))
     }
 
@@ -158,24 +154,14 @@ fn describe(namespace: &Namespace, admin: bool) -> String {
     field("index_size_bytes", &namespace.index_bytes);
     field("index_size_kb", &format!("{index_kib:.2}"));
     field("next_internal_id", &next_internal_id(namespace.id_next));
-    field(
-        "mode",
-        &if namespace.mode == Mode::User {
-            "userkey"
-        } else {
-            "sequential"
-        },
-    );
+    field("mode", &if namespace.mode == Mode::User { "userkey" } else { "sequential" });
     for name in ["index", "data"] {
         field(&format!("stats_{name}_io_errors"), &0);
         field(&format!("stats_{name}_io_error_last"), &0);
         field(&format!("stats_{name}_faults"), &0);
     }
     if namespace.maxsize > 0 {
-        field(
-            "space_available",
-            &namespace.maxsize.wrapping_sub(namespace.value_bytes),
-        );
+        field("space_available", &namespace.maxsize.wrapping_sub(namespace.value_bytes));
     }
     for name in ["index", "data"] {
         field(&format!("{name}_disk_freespace_bytes"), &0);

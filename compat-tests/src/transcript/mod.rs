@@ -91,15 +91,9 @@ impl Transcript {
     }
 
     pub fn parse(path: &Path, source: &str) -> Result<Transcript, String> {
-        let mut transcript = Transcript {
-            path: path.into(),
-            cases: Vec::new(),
-        };
-        let mut lines = source
-            .lines()
-            .enumerate()
-            .map(|(index, line)| (index + 1, line))
-            .peekable();
+        let mut transcript = Transcript { path: path.into(), cases: Vec::new() };
+        let mut lines =
+            source.lines().enumerate().map(|(index, line)| (index + 1, line)).peekable();
         while let Some((line, text)) = lines.next() {
             let place = |error: String| format!("{}:{line}: {error}", path.display());
             if text.trim().is_empty() || text.starts_with('#') {
@@ -113,10 +107,8 @@ impl Transcript {
                 });
                 continue;
             }
-            let case = transcript
-                .cases
-                .last_mut()
-                .ok_or_else(|| place("a case begins with ==".into()))?;
+            let case =
+                transcript.cases.last_mut().ok_or_else(|| place("a case begins with ==".into()))?;
             if let Some(directive) = text.strip_prefix("! ") {
                 case.direct(line, directive).map_err(place)?;
                 continue;
@@ -134,9 +126,8 @@ impl Transcript {
             } else {
                 let mut whole = text.to_owned();
                 while open_brackets(&whole) {
-                    let (_, more) = lines
-                        .next()
-                        .ok_or_else(|| place("a bracket is not closed".into()))?;
+                    let (_, more) =
+                        lines.next().ok_or_else(|| place("a bracket is not closed".into()))?;
                     whole.push(' ');
                     whole.push_str(more.trim());
                 }
@@ -203,12 +194,12 @@ impl Case {
                 let count: usize = count.parse().map_err(|_| "restart takes a count")?;
                 (0..count).for_each(|_| step(Action::Restart(Restart::Clean)));
             }
-            ["disconnect", connection] => step(Action::Disconnect {
-                connection: connection.into(),
-            }),
-            ["exited", code] => step(Action::Exited(
-                code.parse().map_err(|_| "exited takes a number")?,
-            )),
+            ["disconnect", connection] => {
+                step(Action::Disconnect { connection: connection.into() })
+            }
+            ["exited", code] => {
+                step(Action::Exited(code.parse().map_err(|_| "exited takes a number")?))
+            }
             _ => return Err(format!("unknown directive {directive:?}")),
         }
         Ok(())
@@ -233,11 +224,7 @@ fn request(line: &str) -> Result<Option<Action>, String> {
     if arguments.is_empty() {
         return Err("a request has a name at least".into());
     }
-    Ok(Some(Action::Send {
-        connection: connection.into(),
-        form,
-        arguments,
-    }))
+    Ok(Some(Action::Send { connection: connection.into(), form, arguments }))
 }
 
 /// Words separated by blanks; quotes keep blanks together.

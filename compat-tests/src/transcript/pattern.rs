@@ -70,10 +70,8 @@ impl Pattern {
             (Pattern::Map(patterns, rest), Reply::Array(given))
                 if given.len().is_multiple_of(2) =>
             {
-                let given: Vec<_> = given
-                    .chunks_exact(2)
-                    .map(|pair| (&pair[0], &pair[1]))
-                    .collect();
+                let given: Vec<_> =
+                    given.chunks_exact(2).map(|pair| (&pair[0], &pair[1])).collect();
                 matches_pairs(patterns, *rest, &given, variables)
             }
             _ => false,
@@ -110,14 +108,8 @@ impl Pattern {
             Pattern::Map(pairs, rest) => {
                 for index in 0..pairs.len() {
                     let (key, value) = &pairs[index];
-                    let keys = key
-                        .alterations()
-                        .into_iter()
-                        .map(|key| (key, value.clone()));
-                    let values = value
-                        .alterations()
-                        .into_iter()
-                        .map(|value| (key.clone(), value));
+                    let keys = key.alterations().into_iter().map(|key| (key, value.clone()));
+                    let values = value.alterations().into_iter().map(|value| (key.clone(), value));
                     for pair in keys.chain(values) {
                         let mut pairs = pairs.clone();
                         pairs[index] = pair;
@@ -216,10 +208,7 @@ impl<'a> Reader<'a> {
             }
             elements.push(element(self)?);
             if !self.take(",") && !self.rest.trim_start().starts_with(end) {
-                return Err(format!(
-                    "a comma or {end} is missing before {:?}",
-                    self.rest
-                ));
+                return Err(format!("a comma or {end} is missing before {:?}", self.rest));
             }
         }
     }

@@ -32,22 +32,11 @@ pub fn run<S: Subject>(transcript: &Transcript, start: impl Fn(&Case) -> S) -> R
         .iter()
         .filter_map(|case| {
             let error = run_case(case, &mut start(case)).err()?;
-            let name = transcript
-                .path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy();
-            Some(format!(
-                "{name}:{error}\n    in the case \"{}\"",
-                case.title
-            ))
+            let name = transcript.path.file_name().unwrap_or_default().to_string_lossy();
+            Some(format!("{name}:{error}\n    in the case \"{}\"", case.title))
         })
         .collect();
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        Err(failed.join("\n"))
-    }
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
 }
 
 pub fn run_case(case: &Case, subject: &mut impl Subject) -> Result<(), String> {
@@ -57,15 +46,9 @@ pub fn run_case(case: &Case, subject: &mut impl Subject) -> Result<(), String> {
     for step in &case.steps {
         let place = |error: String| format!("{}: {error}", step.line);
         match &step.action {
-            Action::Send {
-                connection,
-                form,
-                arguments,
-            } => {
-                let request: Result<Vec<_>, _> = arguments
-                    .iter()
-                    .map(|text| text.value(&variables))
-                    .collect();
+            Action::Send { connection, form, arguments } => {
+                let request: Result<Vec<_>, _> =
+                    arguments.iter().map(|text| text.value(&variables)).collect();
                 let request = request.map_err(place)?;
                 last_request = show(&request);
                 current.clone_from(connection);
@@ -85,9 +68,7 @@ pub fn run_case(case: &Case, subject: &mut impl Subject) -> Result<(), String> {
             Action::Exited(expected) => {
                 let code = subject.exit_code().map_err(place)?;
                 if code != *expected {
-                    return Err(place(format!(
-                        "expected exit status {expected}, got {code}"
-                    )));
+                    return Err(place(format!("expected exit status {expected}, got {code}")));
                 }
             }
         }
@@ -110,21 +91,13 @@ struct Connection {
 
 impl ServerSubject {
     pub fn new(case: &Case) -> ServerSubject {
-        ServerSubject {
-            server: Server::start(&case.flags),
-            connections: HashMap::new(),
-        }
+        ServerSubject { server: Server::start(&case.flags), connections: HashMap::new() }
     }
 
     fn flush(&mut self, connection: &str) -> Result<&mut Connection, String> {
-        let open = self
-            .connections
-            .get_mut(connection)
-            .ok_or("the connection is not open")?;
+        let open = self.connections.get_mut(connection).ok_or("the connection is not open")?;
         let unsent = std::mem::take(&mut open.unsent);
-        open.client
-            .send_raw(&unsent)
-            .map_err(|error| format!("cannot send: {error}"))?;
+        open.client.send_raw(&unsent).map_err(|error| format!("cannot send: {error}"))?;
         Ok(open)
     }
 }
@@ -134,17 +107,10 @@ impl Subject for ServerSubject {
         if !self.connections.contains_key(connection) {
             let client = Client::connect(self.server.address())
                 .map_err(|error| format!("cannot connect: {error}"))?;
-            let open = Connection {
-                client,
-                unsent: Vec::new(),
-                waiting: VecDeque::new(),
-            };
+            let open = Connection { client, unsent: Vec::new(), waiting: VecDeque::new() };
             self.connections.insert(connection.into(), open);
         }
-        let open = self
-            .connections
-            .get_mut(connection)
-            .expect("it was opened above");
+        let open = self.connections.get_mut(connection).expect("it was opened above");
         match form {
             Form::Array => encode(&request, &mut open.unsent),
             Form::Inline => open.unsent.extend(inline(&request)),
@@ -155,13 +121,8 @@ impl Subject for ServerSubject {
 
     fn receive(&mut self, connection: &str) -> Result<Reply, String> {
         let open = self.flush(connection)?;
-        let request = open
-            .waiting
-            .pop_front()
-            .ok_or("no request waits for a reply")?;
-        open.client
-            .receive_for(&request)
-            .map_err(|error| format!("no reply: {error}"))
+        let request = open.waiting.pop_front().ok_or("no request waits for a reply")?;
+        open.client.receive_for(&request).map_err(|error| format!("no reply: {error}"))
     }
 
     fn wait_closed(&mut self, connection: &str) -> Result<(), String> {
@@ -184,25 +145,18 @@ impl Subject for ServerSubject {
         } else {
             self.server.kill();
         }
-        self.server
-            .try_resume()
-            .map_err(|refusal| format!("no start: {refusal:?}"))
+        self.server.try_resume().map_err(|refusal| format!("no start: {refusal:?}"))
     }
 
     fn exit_code(&mut self) -> Result<i32, String> {
         self.connections.clear();
-        self.server
-            .wait()
-            .code()
-            .ok_or("the server was ended by a signal".into())
+        self.server.wait().code().ok_or("the server was ended by a signal".into())
     }
 
     fn leftovers(&mut self) -> Result<(), String> {
         for (name, connection) in &mut self.connections {
             if !connection.client.is_quiet() {
-                return Err(format!(
-                    "more replies on the connection {name} than requests"
-                ));
+                return Err(format!("more replies on the connection {name} than requests"));
             }
         }
         Ok(())
@@ -246,11 +200,7 @@ impl ModelSubject {
         let mut options = Options::default();
         let mut flags = case.flags.iter();
         while let Some(flag) = flags.next() {
-            let mut value = || {
-                flags
-                    .next()
-                    .unwrap_or_else(|| panic!("{flag} wants a value"))
-            };
+            let mut value = || flags.next().unwrap_or_else(|| panic!("{flag} wants a value"));
             match flag.as_str() {
                 "--admin" => options.admin = Some(value().clone()),
                 "--protect" => options.protect = true,
@@ -261,10 +211,7 @@ impl ModelSubject {
                 other => panic!("{other} means nothing to the model"),
             }
         }
-        ModelSubject {
-            model: Model::new(options),
-            connections: HashMap::new(),
-        }
+        ModelSubject { model: Model::new(options), connections: HashMap::new() }
     }
 }
 
@@ -273,11 +220,8 @@ impl Subject for ModelSubject {
         if self.model.is_stopped() {
             return Err("the server has stopped".into());
         }
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("the clock is past 1970");
-        self.model
-            .set_time(Duration::from_micros(now.as_micros() as u64));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
+        self.model.set_time(Duration::from_micros(now.as_micros() as u64));
         let (session, replies) = self
             .connections
             .entry(connection.into())
@@ -290,13 +234,9 @@ impl Subject for ModelSubject {
     }
 
     fn receive(&mut self, connection: &str) -> Result<Reply, String> {
-        let (_, replies) = self
-            .connections
-            .get_mut(connection)
-            .ok_or("the connection is not open")?;
-        replies
-            .pop_front()
-            .ok_or("no reply: the connection is closed".into())
+        let (_, replies) =
+            self.connections.get_mut(connection).ok_or("the connection is not open")?;
+        replies.pop_front().ok_or("no reply: the connection is closed".into())
     }
 
     fn wait_closed(&mut self, connection: &str) -> Result<(), String> {
@@ -318,11 +258,7 @@ impl Subject for ModelSubject {
     }
 
     fn exit_code(&mut self) -> Result<i32, String> {
-        if self.model.is_stopped() {
-            Ok(0)
-        } else {
-            Err("the server still runs".into())
-        }
+        if self.model.is_stopped() { Ok(0) } else { Err("the server still runs".into()) }
     }
 
     fn leftovers(&mut self) -> Result<(), String> {

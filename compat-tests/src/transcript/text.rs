@@ -64,10 +64,7 @@ impl Text {
                 }
                 [b'$', b'{', ..] => {
                     let length = closing(&source[at..], '{', '}')?;
-                    (
-                        length,
-                        Token::Variable(source[at + 2..at + length - 1].into()),
-                    )
+                    (length, Token::Variable(source[at + 2..at + length - 1].into()))
                 }
                 [byte, ..] => {
                     literal.push(*byte);
@@ -89,10 +86,7 @@ impl Text {
         if !literal.is_empty() {
             tokens.push(Token::Literal(literal));
         }
-        Ok(Text {
-            tokens,
-            source: source.into(),
-        })
+        Ok(Text { tokens, source: source.into() })
     }
 
     /// The bytes of a text that has nothing to match, as requests must be.
@@ -126,10 +120,7 @@ impl Text {
 
     /// Several lines, each ended.
     pub fn lines(lines: &[Text]) -> Text {
-        let mut whole = Text {
-            tokens: Vec::new(),
-            source: String::new(),
-        };
+        let mut whole = Text { tokens: Vec::new(), source: String::new() };
         for line in lines {
             whole.tokens.extend(line.tokens.iter().cloned());
             whole.tokens.push(Token::Literal(b"\n".into()));
@@ -150,10 +141,7 @@ fn escape(rest: &[u8]) -> Result<(usize, u8), String> {
             let digits = [*high, *low];
             let digits =
                 std::str::from_utf8(&digits).map_err(|_| "\\x takes two hexadecimal digits")?;
-            (
-                3,
-                u8::from_str_radix(digits, 16).map_err(|_| "\\x takes two hexadecimal digits")?,
-            )
+            (3, u8::from_str_radix(digits, 16).map_err(|_| "\\x takes two hexadecimal digits")?)
         }
         [byte @ (b'\\' | b'"' | b'<' | b'$'), ..] => (1, *byte),
         _ => return Err("unknown escape".into()),
@@ -183,10 +171,8 @@ fn token(source: &str) -> Result<Token, String> {
     if let Some((kind, name)) = source.split_once('=') {
         return Ok(Token::Capture(Box::new(token(kind)?), name.into()));
     }
-    let number = |text: &str| {
-        text.parse::<usize>()
-            .map_err(|_| format!("<{source}> wants a number"))
-    };
+    let number =
+        |text: &str| text.parse::<usize>().map_err(|_| format!("<{source}> wants a number"));
     Ok(match source.splitn(3, ':').collect::<Vec<_>>()[..] {
         ["any"] => Token::Any,
         ["line"] => Token::Line,
@@ -205,10 +191,7 @@ fn token(source: &str) -> Result<Token, String> {
 fn token_value(token: &Token, variables: &Variables) -> Result<Vec<u8>, String> {
     match token {
         Token::Literal(bytes) => Ok(bytes.clone()),
-        Token::Variable(name) => variables
-            .get(name)
-            .cloned()
-            .ok_or(format!("no variable {name}")),
+        Token::Variable(name) => variables.get(name).cloned().ok_or(format!("no variable {name}")),
         Token::Sha1(text) => {
             let text = text.value(variables)?;
             let colon = text
@@ -245,12 +228,7 @@ fn match_tokens(tokens: &[Token], bytes: &[u8], variables: &Variables) -> Option
 fn lengths(token: &Token, bytes: &[u8], variables: &Variables) -> std::ops::Range<usize> {
     // No range holds a number: the token does not match.
     const NONE: std::ops::Range<usize> = 0..0;
-    let digits = || {
-        bytes
-            .iter()
-            .take_while(|byte| byte.is_ascii_digit())
-            .count()
-    };
+    let digits = || bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let exactly = |count: usize, fits: bool| if fits { count..count + 1 } else { NONE };
     match token {
         Token::Any => 0..bytes.len() + 1,
@@ -262,12 +240,7 @@ fn lengths(token: &Token, bytes: &[u8], variables: &Variables) -> std::ops::Rang
         Token::Now => exactly(digits(), is_now(&bytes[..digits()])),
         Token::Hex(count) => {
             let is_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-            exactly(
-                *count,
-                bytes
-                    .get(..*count)
-                    .is_some_and(|bytes| bytes.iter().all(is_hex)),
-            )
+            exactly(*count, bytes.get(..*count).is_some_and(|bytes| bytes.iter().all(is_hex)))
         }
         Token::Bytes(count) => exactly(*count, bytes.len() >= *count),
         Token::Literal(_) | Token::Variable(_) | Token::Sha1(_) => {
@@ -281,12 +254,8 @@ fn lengths(token: &Token, bytes: &[u8], variables: &Variables) -> std::ops::Rang
 }
 
 fn is_now(digits: &[u8]) -> bool {
-    let seconds = std::str::from_utf8(digits)
-        .ok()
-        .and_then(|text| text.parse::<u64>().ok());
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("the clock is past 1970")
-        .as_secs();
+    let seconds = std::str::from_utf8(digits).ok().and_then(|text| text.parse::<u64>().ok());
+    let now =
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970").as_secs();
     seconds.is_some_and(|seconds| seconds.abs_diff(now) <= NOW_TOLERANCE_S)
 }

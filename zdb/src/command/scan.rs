@@ -305,11 +305,9 @@ impl Scan {
                 continue;
             }
             let position = candidate.place.get();
-            let bytes = self.reads.iter().flatten().find_map(|range| {
-                let at = position.checked_sub(range.start)? as usize;
-                range.bytes.get(at..)
-            });
-            candidate.head = bytes.and_then(|bytes| {
+            // Ranges may overlap at their ends: the one that holds the whole head is looked for.
+            candidate.head = self.reads.iter().flatten().find_map(|range| {
+                let bytes = range.bytes.get(position.checked_sub(range.start)? as usize..)?;
                 let head = format::decode_head(bytes, seed, position)?;
                 Some((head, bytes[RECORD_HEAD_BYTES..head.payload_offset()].to_vec()))
             });

@@ -118,7 +118,8 @@ fn read_first(context: &mut Context<'_>, place: Place, bytes: u64) -> Outcome {
 
 fn set_user(context: &mut Context<'_>, key: &[u8], value: Value<'_>, out: &mut Output) -> Outcome {
     if key.is_empty() {
-        return context.error(out, "Invalid argument, key needed");
+        let fits = fits(context, value.payload.len(), None);
+        return context.error(out, if fits { "Invalid argument, key needed" } else { NO_SPACE });
     }
     let hash = context.key_hash(key);
     let Some(entry) = context.engine.find(context.namespace(), hash) else {
@@ -181,7 +182,9 @@ fn set_sequential(
         return append(context, &id, value, None, out);
     }
     let Some(place) = sequential_id(key).and_then(|id| table.get(id)) else {
-        return context.error(out, "Invalid key, only update authorized");
+        let fits = fits(context, value.payload.len(), None);
+        let text = if fits { "Invalid key, only update authorized" } else { NO_SPACE };
+        return context.error(out, text);
     };
     if context.namespace().settings.worm {
         return context.error(out, WORM);

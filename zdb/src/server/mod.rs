@@ -4,6 +4,7 @@
 //! A turn: wait for completions, hand them to the hub, let the hub settle, hand in what came of it.
 
 mod listener;
+pub mod process;
 mod ring;
 
 pub use listener::Listener;
@@ -82,23 +83,6 @@ pub struct Server {
     stop: Stop,
     ended: Ended,
     verbose: bool,
-}
-
-/// Keeps SIGTERM and SIGINT for the loop. Before any thread is started, so that all inherit it.
-pub fn block_signals() -> Result<OwnedFd, String> {
-    // SAFETY: plain data on the stack, and a descriptor that is checked before it is owned.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGTERM);
-        libc::sigaddset(&mut set, libc::SIGINT);
-        libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-        let descriptor = libc::signalfd(-1, &set, libc::SFD_CLOEXEC);
-        if descriptor < 0 {
-            return Err(format!("cannot receive signals: {}", io::Error::last_os_error()));
-        }
-        Ok(OwnedFd::from_raw_fd(descriptor))
-    }
 }
 
 impl Server {
