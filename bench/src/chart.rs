@@ -77,13 +77,7 @@ fn draw(report: &Report, loads: &[&str]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n\
          <title>zdb and Redis on the same loads</title>\n<style>{STYLE}</style>\n"
     );
-    text(
-        &mut svg,
-        0.0,
-        20.0,
-        "title",
-        "zdb and Redis on the same loads",
-    );
+    text(&mut svg, 0.0, 20.0, "title", "zdb and Redis on the same loads");
     text(
         &mut svg,
         0.0,
@@ -96,12 +90,7 @@ fn draw(report: &Report, loads: &[&str]) -> String {
         text(&mut svg, panel.left, TOP - 14.0, "head", panel.head);
         let x = panel.left + unit_width(report, panel);
         line(&mut svg, "one", (x, TOP - 6.0), (x, y - LOAD_GAP + 4.0));
-        line(
-            &mut svg,
-            "line",
-            (panel.left, TOP - 6.0),
-            (panel.left, y - LOAD_GAP + 4.0),
-        );
+        line(&mut svg, "line", (panel.left, TOP - 6.0), (panel.left, y - LOAD_GAP + 4.0));
     }
     svg.push_str(&body);
     text(&mut svg, 0.0, height - 28.0, "", &scale_line(report));
@@ -113,10 +102,7 @@ fn draw(report: &Report, loads: &[&str]) -> String {
 /// Draws one load at `y` and returns where the next one starts.
 fn draw_load(svg: &mut String, report: &Report, load: &str, y: f64) -> f64 {
     let kinds = [Kind::Zdb, Kind::Redis, Kind::Null];
-    let bars: Vec<&Series> = kinds
-        .iter()
-        .filter_map(|&kind| report.find(load, kind))
-        .collect();
+    let bars: Vec<&Series> = kinds.iter().filter_map(|&kind| report.find(load, kind)).collect();
     let bars_height = bars.len() as f64 * (BAR + BAR_GAP) - BAR_GAP;
     text(svg, 0.0, y + bars_height / 2.0 + 4.0, "", &bars[0].title);
     for panel in &PANELS {
@@ -140,13 +126,7 @@ fn draw_load(svg: &mut String, report: &Report, load: &str, y: f64) -> f64 {
             };
             let number = format!("{cut}{}{share}", (panel.format)(value));
             // Behind the line of Redis at least: the line would cross it out.
-            text(
-                svg,
-                panel.left + width.max(unit) + 5.0,
-                bar_y + BAR - 2.0,
-                "number",
-                &number,
-            );
+            text(svg, panel.left + width.max(unit) + 5.0, bar_y + BAR - 2.0, "number", &number);
         }
     }
     y + bars_height + LOAD_GAP
@@ -154,10 +134,8 @@ fn draw_load(svg: &mut String, report: &Report, load: &str, y: f64) -> f64 {
 
 /// How long a bar is that equals Redis's.
 fn unit_width(report: &Report, panel: &Panel) -> f64 {
-    let ratios = report
-        .series
-        .iter()
-        .filter_map(|series| ratio_to_redis(report, series, panel.figure));
+    let ratios =
+        report.series.iter().filter_map(|series| ratio_to_redis(report, series, panel.figure));
     let longest = ratios.fold(1.0, f64::max).min(RATIO_MAX);
     (PANEL - NUMBER) / longest
 }
@@ -193,42 +171,23 @@ fn scale_line(report: &Report) -> String {
     let of_server = |scale: &Scale| {
         let start = scale.start_median();
         let start = start.map_or_else(String::new, |seconds| format!(", starts in {seconds:.2} s"));
-        format!(
-            "{} {:.1} bytes of memory a key{start}",
-            scale.server.name(),
-            scale.bytes_per_key
-        )
+        format!("{} {:.1} bytes of memory a key{start}", scale.server.name(), scale.bytes_per_key)
     };
     let words: Vec<String> = report.scale.iter().map(of_server).collect();
     match report.scale.first() {
-        Some(scale) => format!(
-            "With {} keys: {}.",
-            thousands(scale.keys as f64),
-            words.join("; ")
-        ),
+        Some(scale) => format!("With {} keys: {}.", thousands(scale.keys as f64), words.join("; ")),
         None => String::new(),
     }
 }
 
 fn footer(report: &Report) -> String {
-    let quick = if report.quick {
-        "Quick form, times mean nothing. "
-    } else {
-        ""
-    };
-    format!(
-        "{quick}Medians of {} round(s). {}.",
-        report.rounds,
-        report.headline()
-    )
+    let quick = if report.quick { "Quick form, times mean nothing. " } else { "" };
+    format!("{quick}Medians of {} round(s). {}.", report.rounds, report.headline())
 }
 
 fn text(svg: &mut String, x: f64, y: f64, class: &str, content: &str) {
     let content = content.replace('&', "&amp;").replace('<', "&lt;");
-    let _ = writeln!(
-        svg,
-        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{content}</text>"
-    );
+    let _ = writeln!(svg, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{content}</text>");
 }
 
 fn line(svg: &mut String, class: &str, from: (f64, f64), to: (f64, f64)) {

@@ -86,13 +86,7 @@ impl Generator {
             connections.push(Connection::new(stream, template.clone(), load, constant));
         }
         let source = Source::new(load.keys);
-        Ok(Generator {
-            epoll,
-            connections,
-            source,
-            busy: 0,
-            last_reply: Instant::now(),
-        })
+        Ok(Generator { epoll, connections, source, busy: 0, last_reply: Instant::now() })
     }
 
     fn measure(
@@ -233,9 +227,7 @@ fn new_histogram() -> Result<Histogram<u64>> {
 
 /// The CPU time of this thread, which is the whole generator.
 pub fn own_cpu() -> Result<Duration> {
-    Ok(Duration::from(nix::time::clock_gettime(
-        nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID,
-    )?))
+    Ok(Duration::from(nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)?))
 }
 
 /// Where keys and stamps come from; one for all connections of a load.
@@ -251,12 +243,7 @@ impl Source {
         let mut random = fastrand::Rng::new();
         // A random start: no run repeats the values of an earlier one.
         let stamp = random.u64(..);
-        Source {
-            keys,
-            random,
-            next: 0,
-            stamp,
-        }
+        Source { keys, random, next: 0, stamp }
     }
 
     fn key(&mut self, out: &mut [u8]) -> bool {
@@ -351,12 +338,7 @@ impl Connection {
 
     /// Stamps fresh keys and values into the batch; false when the keys have run out.
     fn prepare(&mut self, source: &mut Source) -> bool {
-        let Template {
-            bytes,
-            request_size,
-            key_at,
-            value_at,
-        } = &mut self.template;
+        let Template { bytes, request_size, key_at, value_at } = &mut self.template;
         self.batch = 0;
         for request in bytes.chunks_exact_mut(*request_size) {
             let (head, value) = request.split_at_mut(*key_at + KEY_SIZE);
@@ -500,11 +482,7 @@ impl ReplyReader {
     /// none where more bytes are needed to tell.
     fn check(&self, input: &[u8], key: &[u8]) -> Result<Option<(usize, usize)>> {
         let Some(line_end) = input.iter().take(1024).position(|&byte| byte == b'\r') else {
-            ensure!(
-                input.len() < 1024,
-                "the server answered no RESP: {:?}",
-                text(input)
-            );
+            ensure!(input.len() < 1024, "the server answered no RESP: {:?}", text(input));
             return Ok(None);
         };
         let (head, body_at) = (&input[..line_end], line_end + 2);
@@ -539,17 +517,11 @@ impl ReplyReader {
                     text(key),
                     text(found)
                 );
-                Ok(Some((
-                    looked_at,
-                    self.value_size + 2 - STAMP_SIZE - KEY_SIZE,
-                )))
+                Ok(Some((looked_at, self.value_size + 2 - STAMP_SIZE - KEY_SIZE)))
             }
-            (command, _) => bail!(
-                "{} of {:?} got the wrong reply {:?}",
-                command.name(),
-                text(key),
-                text(head)
-            ),
+            (command, _) => {
+                bail!("{} of {:?} got the wrong reply {:?}", command.name(), text(key), text(head))
+            }
         }
     }
 }
@@ -559,9 +531,7 @@ fn parse_number(digits: &[u8]) -> Option<usize> {
         return None;
     }
     digits.iter().try_fold(0, |number, digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| number * 10 + usize::from(digit - b'0'))
+        digit.is_ascii_digit().then(|| number * 10 + usize::from(digit - b'0'))
     })
 }
 
@@ -589,12 +559,7 @@ mod tests {
                     verdict = reader.take(part.len(), 1, &template);
                 }
             }
-            assert_eq!(
-                verdict.is_ok_and(|done| done),
-                good,
-                "{id} {:?} cut at {cut}",
-                text(reply)
-            );
+            assert_eq!(verdict.is_ok_and(|done| done), good, "{id} {:?} cut at {cut}", text(reply));
         }
     }
 

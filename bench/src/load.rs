@@ -63,22 +63,11 @@ pub struct Load {
     pub null: bool,
 }
 
-const RANDOM: Keys = Keys::Random {
-    span: 1_000_000_000,
-};
-const FIXED_100: Keys = Keys::Fixed {
-    prefix: *b"fix:",
-    count: 100_000,
-};
+const RANDOM: Keys = Keys::Random { span: 1_000_000_000 };
+const FIXED_100: Keys = Keys::Fixed { prefix: *b"fix:", count: 100_000 };
 /// 128 MiB and 64 MiB: both fit the read cache, so these compare the way through memory and network.
-const FIXED_4K: Keys = Keys::Fixed {
-    prefix: *b"4ki:",
-    count: 32_768,
-};
-const FIXED_64K: Keys = Keys::Fixed {
-    prefix: *b"64k:",
-    count: 1_024,
-};
+const FIXED_4K: Keys = Keys::Fixed { prefix: *b"4ki:", count: 32_768 };
+const FIXED_64K: Keys = Keys::Fixed { prefix: *b"64k:", count: 1_024 };
 
 /// The read cache that zdb gets in every load but the ten million keys.
 pub const CACHE: &str = "256M";
@@ -107,77 +96,32 @@ const fn load(
 /// Within a group the loads run in this order; the inserts come last so that they do not make the
 /// key space of the others larger for the faster server.
 pub const LOADS: &[Load] = &[
+    Load { null: true, ..load("get-100", "GET 100 B", "small", Command::Get, FIXED_100) },
     Load {
         null: true,
-        ..load("get-100", "GET 100 B", "small", Command::Get, FIXED_100)
+        pipeline: 16,
+        ..load("get-100-p16", "GET 100 B, pipeline 16", "small", Command::Get, FIXED_100)
+    },
+    Load {
+        null: true,
+        ..load("set-100", "SET 100 B, overwrite", "small", Command::Set, FIXED_100)
     },
     Load {
         null: true,
         pipeline: 16,
-        ..load(
-            "get-100-p16",
-            "GET 100 B, pipeline 16",
-            "small",
-            Command::Get,
-            FIXED_100,
-        )
-    },
-    Load {
-        null: true,
-        ..load(
-            "set-100",
-            "SET 100 B, overwrite",
-            "small",
-            Command::Set,
-            FIXED_100,
-        )
-    },
-    Load {
-        null: true,
-        pipeline: 16,
-        ..load(
-            "set-100-p16",
-            "SET 100 B, overwrite, pipeline 16",
-            "small",
-            Command::Set,
-            FIXED_100,
-        )
+        ..load("set-100-p16", "SET 100 B, overwrite, pipeline 16", "small", Command::Set, FIXED_100)
     },
     Load {
         clients: 1,
-        ..load(
-            "set-100-c1",
-            "SET 100 B, 1 client",
-            "small",
-            Command::Set,
-            FIXED_100,
-        )
+        ..load("set-100-c1", "SET 100 B, 1 client", "small", Command::Set, FIXED_100)
     },
-    load(
-        "insert-100",
-        "SET 100 B, insert",
-        "small",
-        Command::Set,
-        RANDOM,
-    ),
+    load("insert-100", "SET 100 B, insert", "small", Command::Set, RANDOM),
     Load {
         pipeline: 16,
-        ..load(
-            "insert-100-p16",
-            "SET 100 B, insert, pipeline 16",
-            "small",
-            Command::Set,
-            RANDOM,
-        )
+        ..load("insert-100-p16", "SET 100 B, insert, pipeline 16", "small", Command::Set, RANDOM)
     },
-    Load {
-        value_size: 4 << 10,
-        ..load("get-4k", "GET 4 KiB", "large", Command::Get, FIXED_4K)
-    },
-    Load {
-        value_size: 4 << 10,
-        ..load("set-4k", "SET 4 KiB", "large", Command::Set, FIXED_4K)
-    },
+    Load { value_size: 4 << 10, ..load("get-4k", "GET 4 KiB", "large", Command::Get, FIXED_4K) },
+    Load { value_size: 4 << 10, ..load("set-4k", "SET 4 KiB", "large", Command::Set, FIXED_4K) },
     Load {
         value_size: 64 << 10,
         ..load("get-64k", "GET 64 KiB", "large", Command::Get, FIXED_64K)
@@ -188,13 +132,7 @@ pub const LOADS: &[Load] = &[
     },
     Load {
         sync: Sync::Always,
-        ..load(
-            "always-100",
-            "SET 100 B, sync=always",
-            "always",
-            Command::Set,
-            RANDOM,
-        )
+        ..load("always-100", "SET 100 B, sync=always", "always", Command::Set, RANDOM)
     },
     Load {
         sync: Sync::Always,
@@ -210,13 +148,7 @@ pub const LOADS: &[Load] = &[
     Load {
         sync: Sync::Always,
         clients: 1,
-        ..load(
-            "always-100-c1",
-            "SET 100 B, sync=always, 1 client",
-            "always",
-            Command::Set,
-            RANDOM,
-        )
+        ..load("always-100-c1", "SET 100 B, sync=always, 1 client", "always", Command::Set, RANDOM)
     },
 ];
 
@@ -245,22 +177,13 @@ pub fn fill_for(load: &Load) -> Option<Load> {
 pub fn fill_scattered(count: u64) -> Load {
     Load {
         pipeline: 100,
-        ..load(
-            "fill",
-            "fill",
-            MEMORY,
-            Command::Set,
-            Keys::EachScattered { count },
-        )
+        ..load("fill", "fill", MEMORY, Command::Set, Keys::EachScattered { count })
     }
 }
 
 /// Overwrites a small fixed set with deep pipelines, so that buffers and caches reach their size.
 pub fn churn() -> Load {
-    Load {
-        pipeline: 100,
-        ..load("churn", "churn", MEMORY, Command::Set, FIXED_100)
-    }
+    Load { pipeline: 100, ..load("churn", "churn", MEMORY, Command::Set, FIXED_100) }
 }
 
 /// The key number `index` of the scattered set: distinct for all indexes below a billion.

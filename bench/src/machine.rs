@@ -42,11 +42,8 @@ impl Machine {
 pub fn busy_time() -> Result<Duration> {
     let text = read("/proc/stat")?;
     let first = text.lines().next().unwrap_or_default();
-    let ticks: Vec<u64> = first
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|field| field.parse().ok())
-        .collect();
+    let ticks: Vec<u64> =
+        first.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
     // user nice system idle iowait irq softirq steal; guest time is part of user time.
     let busy: u64 = ticks
         .iter()
@@ -71,9 +68,8 @@ fn field(path: &str, name: &str) -> Option<String> {
 
 /// Type and device of the file system that holds `directory`.
 fn filesystem(directory: &Path) -> Result<String> {
-    let directory = directory
-        .canonicalize()
-        .with_context(|| format!("cannot find {}", directory.display()))?;
+    let directory =
+        directory.canonicalize().with_context(|| format!("cannot find {}", directory.display()))?;
     let mounts = read("/proc/self/mounts")?;
     let fields = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ');
@@ -82,9 +78,7 @@ fn filesystem(directory: &Path) -> Result<String> {
     let holding = fields.filter(|(_, place, _)| directory.starts_with(place));
     // The last of the longest: a later mount covers an earlier one.
     let found = holding.max_by_key(|(_, place, _)| place.len());
-    Ok(found.map_or("unknown".into(), |(device, _, kind)| {
-        format!("{kind} on {device}")
-    }))
+    Ok(found.map_or("unknown".into(), |(device, _, kind)| format!("{kind} on {device}")))
 }
 
 /// The first line of what a program says about its version.

@@ -120,10 +120,7 @@ fn run(options: &Options) -> Result<()> {
     report.print();
     report.write_json(&out.join("latest.json"))?;
     chart::write(&report, &out.join("latest.svg"))?;
-    println!(
-        "\nAll rounds are in {0}/latest.json, the chart is {0}/latest.svg.",
-        out.display()
-    );
+    println!("\nAll rounds are in {0}/latest.json, the chart is {0}/latest.svg.", out.display());
     Ok(())
 }
 
@@ -150,50 +147,30 @@ fn list() -> Result<()> {
 
 fn check_names(names: &[String]) -> Result<()> {
     for name in names {
-        let known = LOADS
-            .iter()
-            .any(|load| load.id == name || load.group == name)
+        let known = LOADS.iter().any(|load| load.id == name || load.group == name)
             || [CROSS_CHECK, MEMORY, START].contains(&name.as_str());
-        ensure!(
-            known,
-            "--only {name}: no load or group has that name; --list shows them"
-        );
+        ensure!(known, "--only {name}: no load or group has that name; --list shows them");
     }
     Ok(())
 }
 
 /// Finds the programs and a place for their data, and pins the load generator.
 fn prepare(options: &Options) -> Result<Run> {
-    let directory = options
-        .dir
-        .clone()
-        .unwrap_or_else(|| target().join("bench-data"));
+    let directory = options.dir.clone().unwrap_or_else(|| target().join("bench-data"));
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
     let programs = Programs {
         redis: server::find_redis("redis-server")?,
         zdb: server::find_zdb(options.zdb.as_deref(), workspace())?,
     };
-    warn_of_space(
-        &directory,
-        if options.quick {
-            SPACE_QUICK_GIB
-        } else {
-            SPACE_GIB
-        },
-    )?;
+    warn_of_space(&directory, if options.quick { SPACE_QUICK_GIB } else { SPACE_GIB })?;
     let cores = server::core_count();
     let pinned = options.pin.unwrap_or(cores >= 2).then_some((0, 1));
     if let Some((_, generator)) = pinned {
-        ensure!(
-            cores >= 2,
-            "--pin yes needs two cores, this machine has {cores}"
-        );
+        ensure!(cores >= 2, "--pin yes needs two cores, this machine has {cores}");
         server::pin_self(generator)?;
     }
-    let rounds = options
-        .rounds
-        .map_or(if options.quick { 1 } else { ROUNDS }, usize::from);
+    let rounds = options.rounds.map_or(if options.quick { 1 } else { ROUNDS }, usize::from);
     Ok(Run {
         programs,
         directory,

@@ -46,16 +46,8 @@ impl Run {
     }
 
     pub fn setup(&self, kind: Kind, sync: Sync, cache: &'static str, place: &str) -> Setup {
-        let directory = self
-            .directory
-            .join(format!("{place}-{}", kind.name().to_lowercase()));
-        Setup {
-            kind,
-            directory,
-            sync,
-            cache,
-            core: self.pinned.map(|(server, _)| server),
-        }
+        let directory = self.directory.join(format!("{place}-{}", kind.name().to_lowercase()));
+        Setup { kind, directory, sync, cache, core: self.pinned.map(|(server, _)| server) }
     }
 
     /// The servers of a round, each round with another one first.
@@ -76,14 +68,9 @@ pub fn run_group(run: &Run, loads: &[&Load], round: usize, report: &mut Report) 
         .collect();
     let mut servers = start_paused(run, &order, sync)?;
     let fills = fills(loads);
-    for server in servers
-        .iter_mut()
-        .filter(|server| server.kind != Kind::Null)
-    {
+    for server in servers.iter_mut().filter(|server| server.kind != Kind::Null) {
         for fill in &fills {
-            awake(run, server, fill.title, |server| {
-                client::fill(server.address, fill)
-            })?;
+            awake(run, server, fill.title, |server| client::fill(server.address, fill))?;
         }
     }
     for load in loads {
@@ -91,9 +78,8 @@ pub fn run_group(run: &Run, loads: &[&Load], round: usize, report: &mut Report) 
             if server.kind == Kind::Null && !load.null {
                 continue;
             }
-            let sample = awake(run, server, load.title, |server| {
-                measure_one(run, server, load, round)
-            })?;
+            let sample =
+                awake(run, server, load.title, |server| measure_one(run, server, load, round))?;
             say(load.title, server.kind, &sample, run, round);
             report.add(load, server.kind, sample);
         }
@@ -120,11 +106,8 @@ pub fn run_cross_check(
     round: usize,
     report: &mut Report,
 ) -> Result<()> {
-    let order: Vec<Kind> = run
-        .turn_order(round)
-        .into_iter()
-        .filter(|&kind| kind != Kind::Null)
-        .collect();
+    let order: Vec<Kind> =
+        run.turn_order(round).into_iter().filter(|&kind| kind != Kind::Null).collect();
     let mut servers = start_paused(run, &order, Sync::EverySecond)?;
     for pipeline in [1, 16] {
         for command in ["set", "get"] {
@@ -194,9 +177,7 @@ fn awake<T>(
             server.pause()?;
             Ok(value)
         }
-        Err(error) => Err(server
-            .explain(error)
-            .context(format!("{what}, {}", server.kind.name()))),
+        Err(error) => Err(server.explain(error).context(format!("{what}, {}", server.kind.name()))),
     }
 }
 
@@ -215,10 +196,7 @@ fn measure_one(run: &Run, server: &Server, load: &Load, round: usize) -> Result<
     let known = (server.cpu()? - all_before) + (client::own_cpu()? - own_before);
     let elsewhere = (busy_time()? - busy_before).saturating_sub(known);
     let seconds = outcome.elapsed.as_secs_f64();
-    ensure!(
-        outcome.requests > 0,
-        "no request was answered within {seconds:.1} s"
-    );
+    ensure!(outcome.requests > 0, "no request was answered within {seconds:.1} s");
     let requests = outcome.requests as f64;
     let quantile = |share| outcome.latency.value_at_quantile(share) as f64 / 1e3;
     Ok(Sample {
@@ -306,19 +284,13 @@ impl<'a> CsvRow<'a> {
     fn read(text: &'a str, command: &str) -> Result<Self> {
         let split = |line: &'a str| line.split(',').map(|cell| cell.trim_matches('"')).collect();
         let names = text.lines().find(|line| line.starts_with("\"test\""));
-        let values = text
-            .lines()
-            .find(|line| line.to_lowercase().starts_with(&format!("\"{command}\"")));
+        let values =
+            text.lines().find(|line| line.to_lowercase().starts_with(&format!("\"{command}\"")));
         match (names, values) {
-            (Some(names), Some(values)) => Ok(CsvRow {
-                names: split(names),
-                values: split(values),
-                text,
-            }),
-            _ => bail!(
-                "redis-benchmark printed no line about {command}: {}",
-                text.trim()
-            ),
+            (Some(names), Some(values)) => {
+                Ok(CsvRow { names: split(names), values: split(values), text })
+            }
+            _ => bail!("redis-benchmark printed no line about {command}: {}", text.trim()),
         }
     }
 

@@ -84,28 +84,18 @@ impl Report {
         server: Kind,
         sample: Sample,
     ) {
-        let place = self
-            .series
-            .iter()
-            .position(|series| series.load == id && series.server == server);
+        let place =
+            self.series.iter().position(|series| series.load == id && series.server == server);
         let place = place.unwrap_or_else(|| {
             let (load, title) = (id.to_string(), title.to_string());
-            self.series.push(Series {
-                load,
-                title,
-                server,
-                value_size,
-                samples: Vec::new(),
-            });
+            self.series.push(Series { load, title, server, value_size, samples: Vec::new() });
             self.series.len() - 1
         });
         self.series[place].samples.push(sample);
     }
 
     pub fn find(&self, load: &str, server: Kind) -> Option<&Series> {
-        self.series
-            .iter()
-            .find(|series| series.load == load && series.server == server)
+        self.series.iter().find(|series| series.load == load && series.server == server)
     }
 
     /// The loads in the order in which they were first measured.
@@ -157,10 +147,7 @@ impl Report {
     fn notes(&self) -> Vec<String> {
         let mut notes = vec![
             format!("zdb: {}; Redis: {}", self.machine.zdb, self.machine.redis),
-            format!(
-                "Medians of {} round(s), the servers taking turns within each.",
-                self.rounds
-            ),
+            format!("Medians of {} round(s), the servers taking turns within each.", self.rounds),
         ];
         notes.push(match self.pinned {
             Some((server, generator)) => format!(
@@ -215,11 +202,7 @@ impl Report {
                 disturbed |= elsewhere >= ELSEWHERE_BUSY;
                 let megabytes = series.median(|sample| sample.value_mb_per_s);
                 rows.push(vec![
-                    if title.replace(()).is_none() {
-                        series.title.clone()
-                    } else {
-                        String::new()
-                    },
+                    if title.replace(()).is_none() { series.title.clone() } else { String::new() },
                     series.server.name().into(),
                     thousands(series.requests_per_s()),
                     ratio(Series::requests_per_s),
@@ -227,11 +210,7 @@ impl Report {
                     ratio(Series::cpu_us_per_request),
                     format!("{:.0}", series.median(|sample| sample.latency_p50_us)),
                     format!("{:.0}", series.median(|sample| sample.latency_p99_us)),
-                    if series.value_size >= 4096 {
-                        thousands(megabytes)
-                    } else {
-                        String::new()
-                    },
+                    if series.value_size >= 4096 { thousands(megabytes) } else { String::new() },
                     percent(generator, GENERATOR_BUSY),
                     percent(elsewhere, ELSEWHERE_BUSY),
                 ]);
@@ -283,9 +262,7 @@ impl Report {
                 mib(scale.memory_full.peak_kib),
                 format!("{:.1}", scale.bytes_per_key),
                 format!("{:.1}", scale.bytes_per_key_above_empty),
-                scale
-                    .start_median()
-                    .map_or_else(String::new, |seconds| format!("{seconds:.3}")),
+                scale.start_median().map_or_else(String::new, |seconds| format!("{seconds:.3}")),
             ]);
         }
         print_table(&rows, 2);
@@ -306,22 +283,10 @@ impl Report {
             return;
         }
         let mut rows = vec![columns(&["load", "target", "measured", ""])];
-        rows.extend(verdicts.iter().map(
-            |Verdict {
-                 title,
-                 target,
-                 measured,
-                 met,
-             }| {
-                let verdict = if *met { "met" } else { "missed" };
-                vec![
-                    title.clone(),
-                    target.clone(),
-                    format!("{measured:.3}"),
-                    verdict.into(),
-                ]
-            },
-        ));
+        rows.extend(verdicts.iter().map(|Verdict { title, target, measured, met }| {
+            let verdict = if *met { "met" } else { "missed" };
+            vec![title.clone(), target.clone(), format!("{measured:.3}"), verdict.into()]
+        }));
         print_table(&rows, 2);
     }
 }
@@ -371,11 +336,7 @@ pub fn thousands(number: f64) -> String {
 }
 
 fn percent(share: f64, too_much: f64) -> String {
-    format!(
-        "{:.0} %{}",
-        share * 100.0,
-        if share >= too_much { " !" } else { "" }
-    )
+    format!("{:.0} %{}", share * 100.0, if share >= too_much { " !" } else { "" })
 }
 
 fn columns(names: &[&str]) -> Vec<String> {
@@ -384,12 +345,8 @@ fn columns(names: &[&str]) -> Vec<String> {
 
 /// The first `left` columns are words, the others numbers.
 fn print_table(rows: &[Vec<String>], left: usize) {
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     println!();
     for (place, row) in rows.iter().enumerate() {
@@ -404,10 +361,7 @@ fn print_table(rows: &[Vec<String>], left: usize) {
         }
         println!("{}", line.trim_end());
         if place == 0 {
-            println!(
-                "{}",
-                "─".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1))
-            );
+            println!("{}", "─".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1)));
         }
     }
 }

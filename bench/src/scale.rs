@@ -23,12 +23,7 @@ const PROBES: u64 = 1_000;
 /// Fills zdb and Redis in turn; with `starts` also measures how long each takes to serve it again.
 pub fn run(run: &Run, starts: bool) -> Result<Vec<Scale>> {
     let keys = if run.quick { KEYS_QUICK } else { KEYS };
-    let kinds: Vec<Kind> = run
-        .servers
-        .iter()
-        .copied()
-        .filter(|&kind| kind != Kind::Null)
-        .collect();
+    let kinds: Vec<Kind> = run.servers.iter().copied().filter(|&kind| kind != Kind::Null).collect();
     let mut found = Vec::new();
     for &kind in &kinds {
         found.push(fill(run, kind, keys)?);
@@ -95,11 +90,8 @@ fn with_empty_server<T>(run: &Run, kind: Kind, work: impl Fn(&Server) -> Result<
     let setup = run.setup(kind, Sync::EverySecond, CACHE, PLACE);
     empty(&setup.directory)?;
     let mut server = Server::start(&run.programs, &setup)?;
-    let value = work(&server).map_err(|error| {
-        server
-            .explain(error)
-            .context(format!("many keys, {}", kind.name()))
-    })?;
+    let value = work(&server)
+        .map_err(|error| server.explain(error).context(format!("many keys, {}", kind.name())))?;
     server.stop()?;
     Ok(value)
 }
@@ -112,9 +104,7 @@ fn start_again(run: &Run, kind: Kind, keys: u64) -> Result<f64> {
     let mut server = Server::start(&run.programs, &setup)?;
     let seconds = server.started_in.as_secs_f64();
     ensure_complete(&server, keys).map_err(|error| {
-        server
-            .explain(error)
-            .context(format!("{} after its start", kind.name()))
+        server.explain(error).context(format!("{} after its start", kind.name()))
     })?;
     server.stop()?;
     Ok(seconds)
@@ -124,14 +114,9 @@ fn start_again(run: &Run, kind: Kind, keys: u64) -> Result<f64> {
 fn ensure_complete(server: &Server, keys: u64) -> Result<()> {
     let reply = server.ask(&[b"DBSIZE"])?;
     let text = String::from_utf8_lossy(&reply);
-    let count: Option<u64> = text
-        .strip_prefix(':')
-        .and_then(|rest| rest.trim_end().parse().ok());
+    let count: Option<u64> = text.strip_prefix(':').and_then(|rest| rest.trim_end().parse().ok());
     let count = count.with_context(|| format!("DBSIZE answered {text:?}"))?;
-    ensure!(
-        count == keys,
-        "DBSIZE answered {count}, but {keys} keys were acknowledged"
-    );
+    ensure!(count == keys, "DBSIZE answered {count}, but {keys} keys were acknowledged");
     let mut key = [0; 16];
     for index in (0..keys).step_by((keys / PROBES).max(1) as usize) {
         write_key(&mut key, *b"key:", scattered_key(index));

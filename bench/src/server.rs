@@ -116,10 +116,7 @@ impl Server {
         let output =
             File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = command_line(programs, setup, port);
-        command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output);
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let cores = match setup.core {
             Some(core) => one_core(core)?,
             None => all_cores()?,
@@ -134,9 +131,8 @@ impl Server {
             });
         }
         let begin = Instant::now();
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {:?}", command.get_program()))?;
+        let child =
+            command.spawn().with_context(|| format!("cannot start {:?}", command.get_program()))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut server = Server {
             kind: setup.kind,
@@ -219,9 +215,7 @@ impl Server {
         let path = format!("/proc/{}/status", self.pid());
         let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         let field = |name: &str| -> Result<u64> {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             let number =
                 line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok());
             number.with_context(|| format!("{path} has no {name}"))
@@ -237,11 +231,7 @@ impl Server {
     /// not inherit the core of the thread they work for.
     pub fn gather_threads(&self, core: usize) -> Result<()> {
         for entry in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
-            if let Some(thread) = entry?
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            {
+            if let Some(thread) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
                 // One that just ended, or that the kernel wants where it is, stays as it is.
                 let _ = sched_setaffinity(Pid::from_raw(thread), &one_core(core)?);
             }
@@ -298,11 +288,7 @@ impl Server {
         let state = match self.child.try_wait() {
             Ok(Some(status)) => {
                 self.ended = true;
-                format!(
-                    "{} died ({status}); {}",
-                    self.kind.name(),
-                    self.last_log_lines()
-                )
+                format!("{} died ({status}); {}", self.kind.name(), self.last_log_lines())
             }
             _ => format!("{} still runs; {}", self.kind.name(), self.last_log_lines()),
         };
@@ -312,10 +298,7 @@ impl Server {
     fn last_log_lines(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .collect();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         if lines.is_empty() {
             return "it logged nothing".into();
         }
@@ -340,11 +323,7 @@ fn command_line(programs: &Programs, setup: &Setup, port: u16) -> Command {
     match setup.kind {
         Kind::Zdb | Kind::Null => {
             command = Command::new(&programs.zdb);
-            command
-                .arg("--data")
-                .arg(data)
-                .arg("--index")
-                .arg(setup.directory.join("index"));
+            command.arg("--data").arg(data).arg("--index").arg(setup.directory.join("index"));
             command.args(["--listen", "127.0.0.1", "--port", &port.to_string()]);
             command.args(["--sync", setup.sync.flag(), "--cache", setup.cache]);
             if setup.kind == Kind::Null {
@@ -353,31 +332,12 @@ fn command_line(programs: &Programs, setup: &Setup, port: u16) -> Command {
         }
         Kind::Redis => {
             command = Command::new(&programs.redis);
-            command.args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--daemonize",
-                "no",
-            ]);
+            command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"]);
             command.arg("--dir").arg(&setup.directory);
-            command.args([
-                "--appendonly",
-                "yes",
-                "--appendfsync",
-                setup.sync.flag(),
-                "--save",
-                "",
-            ]);
+            command.args(["--appendonly", "yes", "--appendfsync", setup.sync.flag(), "--save", ""]);
             // A pure AOF that is never rewritten: the same work as an append log, and no child
             // process beside the measurement.
-            command.args([
-                "--auto-aof-rewrite-percentage",
-                "0",
-                "--aof-use-rdb-preamble",
-                "no",
-            ]);
+            command.args(["--auto-aof-rewrite-percentage", "0", "--aof-use-rdb-preamble", "no"]);
         }
     }
     command
@@ -391,9 +351,7 @@ fn free_port() -> Result<u16> {
 
 pub fn one_core(core: usize) -> Result<CpuSet> {
     let mut cores = CpuSet::new();
-    cores
-        .set(core)
-        .with_context(|| format!("core {core} is beyond what the system can name"))?;
+    cores.set(core).with_context(|| format!("core {core} is beyond what the system can name"))?;
     Ok(cores)
 }
 
@@ -424,11 +382,7 @@ pub fn find_redis(name: &str) -> Result<PathBuf> {
     let found = std::env::split_paths(&path)
         .map(|directory| directory.join(name))
         .find(|file| file.is_file());
-    let package = if name == "redis-server" {
-        "redis-server"
-    } else {
-        "redis-tools"
-    };
+    let package = if name == "redis-server" { "redis-server" } else { "redis-tools" };
     found.with_context(|| {
         format!("{name} is not on the PATH; install it with: apt-get install -y {package}")
     })
@@ -437,11 +391,7 @@ pub fn find_redis(name: &str) -> Result<PathBuf> {
 /// ZDB_BIN, or what `cargo build --release -p zdb` makes.
 pub fn find_zdb(named: Option<&Path>, workspace: &Path) -> Result<PathBuf> {
     if let Some(named) = named {
-        ensure!(
-            named.is_file(),
-            "ZDB_BIN names {}, which is no file",
-            named.display()
-        );
+        ensure!(named.is_file(), "ZDB_BIN names {}, which is no file", named.display());
         return Ok(named.to_path_buf());
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -460,14 +410,10 @@ pub fn find_zdb(named: Option<&Path>, workspace: &Path) -> Result<PathBuf> {
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run cargo to build zdb; name a built one with ZDB_BIN")?;
-    ensure!(
-        output.status.success(),
-        "zdb did not build; its errors are above"
-    );
+    ensure!(output.status.success(), "zdb did not build; its errors are above");
     let messages = String::from_utf8_lossy(&output.stdout);
-    let executables = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let executables =
+        messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let found = executables
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
         .next_back();

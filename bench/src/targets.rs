@@ -30,21 +30,11 @@ struct Target {
 }
 
 const fn redis(load: &'static str, figure: Figure, bound: Bound) -> Target {
-    Target {
-        load,
-        figure,
-        against: Some(Kind::Redis),
-        bound,
-    }
+    Target { load, figure, against: Some(Kind::Redis), bound }
 }
 
 const fn null(load: &'static str, bound: Bound) -> Target {
-    Target {
-        load,
-        figure: Figure::RequestsPerSecond,
-        against: Some(Kind::Null),
-        bound,
-    }
+    Target { load, figure: Figure::RequestsPerSecond, against: Some(Kind::Null), bound }
 }
 
 const TARGETS: &[Target] = &[
@@ -54,35 +44,18 @@ const TARGETS: &[Target] = &[
     redis("set-100", Figure::CpuPerRequest, Bound::AtMost(0.85)),
     redis("insert-100", Figure::RequestsPerSecond, Bound::AtLeast(1.0)),
     redis("insert-100", Figure::CpuPerRequest, Bound::AtMost(0.85)),
-    redis(
-        "set-100-p16",
-        Figure::RequestsPerSecond,
-        Bound::AtLeast(2.0),
-    ),
+    redis("set-100-p16", Figure::RequestsPerSecond, Bound::AtLeast(2.0)),
     redis("set-100-p16", Figure::CpuPerRequest, Bound::AtMost(0.40)),
-    redis(
-        "insert-100-p16",
-        Figure::RequestsPerSecond,
-        Bound::AtLeast(2.0),
-    ),
+    redis("insert-100-p16", Figure::RequestsPerSecond, Bound::AtLeast(2.0)),
     redis("insert-100-p16", Figure::CpuPerRequest, Bound::AtMost(0.40)),
     redis("get-100-p16", Figure::CpuPerRequest, Bound::AtMost(0.60)),
     redis("always-100", Figure::RequestsPerSecond, Bound::AtLeast(1.5)),
-    redis(
-        "always-100-p16",
-        Figure::RequestsPerSecond,
-        Bound::AtLeast(3.0),
-    ),
+    redis("always-100-p16", Figure::RequestsPerSecond, Bound::AtLeast(3.0)),
     redis("set-100-c1", Figure::RequestsPerSecond, Bound::AtLeast(1.0)),
     redis("set-64k", Figure::BytesPerSecond, Bound::AtLeast(3.0)),
     null("get-100", Bound::AtLeast(0.95)),
     null("get-100-p16", Bound::AtLeast(0.80)),
-    Target {
-        load: MEMORY,
-        figure: Figure::BytesPerKey,
-        against: None,
-        bound: Bound::AtMost(20.0),
-    },
+    Target { load: MEMORY, figure: Figure::BytesPerKey, against: None, bound: Bound::AtMost(20.0) },
     redis(START, Figure::StartTime, Bound::AtMost(0.1)),
 ];
 
@@ -108,12 +81,7 @@ pub fn judge(report: &Report) -> Vec<Verdict> {
             Bound::AtLeast(bound) => measured >= bound,
             Bound::AtMost(bound) => measured <= bound,
         };
-        Some(Verdict {
-            title: title(target),
-            target: describe(target),
-            measured,
-            met,
-        })
+        Some(Verdict { title: title(target), target: describe(target), measured, met })
     });
     judged.collect()
 }
@@ -134,10 +102,7 @@ fn figure(report: &Report, target: &Target, server: Kind) -> Option<f64> {
 
 fn title(target: &Target) -> String {
     let load = LOADS.iter().find(|load| load.id == target.load);
-    load.map_or_else(
-        || format!("many keys: {}", target.load),
-        |load| load.title.into(),
-    )
+    load.map_or_else(|| format!("many keys: {}", target.load), |load| load.title.into())
 }
 
 fn describe(target: &Target) -> String {
@@ -168,10 +133,7 @@ mod tests {
             let known = LOADS.iter().any(|load| {
                 load.id == target.load && (load.null || target.against != Some(Kind::Null))
             });
-            assert!(
-                known || [MEMORY, START].contains(&target.load),
-                "{target:?}"
-            );
+            assert!(known || [MEMORY, START].contains(&target.load), "{target:?}");
         }
     }
 }
