@@ -9,7 +9,7 @@ use crate::command::{self, ClientRef, Context, Finished, Outcome, ServerState, T
 use crate::disk::{Completion, Operation, Token};
 use crate::engine::index::KeyHash;
 use crate::engine::{Answer, Engine, Now, Waiter};
-use crate::limits::INPUT_BYTES_TOTAL_MAX;
+use crate::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_TOTAL_MAX};
 use crate::output::Output;
 use crate::resp::{Progress, ProtocolError, Request, RequestParser};
 use connection::{Blocked, Reply, SpareInputs};
@@ -39,6 +39,7 @@ pub struct Hub {
     turn: u64,
     next_session: u64,
     input_bytes: usize,
+    output_bytes: usize,
     spare_inputs: SpareInputs,
     batch: Box<Batch>,
 }
@@ -91,6 +92,7 @@ impl Hub {
             turn: 1,
             next_session: 0,
             input_bytes: 0,
+            output_bytes: 0,
             spare_inputs: SpareInputs::default(),
             batch: Box::default(),
         }
@@ -140,6 +142,7 @@ impl Hub {
         }
         if let Some(connection) = self.slots[index].connection.take() {
             self.input_bytes -= connection.stashed();
+            self.output_bytes -= connection.counted_bytes;
             self.server.stats.clients_now -= 1;
             self.free.push(index as u32);
         }
@@ -151,7 +154,10 @@ impl Hub {
         self.slots[(key & 0xff_ffff) as usize].connection.take()
     }
 
-    fn put_back(&mut self, connection: Box<Connection>) {
+    fn put_back(&mut self, mut connection: Box<Connection>) {
+        let pending = connection.pending_bytes();
+        self.output_bytes = self.output_bytes + pending - connection.counted_bytes;
+        connection.counted_bytes = pending;
         let index = (connection.key & 0xff_ffff) as usize;
         self.slots[index].connection = Some(connection);
     }
@@ -189,8 +195,7 @@ impl Hub {
             }
             if self.input_bytes > INPUT_BYTES_TOTAL_MAX {
                 let text = "Too many unfinished requests on all connections, try again later";
-                connection.output.writer(connection.session.protocol).error(text);
-                connection.closing = true;
+                self.refuse(&mut connection, text);
                 self.input_bytes -= connection.drop_input();
             }
         }
@@ -228,13 +233,14 @@ impl Hub {
 
     /// Runs the requests at the start of `input` and returns how many bytes they took.
     fn run(&mut self, connection: &mut Connection, input: &[u8]) -> usize {
+        connection.is_held = self.output_bytes > OUTPUT_BYTES_TOTAL_MAX;
         let mut at = 0;
         let mut batch = std::mem::take(&mut self.batch);
         while at < input.len() && connection.may_run() {
             let count = self.look_ahead(connection, &input[at..], &mut batch);
             if count == 0 {
                 let Some(error) = batch.error.take() else { break };
-                self.refuse(connection, error);
+                self.refuse(connection, error.reply);
                 at = input.len();
                 break;
             }
@@ -313,10 +319,10 @@ impl Hub {
         count
     }
 
-    /// Framing is lost: says so and closes.
-    fn refuse(&mut self, connection: &mut Connection, error: ProtocolError) {
+    /// Nothing more is taken from this client: says so behind its other replies, and closes.
+    fn refuse(&mut self, connection: &mut Connection, text: &str) {
         let mut output = Output::default();
-        output.writer(connection.session.protocol).error(error.reply);
+        output.writer(connection.session.protocol).error(text);
         connection.push_reply(Reply::Ready { output, rests_on: 0, turn: 0 });
         connection.closing = true;
         connection.release(self.engine.log.acknowledged(), false);
@@ -416,7 +422,7 @@ impl Hub {
             _ if direct => {
                 let output = out.split_off(mark);
                 connection.output = out;
-                self.unacknowledged.push(connection.key);
+                self.wait_for_log(connection);
                 connection.push_reply(Reply::Ready { output, rests_on: end, turn: self.turn });
             }
             _ if grown > 0 => {
@@ -428,6 +434,13 @@ impl Hub {
             connection.push_reply(Reply::Waiting { bytes });
         }
         outcome
+    }
+
+    fn wait_for_log(&mut self, connection: &mut Connection) {
+        if !connection.is_unacknowledged {
+            connection.is_unacknowledged = true;
+            self.unacknowledged.push(connection.key);
+        }
     }
 
     fn list_clients(&mut self, connection: &mut Connection) {
@@ -518,7 +531,8 @@ impl Hub {
         let Some(connection) = self.get_mut(key) else { return };
         connection.fill_reply(finished.client.reply, finished.output, finished.rests_on);
         connection.release(acknowledged, broken);
-        if connection.waits_for_log() {
+        if connection.waits_for_log() && !connection.is_unacknowledged {
+            connection.is_unacknowledged = true;
             self.unacknowledged.push(key);
         }
         self.resume(key);
@@ -530,7 +544,8 @@ impl Hub {
         for key in std::mem::take(&mut self.unacknowledged) {
             let Some(connection) = self.get_mut(key) else { continue };
             connection.release(acknowledged, broken);
-            if connection.waits_for_log() {
+            connection.is_unacknowledged = connection.waits_for_log();
+            if connection.is_unacknowledged {
                 self.unacknowledged.push(key);
             }
             self.resume(key);

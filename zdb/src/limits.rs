@@ -26,7 +26,7 @@ pub const WRITE_BYTES_MAX: u64 = 4 << 20;
 pub const WRITES_IN_FLIGHT_MAX: usize = 4;
 /// How many records that wait for the disk are worth a write beside those on their way.
 pub const COMMIT_RECORDS: u64 = 16;
-/// How far ahead of the log's end blocks are zeroed under `--sync always`, in bytes: an overwrite of
+/// How far ahead of the log's end blocks are zeroed where clients wait for the disk: an overwrite of
 /// written blocks needs no journal commit of the file system.
 pub const ZERO_AHEAD_BYTES: u64 = 4 << 20;
 /// Size of one zeroing write in bytes.
@@ -51,6 +51,14 @@ pub const SCAN_GAP_BYTES: u64 = 16 << 10;
 
 /// Replies of one connection that wait in memory before its requests wait too, in bytes.
 pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// What a reply of unknown length counts for in that, in bytes: sixteen of them are under way at once.
+pub const UNKNOWN_REPLY_BYTES: usize = OUTPUT_BYTES_MAX / 16;
+/// Replies of all connections together. Beyond it a connection with more than its share waits.
+pub const OUTPUT_BYTES_TOTAL_MAX: usize = 1 << 30;
+/// The share that each connection has in any case, in bytes.
+pub const OUTPUT_BYTES_SHARE: usize = 16 << 10;
+/// A payload of this size and more is sent from the cache or the read buffer without a copy.
+pub const SHARE_BYTES_MIN: usize = 16 << 10;
 /// Requests of one connection that are under way at once.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
 /// Bytes of half-sent and waiting requests that all connections together may hold.

@@ -1,6 +1,5 @@
 //! The `zdb` program: flags in, a running server out.
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -31,7 +30,7 @@ fn main() -> ExitCode {
         // As 0-db and the shell: 130 for SIGINT, 143 for SIGTERM.
         Ok(Ended::Signal(number)) => ExitCode::from(128 + number as u8),
         Err(line) => {
-            eprintln!("zdb: {line}");
+            process::warn(&line);
             ExitCode::FAILURE
         }
     }
@@ -39,7 +38,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<Ended, String> {
     for line in options.warnings() {
-        eprintln!("zdb: {line}");
+        process::warn(&line);
     }
     let refused = options.not_built_yet();
     if !refused.is_empty() {
@@ -49,7 +48,7 @@ fn run(options: &Options) -> Result<Ended, String> {
     process::raise_open_files();
     let (files, warnings) = SystemFiles::open(&options.data, &options.index)?;
     for line in warnings {
-        eprintln!("zdb: {line}");
+        process::warn(&line);
     }
     let files: Arc<dyn Files> = Arc::new(files);
     let mut random = [0; 32];
@@ -77,9 +76,9 @@ fn run(options: &Options) -> Result<Ended, String> {
     )?;
     process::give_back_memory();
     for line in &report.damage {
-        eprintln!("zdb: damage: {line}");
+        process::warn(&format!("damage: {line}"));
     }
-    println!(
+    process::say(&format!(
         "{} keys in {} namespaces, {} segments; {} records scanned, {} of them from the write buffer; {} ms",
         report.keys,
         report.namespaces,
@@ -87,16 +86,17 @@ fn run(options: &Options) -> Result<Ended, String> {
         report.scanned,
         report.replayed,
         begun.elapsed().as_millis()
-    );
+    ));
     if options.dump {
         for namespace in engine.namespaces.iter() {
-            println!(
+            process::say(&format!(
                 "namespace {:?}: {} keys, {} bytes",
                 String::from_utf8_lossy(&namespace.name),
                 namespace.live_keys,
                 namespace.live_bytes
-            );
+            ));
         }
+        engine.log.discard_buffer();
         return Ok(Ended::Command);
     }
     if options.maxsize > 0 {
@@ -112,9 +112,7 @@ fn run(options: &Options) -> Result<Ended, String> {
     let names: Vec<String> = listeners.iter().map(Listener::name).collect();
     let hub = Hub::new(engine, state(options, mode, policy, &listeners), options.null);
     let server = Server::new(hub, files, listeners, signals, options.verbose)?;
-    println!("zdb ready on {}", names.join(" and "));
-    // A pipe that nobody reads must not stop the server.
-    let _ = std::io::stdout().flush();
+    process::say(&format!("zdb ready on {}", names.join(" and ")));
     server.run()
 }
 

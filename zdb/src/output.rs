@@ -1,11 +1,12 @@
 //! The replies of a connection on their way out: bytes, with large payloads in between that are sent
 //! from where they lie.
 
+use crate::limits::SHARE_BYTES_MIN;
 use crate::resp::{CRLF, Protocol, ReplyWriter};
 use bytes::Bytes;
 
-/// A payload of this size and more is sent from the cache or the read buffer without a copy.
-const SHARE_BYTES_MIN: usize = 16 << 10;
+/// Memory that an empty output keeps: a connection has two, and there may be many idle connections.
+const IDLE_BYTES_MAX: usize = 8 << 10;
 
 #[derive(Default)]
 pub struct Output {
@@ -68,7 +69,7 @@ impl Output {
     /// Empties it, and gives back memory that an unusually large reply took.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.shrink_to(64 << 10);
+        self.bytes.shrink_to(IDLE_BYTES_MAX);
         self.shared.clear();
         self.shared_bytes = 0;
     }

@@ -10,7 +10,7 @@ use crate::engine::index::Place;
 use crate::engine::log::format::{self, FLAG_UNVERIFIED, Kind, Verified};
 use crate::engine::namespace::{Keys, Namespace};
 use crate::engine::{Engine, Fetched, ReadFailure, sequential_id};
-use crate::limits::KEY_BYTES_MAX;
+use crate::limits::{KEY_BYTES_MAX, SHARE_BYTES_MIN, UNKNOWN_REPLY_BYTES};
 use crate::output::Output;
 use crate::resp::{Protocol, Request};
 use bytes::Bytes;
@@ -69,8 +69,11 @@ pub fn multi_get(context: &mut Context<'_>, request: Request<'_>, out: &mut Outp
     Outcome::Parts(count)
 }
 
-/// One element of MGET's array.
+/// One element of MGET's array. The namespace may be gone since the command began.
 pub fn multi_get_part(context: &mut Context<'_>, key: &[u8], out: &mut Output) -> Outcome {
+    if !context.is_attached() {
+        return context.error(out, super::DETACHED);
+    }
     answer(context, Verb::Get, key, out)
 }
 
@@ -106,20 +109,23 @@ fn answer(context: &mut Context<'_>, verb: Verb, key: &[u8], out: &mut Output) -
         return context.done_at(context.namespace().deleted_until);
     };
     // CHECK wants to know about the disk, unless the record is not there yet.
-    let in_memory = verb != Verb::Check || place.get() >= context.engine.log.buffered_from();
-    if in_memory
+    let buffered = place.get() >= context.engine.log.buffered_from();
+    let large = bytes as usize >= SHARE_BYTES_MIN;
+    if verb == Verb::Get && buffered && large {
+        context.engine.share_buffered(place);
+    }
+    if (verb != Verb::Check || buffered)
         && let Some(record) = context.engine.peek(place)
         && record.key() == key
     {
         let end = place.get() + record.head.bytes();
         let id = id_of(context.namespace(), key);
-        let found = Found { place, record: &record, id, seed: context.engine.log.seed };
-        let owner = if place.get() >= context.engine.log.buffered_from() {
-            None
-        } else {
-            context.engine.cached(place)
-        };
-        found.render(verb, context.session.protocol, context.session.namespace, owner, out);
+        // A shared copy of a buffered record is found by its place as well as one that was read.
+        let shared = if buffered && !large { None } else { context.engine.cached(place) };
+        let cached = shared.map(|bytes| Verified::trusted(bytes));
+        let record = cached.as_ref().unwrap_or(&record);
+        let found = Found { place, record, id, seed: context.engine.log.seed };
+        found.render(verb, context.session.protocol, context.session.namespace, shared, out);
         return context.done_at(end);
     }
     let kind = TaskKind::Read { verb, key: key.into() };
@@ -141,8 +147,15 @@ fn fetch_for(
         kind,
     };
     let waiter = context.tasks.add(task);
-    context.engine.fetch(waiter, Some(context.session.namespace), place, bytes, keep);
-    Outcome::Later { bytes: bytes as usize }
+    if place.get() >= context.engine.log.buffered_from() {
+        // In memory, but of another key with the same hash: the task walks on from it.
+        super::task::fetch(context.engine, waiter, Some(context.session.namespace), place, bytes);
+    } else {
+        context.engine.fetch(waiter, Some(context.session.namespace), place, bytes, keep);
+    }
+    // In sequential mode the length is a guess.
+    let known = matches!(context.namespace().keys, Keys::User(_));
+    Outcome::Later { bytes: (bytes as usize).max(if known { 0 } else { UNKNOWN_REPLY_BYTES }) }
 }
 
 fn missing(verb: Verb, protocol: Protocol, out: &mut Output) {
@@ -365,5 +378,5 @@ fn start_history(
     let blame = trusted.then_some(context.session.namespace);
     let waiter = context.tasks.add(task);
     super::task::fetch(context.engine, waiter, blame, place, bytes);
-    Outcome::Later { bytes: bytes as usize }
+    Outcome::Later { bytes: (bytes as usize).max(UNKNOWN_REPLY_BYTES) }
 }

@@ -137,9 +137,15 @@ impl Context<'_> {
         out.writer(self.session.protocol)
     }
 
-    /// A reply that rests on the log up to `end`.
+    /// A reply that rests on the log up to `end`. A broken log acknowledges nothing more, and reads go
+    /// on from what is in memory and on the disk.
     pub fn done_at(&self, end: u64) -> Outcome {
-        if end <= self.engine.log.acknowledged() { Outcome::Done } else { Outcome::DoneAt(end) }
+        let log = &self.engine.log;
+        if end <= log.acknowledged() || log.broken().is_some() {
+            Outcome::Done
+        } else {
+            Outcome::DoneAt(end)
+        }
     }
 
     /// Answers where the namespace is frozen.
@@ -160,7 +166,7 @@ impl Context<'_> {
     }
 
     /// Whether the session's namespace is still the one it selected.
-    fn is_attached(&self) -> bool {
+    pub fn is_attached(&self) -> bool {
         self.engine
             .namespaces
             .get(self.session.slot)
@@ -168,7 +174,7 @@ impl Context<'_> {
     }
 }
 
-const DETACHED: &str = "Your active namespace is not available anymore (probably removed).";
+pub const DETACHED: &str = "Your active namespace is not available anymore (probably removed).";
 
 /// Runs one request.
 pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {

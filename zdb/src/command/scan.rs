@@ -297,7 +297,8 @@ impl Scan {
     }
 
     /// Verifies the heads that were read and writes the reply.
-    fn finish(&mut self, engine: &mut Engine, out: &mut Output) {
+    /// Returns the position that it rests on.
+    fn finish(&mut self, engine: &mut Engine, out: &mut Output) -> u64 {
         let seed = engine.log.seed;
         let mut bad = Vec::new();
         for candidate in &mut self.candidates {
@@ -320,12 +321,20 @@ impl Scan {
         }
         let mut writer = out.writer(self.protocol);
         let Some(last) = self.candidates.last() else {
-            return writer.error("No more data");
+            writer.error("No more data");
+            return engine.namespaces.get(self.slot).map_or(0, |namespace| namespace.deleted_until);
         };
         let cursor = Cursor { namespace: self.namespace, at: last.at };
         let whole = self.candidates.iter().filter(|candidate| candidate.head.is_some()).count();
         if whole == 0 {
-            return writer.error("Internal Error");
+            writer.error("Internal Error");
+            return 0;
+        }
+        let mut rests_on = 0;
+        for candidate in &self.candidates {
+            if let Some((head, _)) = &candidate.head {
+                rests_on = rests_on.max(candidate.place.get() + head.bytes());
+            }
         }
         writer.array(2);
         writer.bulk(&cursor.encode(seed));
@@ -336,6 +345,7 @@ impl Scan {
             writer.integer(head.payload_length.into());
             writer.integer(head.timestamp.into());
         }
+        rests_on
     }
 }
 
@@ -352,7 +362,7 @@ pub fn advance(
     let present =
         engine.namespaces.get(scan.slot).is_some_and(|namespace| namespace.id == scan.namespace);
     if !present {
-        out.writer(scan.protocol).error("No more data");
+        out.writer(scan.protocol).error(super::DETACHED);
         return finished;
     }
     match answer {
@@ -364,8 +374,7 @@ pub fn advance(
             if scan.outstanding > 0 {
                 return Step::Waiting;
             }
-            scan.finish(engine, out);
-            return finished;
+            return Step::Finished { rests_on: scan.finish(engine, out) };
         }
         Answer::Page(Ok(bytes)) if bytes.is_empty() => {}
         Answer::Page(Ok(bytes)) => {
@@ -395,8 +404,7 @@ pub fn advance(
     if scan.outstanding > 0 {
         return Step::Waiting;
     }
-    scan.finish(engine, out);
-    finished
+    Step::Finished { rests_on: scan.finish(engine, out) }
 }
 
 fn page_lost(engine: &mut Engine, scan: &Scan, base: u64, out: &mut Output) -> Step {

@@ -4,7 +4,7 @@
 use super::keys::{self, Next, Verb};
 use super::scan::{self, Scan};
 use crate::engine::index::Place;
-use crate::engine::log::format::{FLAG_UNVERIFIED, Kind, Verified};
+use crate::engine::log::format::{self, FLAG_UNVERIFIED, Kind, Verified};
 use crate::engine::{Answer, Engine, Fetched, Waiter};
 use crate::output::Output;
 use crate::resp::Protocol;
@@ -218,5 +218,6 @@ fn show(shown: &Bytes, previous: Option<Place>, protocol: Protocol, out: &mut Ou
     }
     writer.bulk(record.head.timestamp.to_string().as_bytes());
     out.bulk(protocol, record.payload(), Some(shown));
-    Step::Finished { rests_on: 0 }
+    let position = record.head.sequence * format::ALIGN;
+    Step::Finished { rests_on: position + record.head.bytes() }
 }

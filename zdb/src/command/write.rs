@@ -214,7 +214,8 @@ fn fits(context: &Context<'_>, payload: usize, replaced: Option<u32>) -> bool {
     let limit = context.engine.max_bytes(namespace);
     limit == 0
         || payload == 0
-        || namespace.live_bytes + payload as u64 <= limit + u64::from(replaced.unwrap_or(0))
+        || namespace.live_bytes + payload as u64
+            <= limit.saturating_add(u64::from(replaced.unwrap_or(0)))
 }
 
 fn append(

@@ -17,6 +17,10 @@ pub fn perform(files: &dyn Files, operation: Operation) -> io::Result<Done> {
             files.truncate(file, length.next_multiple_of(BLOCK))?;
             Ok(Done::Nothing)
         }
+        Operation::Close { file } => {
+            files.close(file);
+            Ok(Done::Nothing)
+        }
         Operation::WriteSidecar { name, offset, bytes } => {
             files.write_part(Root::Index, &name, offset, &bytes)?;
             Ok(Done::Nothing)
@@ -46,10 +50,18 @@ pub fn create_segment(
     let (file, size) = files.create(Root::Data, name, capacity, capacity_min)?;
     let mut block = super::aligned::AlignedBuffer::new(header.len());
     block.copy_from_slice(header);
-    files.write_at(file, 0, &block)?;
-    files.sync(file)?;
-    files.sync_directory(Root::Data)?;
-    Ok(Done::File(file, size))
+    let durable = files
+        .write_at(file, 0, &block)
+        .and_then(|()| files.sync(file))
+        .and_then(|()| files.sync_directory(Root::Data));
+    match durable {
+        Ok(()) => Ok(Done::File(file, size)),
+        Err(error) => {
+            files.close(file);
+            let _ = files.remove(Root::Data, name);
+            Err(error)
+        }
+    }
 }
 
 /// The running thread. `wake` is called after each completion was queued.

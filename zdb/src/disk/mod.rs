@@ -67,6 +67,10 @@ pub enum Operation {
         file: FileId,
         length: u64,
     },
+    /// Closes a file that nobody uses.
+    Close {
+        file: FileId,
+    },
     /// Appends to a sidecar, or makes it with `offset` 0.
     WriteSidecar {
         name: String,

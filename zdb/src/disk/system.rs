@@ -74,13 +74,14 @@ impl SystemFiles {
 /// Takes the lock of a directory, or says who may have it.
 fn lock(directory: &Path) -> Result<File, String> {
     let path = directory.join(LOCK_NAME);
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+    let opened =
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = match opened {
+        // A disk that was mounted read-only after an error still serves reads.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&path),
+        other => other,
+    }
+    .map_err(|error| format!("cannot open {}: {error}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(format!(
@@ -117,7 +118,14 @@ fn direct_io_works(directory: &Path) -> io::Result<()> {
     let result = probe();
     let _ = fs::remove_file(&path);
     match result {
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            Ok(())
+        }
         other => other,
     }
 }

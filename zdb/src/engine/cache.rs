@@ -42,11 +42,15 @@ impl RecordCache {
         self.records.as_ref()?.get(&position)
     }
 
-    /// Takes a verified record and returns it as it is kept.
-    pub fn insert(&mut self, position: u64, record: Bytes) -> Bytes {
+    /// Takes a verified record, a part of `buffer_bytes` of memory, and returns it as it is kept.
+    pub fn insert(&mut self, position: u64, record: Bytes, buffer_bytes: u64) -> Bytes {
         let Some(records) = &mut self.records else { return record };
         let record =
-            if record.len() < KEEP_BUFFER_BYTES { Bytes::copy_from_slice(&record) } else { record };
+            if record.len() < KEEP_BUFFER_BYTES || buffer_bytes as usize > record.len() * 9 / 8 {
+                Bytes::copy_from_slice(&record)
+            } else {
+                record
+            };
         records.insert(position, record.clone());
         record
     }

@@ -12,7 +12,7 @@ pub mod recovery;
 
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{Completion, Done, Operation, Token};
-use crate::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use crate::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARE_BYTES_MIN};
 use bytes::Bytes;
 use cache::RecordCache;
 use index::{Entry, HashSecret, KeyHash, PagePool, Place, SequenceTable};
@@ -218,6 +218,20 @@ impl Engine {
         Verified::check(bytes, self.log.seed, place.get())
     }
 
+    /// Puts a large record of the write buffer into the cache, so that all who ask for it are sent the
+    /// same bytes.
+    pub fn share_buffered(&mut self, place: Place) {
+        if place.get() < self.log.buffered_from() || self.cache.get(place.get()).is_some() {
+            return;
+        }
+        let Some(record) = self.peek(place) else { return };
+        if record.head.payload_length as usize >= SHARE_BYTES_MIN {
+            let bytes = Bytes::copy_from_slice(record.bytes());
+            let length = bytes.len() as u64;
+            self.cache.insert(place.get(), bytes, length);
+        }
+    }
+
     /// The same as bytes that can be sent without a copy; only records from the cache have such.
     pub fn cached(&self, place: Place) -> Option<&Bytes> {
         self.cache.get(place.get())
@@ -349,7 +363,7 @@ impl Engine {
                         if !format::payload_is_whole(&bytes, seed, &head) {
                             Err(ReadFailure::Damaged(Some(bytes)))
                         } else if keep {
-                            Ok(self.cache.insert(place.get(), bytes))
+                            Ok(self.cache.insert(place.get(), bytes, length))
                         } else {
                             Ok(bytes)
                         }

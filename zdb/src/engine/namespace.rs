@@ -1,6 +1,7 @@
 //! Namespaces: storage reservations that share the log. Each has its settings and its own index.
 
 use crate::engine::index::{KeyTable, PagePool, SequenceTable};
+use crate::limits::PAYLOAD_BYTES_MAX;
 use std::collections::HashMap;
 
 pub const DEFAULT_NAME: &[u8] = b"default";
@@ -160,7 +161,7 @@ impl Namespace {
     /// What the record for an average value takes in a read, in bytes.
     pub fn typical_payload_bytes(&self) -> usize {
         let average = self.live_bytes.checked_div(self.live_keys).unwrap_or(0);
-        (average + average / 4) as usize
+        ((average + average / 4) as usize).min(PAYLOAD_BYTES_MAX)
     }
 }
 

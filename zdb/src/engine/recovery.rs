@@ -13,17 +13,19 @@ use super::log::format::{
     SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 use super::log::segments::{Segment, Segments};
-use super::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageBuilder, PageHeader};
+use super::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageBuilder, PageEnd, PageHeader};
 use super::log::{Log, LogStart, Policy};
-use super::namespace::{DEFAULT_NAME, Keys, Mode, Namespaces, Settings};
+use super::namespace::{Access, DEFAULT_NAME, Keys, Mode, Namespaces, Settings};
 use super::{Engine, apply_sequential, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 const IDENTITY_NAME: &str = "identity";
-const SECRET_NAME: &str = "secret";
+/// Where the write buffer of the last start was; empty for none.
+const BUFFER_PLACE_NAME: &str = "buffer-place";
 /// Bytes of the log in memory while it is scanned.
 const WINDOW_BYTES: u64 = 16 << 20;
 /// Changes to tables that are collected before they are merged: 64 MiB of memory.
@@ -63,8 +65,8 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         .map_err(|error| format!("cannot list the data directory: {error}"))?;
     let mut bases: Vec<u64> = names.iter().filter_map(|name| format::segment_base(name)).collect();
     bases.sort_unstable();
-    let id = identity(files, &names, &bases, &options)?;
-    let secret_bytes = secret(files, &options)?;
+    let (id, secret_bytes) = identity(files, &names, &bases, &options)?;
+    check_last_buffer(files, &names, id, &options)?;
     let mut seed_bytes = id.0.to_vec();
     seed_bytes.extend_from_slice(&secret_bytes);
     let buffer = match &options.buffer {
@@ -118,19 +120,50 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
     Ok((engine, report))
 }
 
-/// Reads the log's id from its file or, where that is lost, from a segment.
+/// Refuses to start beside a write buffer that the last server left in another place: it may hold
+/// acknowledged writes. Notes the place of this one's.
+fn check_last_buffer(
+    files: &dyn Files,
+    names: &[String],
+    id: LogId,
+    options: &StartOptions,
+) -> Result<(), String> {
+    if names.iter().any(|name| name == BUFFER_PLACE_NAME)
+        && let Ok(bytes) = files.read_small(Root::Data, BUFFER_PLACE_NAME)
+    {
+        let last = PathBuf::from(std::ffi::OsString::from_vec(bytes));
+        if options.buffer.as_ref() != Some(&last) && WriteBuffer::is_left(&last, id) {
+            return Err(format!(
+                "the last server was killed and left acknowledged writes in its write buffer under {}: \
+                 start with --buffer {} and stop in order before choosing another place",
+                last.display(),
+                last.display()
+            ));
+        }
+    }
+    let place = options.buffer.as_deref().unwrap_or_else(|| Path::new(""));
+    match files.write_small(Root::Data, BUFFER_PLACE_NAME, place.as_os_str().as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::ReadOnlyFilesystem => {
+            Err(format!("cannot write to the data directory: {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads the log's id and the secret of the key hashes from their file. A lost id is in every segment; a
+/// lost secret is chosen anew, and the sidecars, which then no longer verify, are made anew too.
 fn identity(
     files: &dyn Files,
     names: &[String],
     bases: &[u64],
     options: &StartOptions,
-) -> Result<LogId, String> {
+) -> Result<(LogId, [u8; 16]), String> {
     if names.iter().any(|name| name == IDENTITY_NAME) {
         let text = files
             .read_small(Root::Data, IDENTITY_NAME)
             .map_err(|error| format!("cannot read the log's identity file: {error}"))?;
-        if let Some(id) = parse_identity(&text) {
-            return Ok(id);
+        if let Some(identity) = parse_identity(&text) {
+            return Ok(identity);
         }
     }
     let mut found = None;
@@ -158,30 +191,19 @@ fn identity(
             );
         }
     };
-    let text = format!("zdb log {}\n", id.to_hex());
+    let secret = LogId(options.random[16..].try_into().expect("half of the random bytes"));
+    let text = format!("zdb log {}\nsecret {}\n", id.to_hex(), secret.to_hex());
     files
         .write_small(Root::Data, IDENTITY_NAME, text.as_bytes())
         .map_err(|error| format!("cannot write to the data directory: {error}"))?;
-    Ok(id)
+    Ok((id, secret.0))
 }
 
-fn parse_identity(text: &[u8]) -> Option<LogId> {
-    LogId::from_hex(std::str::from_utf8(text).ok()?.strip_prefix("zdb log ")?.trim_end())
-}
-
-/// The secret of the key hashes. Lost, it is chosen anew: the sidecars then no longer verify, and are
-/// made anew too.
-fn secret(files: &dyn Files, options: &StartOptions) -> Result<[u8; 16], String> {
-    if let Ok(bytes) = files.read_small(Root::Index, SECRET_NAME)
-        && let Ok(secret) = bytes.as_slice().try_into()
-    {
-        return Ok(secret);
-    }
-    let secret: [u8; 16] = options.random[16..].try_into().expect("half of the random bytes");
-    files
-        .write_small(Root::Index, SECRET_NAME, &secret)
-        .map_err(|error| format!("cannot write to the index directory: {error}"))?;
-    Ok(secret)
+fn parse_identity(text: &[u8]) -> Option<(LogId, [u8; 16])> {
+    let mut lines = std::str::from_utf8(text).ok()?.lines();
+    let id = LogId::from_hex(lines.next()?.strip_prefix("zdb log ")?)?;
+    let secret = LogId::from_hex(lines.next()?.strip_prefix("secret ")?)?;
+    Some((id, secret.0))
 }
 
 /// Where the records of a segment end.
@@ -283,9 +305,9 @@ impl Recovery<'_> {
             }
             let name = format::segment_name(header.base);
             self.files.close(*file);
-            self.files
-                .remove(Root::Data, &name)
-                .map_err(|error| format!("cannot remove the unused segment {name}: {error}"))?;
+            // What cannot be removed, on a read-only disk, is made anew when it is needed.
+            let _ = self.files.remove(Root::Data, &name);
+            let _ = self.files.remove(Root::Index, &format::sidecar_name(header.base));
             headers.pop();
         }
         Ok(())
@@ -311,18 +333,15 @@ impl Recovery<'_> {
             segment.add_loaded(*header, *bytes);
             offset += bytes;
             resume = header.end;
-            if header.last {
-                ended = Some(header.end);
+            if header.ending != PageEnd::Open {
+                ended = Some(Ended { end: header.end, sealed: header.ending == PageEnd::Sealed });
             }
         }
         drop(loaded);
         let size = segment.size;
         self.segments.push(segment);
-        if let Some(end) = ended {
-            // A whole sidecar is written after its segment was closed, by a seal or by a recovery; for
-            // both the next header or nothing follows.
-            let sealed = next.is_some_and(|next| next.previous_end == 0) || next.is_none();
-            return Ok(Ended { end, sealed });
+        if let Some(ended) = ended {
+            return Ok(ended);
         }
         let known_end = next.map(|next| next.previous_end).filter(|end| *end != 0);
         let ended = self.scan(base, file, size, resume, known_end)?;
@@ -346,7 +365,7 @@ impl Recovery<'_> {
             let length = PAGE_HEADER_BYTES + header.body_bytes;
             pages.push((header, length));
             offset += length;
-            if header.last {
+            if header.ending != PageEnd::Open {
                 break;
             }
         }
@@ -357,13 +376,11 @@ impl Recovery<'_> {
         match entry.kind {
             Kind::Set | Kind::Delete => {
                 let slot = match self.last_slot {
-                    Some((id, slot)) if id == entry.namespace => Some(slot),
-                    _ => self.namespaces.slot_of(entry.namespace),
+                    Some((id, slot)) if id == entry.namespace => slot,
+                    _ => self.slot_or_stand_in(entry.namespace),
                 };
-                if let Some(slot) = slot {
-                    self.last_slot = Some((entry.namespace, slot));
-                    self.apply(slot, entry);
-                }
+                self.last_slot = Some((entry.namespace, slot));
+                self.apply(slot, entry);
                 Ok(())
             }
             Kind::Namespace | Kind::NamespaceEnd => {
@@ -392,6 +409,31 @@ impl Recovery<'_> {
             }
             Kind::Padding | Kind::Seal => Ok(()),
         }
+    }
+
+    /// The slot of a namespace; one whose own record is lost gets a stand-in, so that its keys are not.
+    fn slot_or_stand_in(&mut self, id: u32) -> usize {
+        match self.namespaces.slot_of(id) {
+            Some(slot) => slot,
+            None => self.stand_in(id, format!("recovered-{id}").as_bytes()),
+        }
+    }
+
+    /// A namespace whose settings are lost: locked, so that nobody writes before somebody has looked.
+    fn stand_in(&mut self, id: u32, name: &[u8]) -> usize {
+        if let Some(slot) = self.namespaces.slot_of(id) {
+            return slot;
+        }
+        self.report.damage.push(format!(
+            "the settings of namespace {:?} are lost: it is there, in user mode and locked",
+            String::from_utf8_lossy(name)
+        ));
+        let settings = Settings { access: Access::Locked, ..Settings::new(Mode::User) };
+        let slot = self.namespaces.insert(id, name, settings);
+        if let Some(namespace) = self.namespaces.get_mut(slot) {
+            namespace.recorded = true;
+        }
+        slot
     }
 
     fn apply_namespace(&mut self, head: &Head, name: &[u8], payload: &[u8]) {
@@ -436,12 +478,17 @@ impl Recovery<'_> {
     ) -> Result<Ended, String> {
         let mut scanner = Scanner::new(self.files, self.buffer, self.seed, base, file, size);
         let mut builder = PageBuilder::new();
+        let mut pages = Vec::new();
+        let seed = self.segments.page_seed(base);
         let mut position = from;
         let mut sealed = false;
-        while known_end != Some(position) {
+        while known_end.is_none_or(|end| position < end) {
             let Some((head, from_buffer)) = scanner.whole_at(position)? else {
-                let Some(next) = scanner.next_whole(position + ALIGN)? else { break };
                 let lost = scanner.damaged_at(position)?;
+                let behind = lost.as_ref().map_or(ALIGN, |(head, _)| head.bytes());
+                let Some(next) = scanner.next_whole(position + behind)? else { break };
+                // A whole head tells where the next record is, damaged or not.
+                let next = if lost.is_some() { position + behind } else { next };
                 self.report.damage.push(format!(
                     "segment {} at offset {}: {} bytes are damaged",
                     format::segment_name(base),
@@ -451,8 +498,14 @@ impl Recovery<'_> {
                 if let Some((head, key)) = lost {
                     // The head is whole: the key's newest version is known to be lost, and is not
                     // replaced by an older one.
-                    if matches!(head.kind, Kind::Set | Kind::Delete) {
-                        self.take(&mut builder, position, &head, &key, &[]);
+                    match head.kind {
+                        Kind::Set | Kind::Delete => {
+                            self.take(&mut builder, position, &head, &key, &[]);
+                        }
+                        Kind::Namespace => {
+                            self.stand_in(head.namespace, &key);
+                        }
+                        Kind::Padding | Kind::Seal | Kind::NamespaceEnd => {}
                     }
                 }
                 position = next;
@@ -472,7 +525,7 @@ impl Recovery<'_> {
                 }
             }
             if builder.is_full() {
-                self.write_page(base, &mut builder, false, end);
+                pages.push(builder.finish(seed, PageEnd::Open, end));
             }
             position = end;
             if sealed {
@@ -488,11 +541,18 @@ impl Recovery<'_> {
                     position - base
                 ));
             }
-            let length = (position - base).next_multiple_of(BLOCK);
             // On a read-only disk the old tail stays; the next header tells where it ends.
-            let _ = self.files.truncate(file, length).and_then(|()| self.files.sync(file));
+            let _ = self.files.truncate(file, (position - base).next_multiple_of(BLOCK));
         }
-        self.write_page(base, &mut builder, true, position);
+        // A sidecar is never ahead of its log: the pages wait until every record is surely on the disk.
+        self.files.sync(file).map_err(|error| {
+            format!("cannot flush segment {}: {error}", format::segment_name(base))
+        })?;
+        let how = if sealed { PageEnd::Sealed } else { PageEnd::Recovered };
+        pages.push(builder.finish(seed, how, position));
+        for (header, bytes) in pages {
+            self.write_page(base, header, bytes);
+        }
         Ok(Ended { end: position, sealed })
     }
 
@@ -509,7 +569,7 @@ impl Recovery<'_> {
             builder.push(&control_entry(position, head), end);
             return self.apply_namespace(head, key, payload);
         }
-        let Some(slot) = self.namespaces.slot_of(head.namespace) else { return };
+        let slot = self.slot_or_stand_in(head.namespace);
         let namespace = self.namespaces.get(slot).expect("slots by id are in use");
         let entry = entry_of(position, head, key, namespace, || self.secret.hash(key));
         builder.push(&entry, end);
@@ -551,9 +611,7 @@ impl Recovery<'_> {
         self.keys_merged = merged;
     }
 
-    fn write_page(&mut self, base: u64, builder: &mut PageBuilder, last: bool, end: u64) {
-        let seed = self.segments.page_seed(base);
-        let (header, bytes) = builder.finish(seed, last, end);
+    fn write_page(&mut self, base: u64, header: PageHeader, bytes: Vec<u8>) {
         let segment = self.segments.last_mut().expect("the segment was pushed");
         let offset = segment.sidecar_bytes;
         let name = format::sidecar_name(base);

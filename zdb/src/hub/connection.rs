@@ -2,7 +2,7 @@
 
 use crate::command::Session;
 use crate::engine::Fetched;
-use crate::limits::{OUTPUT_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX};
+use crate::limits::{OUTPUT_BYTES_MAX, OUTPUT_BYTES_SHARE, REQUESTS_IN_FLIGHT_MAX};
 use crate::output::Output;
 use crate::resp::RequestParser;
 use std::collections::VecDeque;
@@ -17,6 +17,8 @@ pub enum Blocked {
     OnLog,
 }
 
+/// Room for replies that an empty queue keeps.
+const IDLE_REPLIES_MAX: usize = 64;
 /// Room that is made ahead for the rest of one argument; larger ones grow as they come.
 const STASH_RESERVE_BYTES: usize = 1 << 20;
 /// How many buffers for input are kept, and of what size at most.
@@ -70,6 +72,12 @@ pub struct Connection {
     /// All is sent and our side is closed; what still comes in is thrown away.
     pub lingering: bool,
     pub(super) touched: bool,
+    /// The hub has it among those whose oldest reply waits for the log.
+    pub(super) is_unacknowledged: bool,
+    /// All connections together have too many replies waiting, and this one more than its share.
+    pub(super) is_held: bool,
+    /// What the hub counts for it in the replies of all connections, in bytes.
+    pub(super) counted_bytes: usize,
     pub(super) parser: RequestParser,
     pub(super) replies: VecDeque<Reply>,
     pub(super) blocked: Blocked,
@@ -100,6 +108,9 @@ impl Connection {
             eof: false,
             lingering: false,
             touched: false,
+            is_unacknowledged: false,
+            is_held: false,
+            counted_bytes: 0,
             parser: RequestParser::new(),
             replies: VecDeque::new(),
             blocked: Blocked::No,
@@ -173,11 +184,13 @@ impl Connection {
     pub fn may_run(&self) -> bool {
         !self.closing
             && self.blocked == Blocked::No
+            && !(self.is_held && self.pending_bytes() > OUTPUT_BYTES_SHARE)
             && self.replies.len() < REQUESTS_IN_FLIGHT_MAX
             && self.pending_bytes() < OUTPUT_BYTES_MAX
     }
 
-    fn pending_bytes(&self) -> usize {
+    /// Bytes of replies that are not out yet, known or estimated.
+    pub(super) fn pending_bytes(&self) -> usize {
         self.output.len() + self.sending.len() + self.queued_bytes
     }
 
@@ -237,12 +250,23 @@ impl Connection {
             self.queued_bytes -= reply.bytes();
             match reply {
                 Reply::Ready { output, .. } if !lost => self.output.append(output),
-                // It was written, but nobody knows whether it is on the disk.
-                _ => self.output.writer(self.session.protocol).error("Cannot write data right now"),
+                // These were written, but nobody knows whether they are on the disk. Several replies
+                // can be in one: the client must not take later ones for them, so this is the last.
+                _ => {
+                    self.output.writer(self.session.protocol).error("Cannot write data right now");
+                    self.closing = true;
+                    self.first_reply += self.replies.len() as u64;
+                    self.replies.clear();
+                    self.queued_bytes = 0;
+                }
             }
+        }
+        if self.replies.is_empty() {
+            self.replies.shrink_to(IDLE_REPLIES_MAX);
         }
     }
 
+    /// Whether its oldest reply waits for the log.
     pub(super) fn waits_for_log(&self) -> bool {
         matches!(self.replies.front(), Some(Reply::Ready { .. }))
     }

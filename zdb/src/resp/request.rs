@@ -329,6 +329,14 @@ impl RequestParser {
         self.spans.clear();
         self.scratch.clear();
         split_words(&input[..line_feed], &mut self.spans, &mut self.scratch)?;
+        // A web page can make a browser send these to any port, with commands in the lines behind.
+        let last = self.spans.last().map_or(&[][..], |&word| slice(&self.scratch, word));
+        let first = self.spans.first().map_or(&[][..], |&word| slice(&self.scratch, word));
+        if last.starts_with(b"HTTP/")
+            || [b"POST".as_slice(), b"Host:"].iter().any(|word| word.eq_ignore_ascii_case(first))
+        {
+            return Err(ProtocolError::ARRAY_EXPECTED);
+        }
         self.phase = Phase::Complete;
         Ok(Progress::Complete { consumed: line_feed + 1 })
     }

@@ -154,9 +154,9 @@ impl Server {
             }
             self.batch = requests.clamp(1, BATCH_MAX);
             self.run_timers(now.monotonic_ms);
-            self.step_stop(now.monotonic_ms);
             // Looking after a connection can make room for its next requests.
             loop {
+                self.step_stop(now.monotonic_ms);
                 self.hub.settle();
                 self.hub.take_operations(&mut operations);
                 for (token, operation) in operations.drain(..) {
@@ -171,7 +171,7 @@ impl Server {
                 }
             }
             for notice in self.hub.engine.log.notices.drain(..) {
-                eprintln!("zdb: {notice}");
+                process::warn(&notice);
             }
             if self.is_closed() {
                 return self.finish();
@@ -222,7 +222,7 @@ impl Server {
             Kind::Disk => self.disk_done(event),
             Kind::Cancel => {}
             Kind::Timer => self.timer_ms = None,
-            Kind::Signal => self.signalled(),
+            Kind::Signal => self.signalled(event),
             Kind::Wake => {
                 self.read_wake();
                 while let Ok(completion) = self.housekeeper.done.try_recv() {
@@ -253,7 +253,7 @@ impl Server {
                     }
                     _ => "",
                 };
-                eprintln!("zdb: cannot accept a client: {error}{remedy}");
+                process::warn(&format!("cannot accept a client: {error}{remedy}"));
                 if !event.more {
                     let now_ms = self.now_ms();
                     self.accept_retry.push((now_ms + ACCEPT_RETRY_MS, event.key));
@@ -267,7 +267,7 @@ impl Server {
         let name = self.verbose.then(|| peer.name.clone());
         let key = self.hub.connected(peer);
         if let Some(name) = name {
-            println!("client {key:x} connected from {name}");
+            process::say(&format!("client {key:x} connected from {name}"));
         }
         self.ring.receive(descriptor.as_raw_fd(), key);
         if let Some(connection) = self.hub.get_mut(key) {
@@ -353,10 +353,10 @@ impl Server {
         let Some(connection) = self.hub.get_mut(key) else { return };
         connection.untouch();
         if connection.lingering {
-            if connection.eof && !connection.is_sending {
-                self.close(key);
+            if connection.eof {
+                return self.close(key);
             }
-            return;
+            return self.adjust_receive(key);
         }
         if !connection.is_sending && !connection.output.is_empty() {
             std::mem::swap(&mut connection.output, &mut connection.sending);
@@ -464,7 +464,7 @@ impl Server {
         self.sockets.remove(&key);
         self.hub.remove(key);
         if self.verbose {
-            println!("client {key:x} gone");
+            process::say(&format!("client {key:x} gone"));
         }
     }
 
@@ -517,7 +517,10 @@ impl Server {
         self.ring.read_event(self.wake.as_raw_fd(), Kind::Wake, pointer, length as u32);
     }
 
-    fn signalled(&mut self) {
+    fn signalled(&mut self, event: Event) {
+        if event.outcome().is_err() {
+            return self.read_signal();
+        }
         let number = u32::from_ne_bytes(self.signal_info[..4].try_into().expect("four bytes"));
         if self.stop == Stop::No {
             self.ended = Ended::Signal(number as i32);

@@ -1,7 +1,19 @@
 //! What the process asks of the kernel for itself: signals, randomness, limits, memory.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
+
+/// A line for the operator. Where nobody reads it any more it is dropped: a closed pipe must not stop
+/// the server.
+pub fn say(line: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// The same about something that is not as it should be.
+pub fn warn(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "zdb: {line}");
+}
 
 /// Keeps SIGTERM and SIGINT for the loop. Before any thread is started, so that all inherit it.
 pub fn block_signals() -> Result<OwnedFd, String> {

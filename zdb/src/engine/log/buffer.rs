@@ -18,6 +18,8 @@ pub struct WriteBuffer {
     start: NonNull<u8>,
     /// The file to remove after a clean stop; `None` for memory of this process alone.
     path: Option<PathBuf>,
+    /// Locked as long as this buffer is in use: a copy of a data directory has the same log id.
+    _file: File,
 }
 
 // SAFETY: the mapping belongs to this value alone; the kernel only reads it, for writes.
@@ -26,7 +28,7 @@ unsafe impl Send for WriteBuffer {}
 impl WriteBuffer {
     /// Opens the buffer that a killed process may have left, or makes a new one.
     pub fn shared(directory: &Path, log: LogId) -> Result<Self, String> {
-        let path = directory.join(format!("zdb-{}", log.to_hex()));
+        let path = place(directory, log);
         let explain = |what: &str, error: &dyn std::fmt::Display| {
             format!(
                 "cannot {what} the write buffer {}: {error}. It may hold acknowledged writes that are \
@@ -44,6 +46,12 @@ impl WriteBuffer {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(|error| explain("open", &error))?;
+        if file.try_lock().is_err() {
+            return Err(explain(
+                "lock",
+                &"another zdb uses it, perhaps on a copy of this directory",
+            ));
+        }
         let metadata = file.metadata().map_err(|error| explain("look at", &error))?;
         // SAFETY: geteuid has no arguments and cannot fail.
         let ourselves = unsafe { libc::geteuid() };
@@ -64,7 +72,7 @@ impl WriteBuffer {
             return Err(explain("allocate 32 MiB for", &error));
         }
         let start = map_twice(&file).map_err(|error| explain("map", &error))?;
-        Ok(Self { start, path: Some(path) })
+        Ok(Self { start, path: Some(path), _file: file })
     }
 
     /// Memory that dies with the process: each write then waits for the disk.
@@ -79,7 +87,12 @@ impl WriteBuffer {
             File::from_raw_fd(descriptor)
         };
         file.set_len(WRITE_BUFFER_BYTES as u64).map_err(explain)?;
-        Ok(Self { start: map_twice(&file).map_err(explain)?, path: None })
+        Ok(Self { start: map_twice(&file).map_err(explain)?, path: None, _file: file })
+    }
+
+    /// Whether a process that was killed left a buffer of this log in a directory.
+    pub fn is_left(directory: &Path, log: LogId) -> bool {
+        place(directory, log).exists()
     }
 
     /// Whether what is here outlives a `kill -9`.
@@ -119,6 +132,10 @@ impl Drop for WriteBuffer {
         // SAFETY: mapped in `map_twice` with this length, and no slice outlives `self`.
         unsafe { libc::munmap(self.start.as_ptr().cast(), 2 * WRITE_BUFFER_BYTES) };
     }
+}
+
+fn place(directory: &Path, log: LogId) -> PathBuf {
+    directory.join(format!("zdb-{}", log.to_hex()))
 }
 
 fn map_twice(file: &File) -> io::Result<NonNull<u8>> {

@@ -13,7 +13,10 @@ use crate::disk::{Done, FileId, Operation, Token};
 use crate::engine::index::Place;
 use crate::limits::*;
 use buffer::WriteBuffer;
-use format::{BLOCK, Head, Kind, LogId, RECORD_BYTES_MIN, SEGMENT_HEADER_BYTES, SegmentHeader};
+use format::{
+    BLOCK, Head, Kind, LogId, RECORD_BYTES_MAX, RECORD_BYTES_MIN, SEGMENT_HEADER_BYTES,
+    SegmentHeader,
+};
 use segments::{Segment, Segments};
 use sidecar::LogEntry;
 use std::collections::VecDeque;
@@ -41,6 +44,8 @@ pub enum Refusal {
 
 /// Room that every segment keeps for its end: a padding that fills a block, then a seal of one block.
 const SEAL_ROOM: u64 = 2 * BLOCK + RECORD_BYTES_MIN;
+/// How long after a flush that could not begin it is tried again, in milliseconds.
+const FLUSH_AGAIN_MS: u64 = 10;
 /// How long after a failed attempt a segment is asked for again, in milliseconds.
 const RETRY_MS: u64 = 500;
 
@@ -59,6 +64,8 @@ struct Flight {
     start: u64,
     end: u64,
     done: bool,
+    /// It ended, but not well: what is behind it never counts as written.
+    failed: bool,
 }
 
 /// The old segment is full and must be durable before the first write to the new one.
@@ -238,7 +245,8 @@ impl Log {
                 let segment = self.segments.last().expect("an open log has a segment");
                 if self.appended + bytes + SEAL_ROOM <= segment.base + segment.size {
                     let buffered = self.appended + bytes + SEAL_ROOM - self.written;
-                    if buffered > WRITE_BUFFER_BYTES as u64 {
+                    // A record that is partly on the disk must be whole in the buffer, to be read.
+                    if buffered > WRITE_BUFFER_BYTES as u64 - RECORD_BYTES_MAX {
                         return Err(Refusal::Wait);
                     }
                     if self.appended - segment.base > segment.size / 2
@@ -283,6 +291,9 @@ impl Log {
         };
         let token = self.token();
         self.creating = Some(token);
+        if let Prepared::Ready(segment) = &self.prepared {
+            self.operations.push((Token(0), Operation::Close { file: segment.file }));
+        }
         self.prepared = Prepared::Requested { base, capacity };
         self.operations.push((
             token,
@@ -403,23 +414,26 @@ impl Log {
         if due {
             self.flush_due_ms = None;
         }
-        let waits = self.policy == Policy::Always || !self.buffer.survives_kill();
+        let waits = self.clients_wait();
         if (due || waits) && self.switch.is_none() {
             // Group commit: who waits for the disk gathers while a write is on its way, but enough of
             // them go on a write of their own.
             let gathered = self.records - self.records_padded >= COMMIT_RECORDS;
             let room = self.flights.len() < WRITES_IN_FLIGHT_MAX;
-            let go = due || self.flights.is_empty() || (gathered && room);
+            let go = due || (waits && (self.flights.is_empty() || (gathered && room)));
             if go && !self.appended.is_multiple_of(BLOCK) {
                 self.fill_block(Kind::Padding);
                 self.records_padded = self.records;
             }
-            if due {
+            if due && self.flush_target.is_none() {
                 self.flush_target = Some(self.appended);
+            } else if due {
+                // A slow disk is still at the flush before. Its target stays, or it might never be met.
+                self.flush_due_ms = Some(now_ms + FLUSH_AGAIN_MS);
             }
         } else if due {
             // The switch flushes the old segment; what is in the new one waits for the turn after.
-            self.flush_due_ms = Some(now_ms + 1);
+            self.flush_due_ms = Some(now_ms + FLUSH_AGAIN_MS);
         }
         loop {
             self.submit_writes(waits);
@@ -462,6 +476,7 @@ impl Log {
                 start: self.submitted,
                 end,
                 done: false,
+                failed: false,
             });
             self.push_write(token, file, base, self.submitted, end);
             self.submitted = end;
@@ -519,9 +534,14 @@ impl Log {
         true
     }
 
-    /// Under `always`, keeps zeroed blocks in front of the writes.
+    /// Whether clients wait for writes to reach the disk.
+    fn clients_wait(&self) -> bool {
+        self.policy == Policy::Always || !self.buffer.survives_kill()
+    }
+
+    /// Where clients wait, keeps zeroed blocks in front of the writes.
     fn zero_ahead(&mut self) {
-        if self.policy != Policy::Always || self.zero.is_some() || self.switch.is_some() {
+        if !self.clients_wait() || self.zero.is_some() || self.switch.is_some() {
             return;
         }
         let segment = self.segments.last().expect("an open log has a segment");
@@ -586,11 +606,13 @@ impl Log {
             }
             Ok(_) => {
                 let start = flight.start;
+                flight.failed = true;
                 let error = io::Error::new(io::ErrorKind::WriteZero, "wrote nothing");
                 return self.latch("write", start, &error);
             }
             Err(error) => {
                 let start = flight.start;
+                flight.failed = true;
                 return self.latch("write", start, &error);
             }
         }
@@ -657,6 +679,12 @@ impl Log {
         }
     }
 
+    /// After a recovery that nothing was appended to: everything is on the disk.
+    pub fn discard_buffer(&mut self) {
+        assert!(!self.open, "only before the first append");
+        self.buffer.remove();
+    }
+
     /// True while a segment change must end before `begin_close`.
     pub fn is_switching(&self) -> bool {
         self.switch.is_some() && self.broken.is_none()
@@ -667,7 +695,7 @@ impl Log {
         let idle = self.creating.is_none()
             && self.truncating.is_none()
             && self.zero.is_none()
-            && self.flights.is_empty()
+            && self.flights.iter().all(|flight| flight.done || flight.failed)
             && self.sync.is_none();
         let settled = self.broken.is_some() || !self.open || self.durable >= self.appended;
         idle && settled && self.segments.pages_settled()

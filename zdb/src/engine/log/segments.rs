@@ -4,7 +4,7 @@
 //! A page goes to its file only when the records that it describes are durable. A sidecar is thus
 //! never ahead of its log, whatever a power cut takes.
 
-use super::sidecar::{LogEntry, PageBuilder, PageHeader};
+use super::sidecar::{LogEntry, PageBuilder, PageEnd, PageHeader};
 use super::{LogStats, format};
 use crate::disk::{Done, FileId, Operation, Token};
 use std::io;
@@ -144,19 +144,19 @@ impl Segments {
     pub fn note(&mut self, entry: &LogEntry, end: u64) {
         self.builder.push(entry, end);
         if self.builder.is_full() {
-            self.close_page(false, end);
+            self.close_page(PageEnd::Open, end);
         }
     }
 
     /// Closes the sidecar of the last segment, whose records end at `end`.
     pub fn seal(&mut self, end: u64) {
-        self.close_page(true, end);
+        self.close_page(PageEnd::Sealed, end);
     }
 
-    fn close_page(&mut self, last: bool, end: u64) {
+    fn close_page(&mut self, ending: PageEnd, end: u64) {
         let Some(base) = self.list.last().map(|segment| segment.base) else { return };
         let seed = self.page_seed(base);
-        let (header, bytes) = self.builder.finish(seed, last, end);
+        let (header, bytes) = self.builder.finish(seed, ending, end);
         if let Some(segment) = self.list.last_mut() {
             segment.add_pending(header, bytes);
         }

@@ -12,8 +12,17 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"zpg1");
 pub const PAGE_HEADER_BYTES: usize = 48;
-/// Set on the last page of a segment that was closed in order.
-const PAGE_LAST: u32 = 1;
+
+/// Whether a page is the last of its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PageEnd {
+    Open = 0,
+    /// The segment ends with a seal record.
+    Sealed = 1,
+    /// The segment ends where a recovery found the last whole record.
+    Recovered = 2,
+}
 
 /// What one record does to the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +45,7 @@ pub struct LogEntry {
 pub struct PageHeader {
     pub body_bytes: usize,
     pub count: u32,
-    pub last: bool,
+    pub ending: PageEnd,
     /// Position of the first record.
     pub first: u64,
     /// End of the last record: where a replay of the log goes on.
@@ -104,15 +113,15 @@ impl PageBuilder {
         self.end = end;
     }
 
-    /// Closes the page and starts the next. A last page may be empty; its `end` is then `end`.
-    pub fn finish(&mut self, seed: u64, last: bool, end: u64) -> (PageHeader, Vec<u8>) {
+    /// Closes the page and starts the next. A last page may be empty; its end is that of the segment.
+    pub fn finish(&mut self, seed: u64, ending: PageEnd, end: u64) -> (PageHeader, Vec<u8>) {
         let page = std::mem::take(self);
         let header = PageHeader {
             body_bytes: page.body.len(),
             count: page.count,
-            last,
+            ending,
             first: if page.count == 0 { end } else { page.first },
-            end: if last { end } else { page.end },
+            end: if ending == PageEnd::Open { page.end } else { end },
             namespaces: page.namespaces,
         };
         let mut bytes = Vec::with_capacity(PAGE_HEADER_BYTES + page.body.len());
@@ -120,7 +129,7 @@ impl PageBuilder {
         bytes.extend_from_slice(&(header.body_bytes as u32).to_le_bytes());
         bytes.extend_from_slice(&[0; 8]);
         bytes.extend_from_slice(&header.count.to_le_bytes());
-        bytes.extend_from_slice(&(if last { PAGE_LAST } else { 0 }).to_le_bytes());
+        bytes.extend_from_slice(&(ending as u32).to_le_bytes());
         bytes.extend_from_slice(&header.first.to_le_bytes());
         bytes.extend_from_slice(&header.end.to_le_bytes());
         bytes.extend_from_slice(&header.namespaces.to_le_bytes());
@@ -156,7 +165,12 @@ pub fn read_page(bytes: &[u8], seed: u64) -> Option<PageHeader> {
     Some(PageHeader {
         body_bytes,
         count: word(16),
-        last: word(20) & PAGE_LAST != 0,
+        ending: match word(20) {
+            0 => PageEnd::Open,
+            1 => PageEnd::Sealed,
+            2 => PageEnd::Recovered,
+            _ => return None,
+        },
         first: long(24),
         end: long(32),
         namespaces: long(40),
@@ -262,7 +276,7 @@ mod tests {
         for one in &written {
             builder.push(one, one.position + 160);
         }
-        let (header, bytes) = builder.finish(5, false, 0);
+        let (header, bytes) = builder.finish(5, PageEnd::Open, 0);
         assert_eq!(read_page(&bytes, 5), Some(header));
         assert_eq!(header.end, written[499].position + 160);
         let read: Vec<_> = entries(header.first, &bytes[PAGE_HEADER_BYTES..]).collect();
@@ -273,7 +287,7 @@ mod tests {
     fn any_flipped_byte_is_noticed() {
         let mut builder = PageBuilder::new();
         builder.push(&entry(4096, 100), 4256);
-        let (_, bytes) = builder.finish(5, true, 8192);
+        let (_, bytes) = builder.finish(5, PageEnd::Sealed, 8192);
         assert!(read_page(&bytes, 6).is_none(), "another log's page");
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
