@@ -140,8 +140,14 @@ pub struct LogStart {
 
 impl Log {
     /// A log without an open segment; the first append asks for one.
-    pub fn new(start: LogStart, buffer: WriteBuffer, policy: Policy, segment_bytes: u64) -> Self {
+    pub fn new(
+        mut start: LogStart,
+        buffer: WriteBuffer,
+        policy: Policy,
+        segment_bytes: u64,
+    ) -> Self {
         let position = start.next_base;
+        start.segments.previous_end = start.previous_end;
         Self {
             id: start.id,
             seed: start.id.seed(),
@@ -174,12 +180,6 @@ impl Log {
             truncating: None,
             next_token: 0,
         }
-        .with_previous_end(start.previous_end)
-    }
-
-    fn with_previous_end(mut self, previous_end: u64) -> Self {
-        self.segments.previous_end = previous_end;
-        self
     }
 
     fn token(&mut self) -> Token {
@@ -420,12 +420,13 @@ impl Log {
             // them go on a write of their own.
             let gathered = self.records - self.records_padded >= COMMIT_RECORDS;
             let room = self.flights.len() < WRITES_IN_FLIGHT_MAX;
-            let go = due || (waits && (self.flights.is_empty() || (gathered && room)));
+            let flushes = due && self.flush_target.is_none();
+            let go = flushes || (waits && (self.flights.is_empty() || (gathered && room)));
             if go && !self.appended.is_multiple_of(BLOCK) {
                 self.fill_block(Kind::Padding);
                 self.records_padded = self.records;
             }
-            if due && self.flush_target.is_none() {
+            if flushes {
                 self.flush_target = Some(self.appended);
             } else if due {
                 // A slow disk is still at the flush before. Its target stays, or it might never be met.
