@@ -70,7 +70,8 @@ fn run(options: &Options) -> Result<Ended, String> {
             policy,
             segment_bytes: options.datasize,
             cache_bytes: options.cache,
-            buffer: options.buffer().map(Into::into),
+            // Absolute, since its place is noted for the next start.
+            buffer: options.buffer().map(|place| place.canonicalize().unwrap_or(place.into())),
             random,
         },
     )?;
