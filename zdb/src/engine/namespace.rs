@@ -212,6 +212,16 @@ impl Namespaces {
         }
     }
 
+    /// Gives a namespace another name, unless that is taken.
+    pub fn rename(&mut self, slot: usize, name: &[u8]) {
+        let Some(namespace) = &mut self.slots[slot] else { return };
+        if !self.by_name.contains_key(name) {
+            self.by_name.remove(&namespace.name);
+            self.by_name.insert(name.into(), slot);
+            namespace.name = name.into();
+        }
+    }
+
     /// Changes settings; a new mode makes a new, empty index, which only an unused namespace has.
     pub fn change(&mut self, slot: usize, settings: Settings) {
         let Some(namespace) = &mut self.slots[slot] else { return };

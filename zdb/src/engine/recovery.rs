@@ -411,25 +411,23 @@ impl Recovery<'_> {
         }
     }
 
-    /// The slot of a namespace; one whose own record is lost gets a stand-in, so that its keys are not.
+    /// The slot of a namespace. One whose own record is lost gets a stand-in, so that its keys are not:
+    /// locked, so that nobody writes before somebody has looked, and named by its id, which does not
+    /// depend on what else is left of it.
     fn slot_or_stand_in(&mut self, id: u32) -> usize {
-        match self.namespaces.slot_of(id) {
-            Some(slot) => slot,
-            None => self.stand_in(id, format!("recovered-{id}").as_bytes()),
-        }
-    }
-
-    /// A namespace whose settings are lost: locked, so that nobody writes before somebody has looked.
-    fn stand_in(&mut self, id: u32, name: &[u8]) -> usize {
         if let Some(slot) = self.namespaces.slot_of(id) {
             return slot;
         }
+        let mut name = format!("recovered-{id}").into_bytes();
+        while self.namespaces.find(&name).is_some() {
+            name.push(b'+');
+        }
         self.report.damage.push(format!(
             "the settings of namespace {:?} are lost: it is there, in user mode and locked",
-            String::from_utf8_lossy(name)
+            String::from_utf8_lossy(&name)
         ));
         let settings = Settings { access: Access::Locked, ..Settings::new(Mode::User) };
-        let slot = self.namespaces.insert(id, name, settings);
+        let slot = self.namespaces.insert(id, &name, settings);
         if let Some(namespace) = self.namespaces.get_mut(slot) {
             namespace.recorded = true;
         }
@@ -455,6 +453,8 @@ impl Recovery<'_> {
         };
         let slot = match slot {
             Some(slot) => {
+                // A later record of a stand-in brings the name back.
+                self.namespaces.rename(slot, name);
                 self.namespaces.change(slot, settings);
                 slot
             }
@@ -503,7 +503,7 @@ impl Recovery<'_> {
                             self.take(&mut builder, position, &head, &key, &[]);
                         }
                         Kind::Namespace => {
-                            self.stand_in(head.namespace, &key);
+                            self.slot_or_stand_in(head.namespace);
                         }
                         Kind::Padding | Kind::Seal | Kind::NamespaceEnd => {}
                     }
