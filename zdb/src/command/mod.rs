@@ -2,6 +2,7 @@
 
 mod keys;
 mod namespaces;
+mod number;
 mod scan;
 mod session;
 mod system;

@@ -1,5 +1,6 @@
 //! SELECT and the NS commands.
 
+use super::number::atoll;
 use super::{Context, Outcome, system};
 use crate::engine::log::Refusal;
 use crate::engine::namespace::{Access, DEFAULT_NAME, Keys, Mode, Namespace, Settings};
@@ -171,7 +172,7 @@ pub fn set(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) ->
         _ if name == DEFAULT_NAME => {
             return context.error(out, "Cannot update default namespace");
         }
-        b"maxsize" => settings.max_bytes = parse_size(value),
+        b"maxsize" => settings.max_bytes = atoll(value),
         b"password" => settings.password = (value != b"*").then(|| value.to_vec()),
         b"public" => settings.public = yes,
         b"worm" => settings.worm = yes,
@@ -184,21 +185,6 @@ pub fn set(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) ->
         }
         Err(refusal) => refused(context, refusal, "Cannot write data right now", out),
     }
-}
-
-/// As `atoll`: leading blanks and a sign, digits up to anything else; -1 is the largest number.
-fn parse_size(text: &[u8]) -> u64 {
-    let text = text.trim_ascii_start();
-    let (negative, digits) = match text {
-        [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
-        _ => (false, text),
-    };
-    let value = digits
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .fold(0u64, |value, byte| value.saturating_mul(10).saturating_add(u64::from(byte - b'0')));
-    if negative { value.wrapping_neg() } else { value }
 }
 
 pub fn info(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {

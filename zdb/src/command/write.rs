@@ -1,5 +1,6 @@
 //! SET and DEL.
 
+use super::number::atoll;
 use super::{Context, Outcome};
 use crate::engine::index::{Entry, Place};
 use crate::engine::log::Refusal;
@@ -44,20 +45,9 @@ pub fn set(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) ->
     }
 }
 
-/// Decimal text as `atoll` reads it: leading blanks, a sign, digits; anything else ends it. Kept modulo
-/// 2^32, as 0-db stores it.
+/// Seconds, kept modulo 2^32 as 0-db stores them.
 fn parse_timestamp(text: &[u8]) -> u32 {
-    let text = text.trim_ascii_start();
-    let (negative, digits) = match text {
-        [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
-        _ => (false, text),
-    };
-    let value = digits
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .fold(0u64, |value, byte| value.wrapping_mul(10).wrapping_add(u64::from(byte - b'0')));
-    (if negative { value.wrapping_neg() } else { value }) as u32
+    atoll(text) as u32
 }
 
 struct Value<'a> {
