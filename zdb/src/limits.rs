@@ -35,9 +35,8 @@ pub const ZERO_UNIT_BYTES: u64 = 1 << 20;
 /// of a restart depend on the flushed part of the log.
 pub const LAZY_FLUSH_MS: u64 = 30_000;
 
-/// Smallest and default size of a segment in bytes; the largest is below 4 GiB.
+/// Smallest size of a segment in bytes; the largest is below 4 GiB.
 pub const SEGMENT_BYTES_MIN: u64 = 512 << 10;
-pub const SEGMENT_BYTES_DEFAULT: u64 = 256 << 20;
 
 /// Bytes of one page of a sidecar before it is closed.
 pub const SIDECAR_PAGE_BYTES: usize = 16 << 10;

@@ -25,8 +25,6 @@ impl Weighter<u64, Bytes> for RecordWeight {
 pub struct RecordCache {
     /// `None` with `--cache 0`.
     records: Option<Cache<u64, Bytes, RecordWeight>>,
-    pub hits: u64,
-    pub misses: u64,
 }
 
 impl RecordCache {
@@ -35,7 +33,7 @@ impl RecordCache {
         let items = (capacity_bytes / 4096).clamp(16, 1 << 16) as usize;
         let records =
             (capacity_bytes > 0).then(|| Cache::with_weighter(items, capacity_bytes, RecordWeight));
-        Self { records, hits: 0, misses: 0 }
+        Self { records }
     }
 
     pub fn get(&self, position: u64) -> Option<&Bytes> {

@@ -387,9 +387,8 @@ impl Recovery<'_> {
                 let bytes =
                     format::record_bytes(entry.key_length.into(), entry.payload_length as usize);
                 let start = entry.position / BLOCK * BLOCK;
-                let mut block = AlignedBuffer::new((entry.position - start + bytes) as usize);
-                let block_bytes = block.len().next_multiple_of(BLOCK as usize);
-                block = AlignedBuffer::new(block_bytes);
+                let length = (entry.position - start + bytes).next_multiple_of(BLOCK);
+                let mut block = AlignedBuffer::new(length as usize);
                 self.files.read_at(file, start - base, &mut block).map_err(|error| {
                     format!("cannot read segment {}: {error}", format::segment_name(base))
                 })?;

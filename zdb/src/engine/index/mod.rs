@@ -22,7 +22,7 @@ pub const PLACE_BITS: u32 = 49;
 pub const PLACE_ALIGN_BYTES: u64 = 8;
 
 /// Largest payload an [`Entry`] can stand for, in bytes.
-pub const PAYLOAD_BYTES_MAX: u32 = 8_388_608;
+pub const PAYLOAD_BYTES_MAX: u32 = crate::limits::PAYLOAD_BYTES_MAX as u32;
 
 const _: () = assert!(PAYLOAD_BYTES_MAX < Entry::DEAD);
 
