@@ -8,6 +8,7 @@ pub mod fake;
 pub mod load;
 pub mod model;
 pub mod mount;
+pub mod old;
 pub mod reply;
 pub mod server;
 pub mod transcript;

@@ -7,6 +7,7 @@ pub mod command;
 pub mod disk;
 pub mod engine;
 pub mod hub;
+pub mod import;
 pub mod limits;
 pub mod options;
 pub mod output;
