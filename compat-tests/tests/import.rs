@@ -550,7 +550,7 @@ fn data_tails_that_are_cut_off_or_zero() {
     );
     check_damage(
         ten_keys(),
-        |namespace| namespace.file(0).extend((0..5000).map(|at: u32| (at * at >> 3) as u8)),
+        |namespace| namespace.file(0).extend((0..5000).map(|at: u32| ((at * at) >> 3) as u8)),
         &["no record can be found any more"],
     );
 }

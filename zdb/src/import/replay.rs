@@ -137,7 +137,7 @@ fn find_mode(old: &OldNamespace, report: &mut Report) -> Result<bool, String> {
     let mut next_id = 0;
     let mut sequential = true;
     for _ in 0..MODE_RECORDS {
-        match walk.next() {
+        match walk.next_item() {
             Some(Item::Record { offset, head, .. }) => {
                 let id = walk.record(offset, &head).and_then(|(key, _)| id_of(key));
                 sequential &= id.is_some_and(|id| id <= next_id);
@@ -209,7 +209,7 @@ impl Replay<'_> {
             ));
         }
         let mut done = 0;
-        while let Some(item) = walk.next() {
+        while let Some(item) = walk.next_item() {
             match item {
                 Item::Record { offset, head, healed } => {
                     if healed {
