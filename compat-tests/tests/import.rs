@@ -326,6 +326,51 @@ fn index_headers_that_are_damaged() {
     );
 }
 
+/// The mode in the header of an index: the other files or the keys tell better.
+#[test]
+fn a_damaged_mode_is_noticed() {
+    let one_file = || {
+        let mut namespace = OldNamespace::user("one");
+        namespace.set(b"key", b"value", 1);
+        namespace.set(b"other", b"value", 2);
+        namespace
+    };
+    check_damage(one_file(), |namespace| namespace.index_file(0)[28] = 1, &["in user mode"]);
+    let mut namespace = ten_keys();
+    namespace.index_file(1)[28] = 1;
+    Scene::of(&[&namespace]).expect(0, &[&namespace]);
+}
+
+/// The data files are whole: whatever one bit of each index file says, the copy is too.
+#[test]
+fn an_index_that_is_damaged_takes_nothing_away() {
+    let seed = seed("an_index_that_is_damaged_takes_nothing_away");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for round in 0..count_from_env("ZDB_IMPORT_ROUNDS", 16) {
+        let mut all = [OldNamespace::user("user"), OldNamespace::sequential("ids")];
+        for namespace in &mut all {
+            namespace.datasize = 8192;
+            exercise(namespace, &mut random, 150);
+            for bytes in namespace.index.values_mut() {
+                // Not the headers: they have a test of their own.
+                if bytes.len() > 29 {
+                    let at = random.usize(29..bytes.len());
+                    bytes[at] ^= 1 << random.u32(..8);
+                }
+            }
+        }
+        println!("round {round}");
+        let scene = Scene::of(&[&all[0], &all[1]]);
+        let imported = scene.import();
+        assert!(matches!(imported.code, Some(0 | 3)), "{}", imported.text);
+        println!("{}", imported.text);
+        let server = scene.serve();
+        for namespace in &all {
+            namespace.check(&mut server.connect());
+        }
+    }
+}
+
 #[test]
 fn data_headers_that_are_damaged() {
     check_damage(
@@ -361,7 +406,11 @@ fn a_data_file_that_is_missing() {
                 lose_key(namespace, &format!("key{key}"), false);
             }
         },
-        &["the data file is missing", "records behind its end", "no older version passes for it"],
+        &[
+            "the data file is missing",
+            "records behind the end of",
+            "no older version passes for it",
+        ],
     );
     // First versions: the newer ones stay, with a shorter history.
     let namespace = ten_keys();
@@ -419,7 +468,7 @@ fn flags_that_did_not_reach_the_disk() {
             namespace.delete(b"key4", 77);
             namespace.index_file(entry.file)[entry.offset + 13] = 0;
         },
-        &["tombstone: they stay deleted"],
+        &["they stay deleted"],
     );
 }
 
@@ -625,6 +674,37 @@ fn lost_ids_stay_used_up() {
         },
         &["the ids stay used up"],
     );
+    // Two files in the middle, with and without their index: later ids are still right.
+    for (with_index, file) in [(true, 2), (false, 2), (true, 3), (false, 3)] {
+        check_damage(
+            ids(),
+            |namespace| {
+                let mut gone = namespace.data.remove(&file).expect("a file");
+                gone.extend(namespace.data.remove(&(file + 1)).expect("a file"));
+                if !with_index {
+                    namespace.index.remove(&file);
+                    namespace.index.remove(&(file + 1));
+                }
+                for key in first(namespace) {
+                    let versions = namespace.live.get_mut(&key).expect("live");
+                    let newest = versions.len() - 1;
+                    let mut is_current = true;
+                    for at in (0..=newest).rev() {
+                        let needle = [&key[..], &versions[at].payload].concat();
+                        if gone.windows(needle.len()).any(|window| window == needle) {
+                            versions.remove(at);
+                            is_current &= at != newest;
+                        }
+                    }
+                    // Without its index nobody knows that a newer version was there.
+                    if versions.is_empty() || (!is_current && with_index) {
+                        namespace.expect_missing(&key);
+                    }
+                }
+            },
+            &["missing"],
+        );
+    }
     // A damaged id: that record is lost, and the ids behind it are still right.
     check_damage(
         ids(),

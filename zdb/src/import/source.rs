@@ -2,6 +2,7 @@
 //! for reading only; no file is made, locked for long or changed.
 
 use super::format;
+use crate::engine::log::format::segment_base;
 use crate::limits::IMPORT_WINDOW_BYTES;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -96,7 +97,8 @@ pub fn namespaces(data: &Path, index: &Path) -> Result<Vec<OldNamespace>, String
     for directory in [data, index] {
         for (name, path) in list(directory)? {
             let is_directory = fs::metadata(&path).is_ok_and(|metadata| metadata.is_dir());
-            if !is_directory && (name == b"identity" || name.ends_with(b".log")) {
+            let is_segment = std::str::from_utf8(&name).is_ok_and(|n| segment_base(n).is_some());
+            if !is_directory && (name == b"identity" || is_segment) {
                 return Err(format!(
                     "{} is a directory of this zdb, not of a 0-db ({} is in it)",
                     directory.display(),
