@@ -9,7 +9,7 @@ use super::writer::Writer;
 use crate::engine::index::SKIP_IDS_MAX;
 use crate::engine::namespace::{Access, Mode, Settings};
 use crate::limits::{IMPORT_LOST_KEYS_MAX, IMPORT_LOST_RANGES_MAX};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Records between two looks at the clock.
 const PROGRESS_RECORDS: u64 = 1024;
@@ -53,7 +53,7 @@ pub struct Replay<'a> {
     /// Entries of the index: so many ids 0-db knows of.
     entries_listed: u64,
     lost_ranges: Vec<LostRange>,
-    lost_keys: HashMap<Vec<u8>, (u64, u32)>,
+    lost_keys: BTreeMap<Vec<u8>, (u64, u32)>,
     /// Of each data file: where it ended, and where the new log was then. Missing ones end at 0.
     ends: BTreeMap<u32, (u64, u64)>,
 }
@@ -74,7 +74,7 @@ pub fn replay(old: &OldNamespace, writer: &mut Writer, report: &mut Report) -> R
         ids_lost_max: 0,
         entries_listed: 0,
         lost_ranges: Vec::new(),
-        lost_keys: HashMap::new(),
+        lost_keys: BTreeMap::new(),
         ends: BTreeMap::new(),
     };
     replay.data_files()?;
@@ -252,6 +252,7 @@ impl Replay<'_> {
                 self.old.index_path(number).display()
             ));
         }
+        let mut witness = self.witness(number);
         let mut done = 0;
         while let Some(item) = walk.next_item() {
             match item {
@@ -265,12 +266,23 @@ impl Replay<'_> {
                     }
                     let end = walk.position();
                     let Some((key, payload)) = walk.record(offset, &head) else { continue };
+                    if let Some(witness) = &mut witness
+                        && let Some(other) = witness.contradicts(offset, key, &head)
+                    {
+                        let key = shown_key(key, false);
+                        self.report.damage(&format!(
+                            "{} at offset {offset}: the data file says {key} at {}, the index {other}: the data file \
+                             counts",
+                            path.display(),
+                            head.timestamp
+                        ));
+                    }
                     if let Err(what) = self.take(key, payload, &head)? {
                         let key = shown_key(key, self.sequential);
                         self.lose(
                             number,
                             &Lost { start: offset, end, what, records: None, key: None },
-                        );
+                        )?;
                         self.report.damage(&format!(
                             "{} at offset {offset}: {what} ({key}); 1 record is lost",
                             path.display()
@@ -283,7 +295,7 @@ impl Replay<'_> {
                 }
                 Item::Lost(lost) => {
                     self.report_lost(&path.display().to_string(), &lost);
-                    self.lose(number, &lost);
+                    self.lose(number, &lost)?;
                 }
             }
             self.report.records += 1;
@@ -301,6 +313,14 @@ impl Replay<'_> {
         self.report.advance(walk.length().saturating_sub(done));
         self.ends.insert(number, (walk.length(), self.writer.position()));
         Ok(())
+    }
+
+    /// In sequential mode an update moves entries, and the ids themselves count up.
+    fn witness(&self, number: u32) -> Option<Witness> {
+        let is_listed = !self.sequential && self.old.index_files.contains_key(&number);
+        let window =
+            is_listed.then(|| Window::open(&self.old.index_path(number)).ok()).flatten()?;
+        Some(Witness { window, position: INDEX_HEADER_BYTES })
     }
 
     /// Writes a record anew; the inner error says why it cannot be one.
@@ -375,21 +395,31 @@ impl Replay<'_> {
         ));
     }
 
-    fn lose(&mut self, file: u32, lost: &Lost) {
+    fn lose(&mut self, file: u32, lost: &Lost) -> Result<(), String> {
         let position = self.writer.position();
         self.totals.lost += lost.records.unwrap_or(1);
-        if self.lost_ranges.len() < IMPORT_LOST_RANGES_MAX {
-            self.lost_ranges.push(LostRange { file, start: lost.start, end: lost.end, position });
+        let is_full = self.lost_ranges.len() >= IMPORT_LOST_RANGES_MAX;
+        match self.lost_ranges.last_mut() {
+            // What lies between two of them was copied later than the first was lost, which is what counts.
+            Some(last) if last.file == file && is_full => last.end = lost.end,
+            _ => self.lost_ranges.push(LostRange {
+                file,
+                start: lost.start,
+                end: lost.end,
+                position,
+            }),
         }
         let id = lost.key.as_ref().and_then(|(key, _)| id_of(key)).filter(|_| self.sequential);
         if id.is_none_or(|id| self.count_id(id, false).is_err()) {
             self.allow_ids((lost.end - lost.start) / SEQUENTIAL_RECORD_BYTES_MIN + 1);
         }
-        if let Some((key, timestamp)) = &lost.key
-            && self.lost_keys.len() < IMPORT_LOST_KEYS_MAX
-        {
+        let Some((key, timestamp)) = &lost.key else { return Ok(()) };
+        if self.lost_keys.len() < IMPORT_LOST_KEYS_MAX {
             self.lost_keys.insert(key.clone(), (position, *timestamp));
+            return Ok(());
         }
+        // Too many to wait for a newer version of each: what is older is cut off at once.
+        self.drop_stale(key, *timestamp)
     }
 
     // ---------------------------------------------------------------- the index
@@ -572,5 +602,33 @@ impl Replay<'_> {
             }
         }
         self.report.say(&line);
+    }
+}
+
+/// The index file beside a data file: in user mode its entries are in the order of the records.
+struct Witness {
+    window: Window,
+    position: u64,
+}
+
+impl Witness {
+    /// What the index says of the record at `offset`, where that is another key or time.
+    fn contradicts(&mut self, offset: u64, key: &[u8], head: &format::Record) -> Option<String> {
+        if head.is_delete() {
+            return None;
+        }
+        loop {
+            let bytes = self.window.at(self.position, ENTRY_HEAD_BYTES + 255);
+            let (entry, entry_key) = Entry::parse(bytes)?;
+            if u64::from(entry.offset) > offset {
+                return None;
+            }
+            self.position += entry.bytes();
+            if u64::from(entry.offset) == offset {
+                let agrees = entry_key == key && entry.timestamp == head.timestamp;
+                let other = || format!("{} at {}", shown_key(entry_key, false), entry.timestamp);
+                return (!agrees).then(other);
+            }
+        }
     }
 }
