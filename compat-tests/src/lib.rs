@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod fake;
+pub mod import;
 pub mod load;
 pub mod model;
 pub mod mount;

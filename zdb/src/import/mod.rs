@@ -29,6 +29,7 @@
 pub mod format;
 mod replay;
 mod report;
+mod settings;
 mod source;
 pub mod walk;
 mod writer;
