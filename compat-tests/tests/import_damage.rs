@@ -305,8 +305,10 @@ fn one_damaged_byte_costs_one_record() {
             exercise(namespace, &mut random, 150);
             let (spot, key) = namespace.records[random.usize(..namespace.records.len())].clone();
             // An id that becomes that of another key cannot be told from an update of that.
+            let record = &namespace.file(spot.file)[spot.offset..];
+            let payload = u32::from_le_bytes([record[1], record[2], record[3], record[4]]) as usize;
             let at = loop {
-                let at = random.usize(..18 + key.len() + 4);
+                let at = random.usize(..18 + key.len() + payload.min(4));
                 if !(namespace.sequential && (18..26).contains(&at)) {
                     break at;
                 }
