@@ -103,6 +103,16 @@ pub struct Predecessor {
     pub replaced: Option<u32>,
 }
 
+/// What is to happen to a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    pub key: &'a [u8],
+    /// The new value with its `payload_check`; none ends the key.
+    pub value: Option<(&'a [u8], u64)>,
+    pub timestamp: u32,
+    pub predecessor: Option<Predecessor>,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EngineStats {
     pub read_errors: u64,
@@ -168,6 +178,18 @@ impl Engine {
         match &namespace.keys {
             Keys::User(table) => table.get(&self.pool, hash),
             Keys::Sequential(_) => None,
+        }
+    }
+
+    /// The place of some record that a key has now, by a number drawn at random.
+    pub fn any_place(&self, namespace: &Namespace, draw: u64) -> Option<Place> {
+        match &namespace.keys {
+            Keys::User(table) => table.any(&self.pool, draw),
+            Keys::Sequential(table) => {
+                let from = draw.checked_rem(table.next_id())?;
+                let found = table.next_live(from.checked_sub(1)).or_else(|| table.next_live(None));
+                found.map(|(_, place)| place)
+            }
         }
     }
 
@@ -477,8 +499,47 @@ impl Engine {
         let namespace = self.namespaces.get(slot).expect("looked up above");
         let hash = || hash.unwrap_or_else(|| self.secret.hash(key));
         let entry = entry_of(position, &head, key, namespace, hash);
-        self.log.note(&entry, end);
+        self.log.note(&[entry], end);
         apply(&mut self.namespaces, &mut self.pool, slot, &entry, end);
+        Ok(end)
+    }
+
+    /// Makes changes to different keys that count together or not at all, whatever happens to the
+    /// machine. Their records are at most `format::BATCH_BYTES_MAX` bytes.
+    pub fn change_all(&mut self, slot: usize, changes: &[Change<'_>]) -> Result<u64, Refusal> {
+        self.record_namespace(slot)?;
+        let mut members: Vec<(Head, &[u8], &[u8])> = changes
+            .iter()
+            .map(|change| {
+                let kind = if change.value.is_some() { Kind::Set } else { Kind::Delete };
+                let head = self.head(slot, kind, change.key, change.timestamp, change.predecessor);
+                let (payload, payload_check) =
+                    change.value.unwrap_or((&[], format::payload_check(self.log.seed, &[])));
+                let payload_length = payload.len() as u32;
+                (Head { payload_length, payload_check, ..head }, change.key, payload)
+            })
+            .collect();
+        let (first, end) = match self.log.append_batch(self.now.monotonic_ms, &mut members) {
+            Ok(place) => place,
+            Err(refusal) => {
+                self.count_refusal(slot, refusal);
+                return Err(refusal);
+            }
+        };
+        let namespace = self.namespaces.get(slot).expect("the command looked the namespace up");
+        let mut position = first;
+        let entries: Vec<LogEntry> = members
+            .iter()
+            .map(|(head, key, _)| {
+                let entry = entry_of(position, head, key, namespace, || self.secret.hash(key));
+                position += head.bytes();
+                entry
+            })
+            .collect();
+        self.log.note(&entries, end);
+        for entry in &entries {
+            apply(&mut self.namespaces, &mut self.pool, slot, entry, end);
+        }
         Ok(end)
     }
 
@@ -523,7 +584,7 @@ impl Engine {
             replaced: None,
         };
         let (position, end) = self.log.append(self.now.monotonic_ms, head, name, payload)?;
-        self.log.note(&control_entry(position, &head), end);
+        self.log.note(&[control_entry(position, &head)], end);
         Ok(end)
     }
 
@@ -546,6 +607,20 @@ impl Engine {
         let end = self.append_control(Kind::Namespace, id, &name, &settings.encode())?;
         self.namespaces.change(slot, settings);
         self.namespaces.get_mut(slot).expect("still there").recorded = true;
+        Ok(end)
+    }
+
+    /// Ends everything in a namespace, history too, and goes on with an empty one of the same name and
+    /// settings: one record, in which a new id takes the name.
+    pub fn flush_namespace(&mut self, slot: usize) -> Result<u64, Refusal> {
+        let namespace = self.namespaces.get(slot).expect("the command looked the namespace up");
+        let (name, settings) = (namespace.name.clone(), namespace.settings.clone());
+        let id = self.namespaces.next_id();
+        let end = self.append_control(Kind::Namespace, id, &name, &settings.encode())?;
+        self.namespaces.replace(slot, id, settings, &mut self.pool);
+        let namespace = self.namespaces.get_mut(slot).expect("still there");
+        namespace.recorded = true;
+        namespace.deleted_until = end;
         Ok(end)
     }
 

@@ -206,6 +206,41 @@ impl Log {
         let position = self.reserve(now_ms, bytes)?;
         head.sequence = position / format::ALIGN;
         self.put(position, &head, key, payload);
+        self.appended_record(now_ms, bytes);
+        Ok((position, position + bytes))
+    }
+
+    /// Appends records that count together or not at all, and tells where the first of them is and where
+    /// all end; each begins where the one before it ends.
+    pub fn append_batch(
+        &mut self,
+        now_ms: u64,
+        members: &mut [(Head, &[u8], &[u8])],
+    ) -> Result<(u64, u64), Refusal> {
+        let bytes: u64 = members.iter().map(|(head, ..)| head.bytes()).sum();
+        assert!(
+            bytes <= format::BATCH_BYTES_MAX as u64,
+            "the command checked the size of the batch"
+        );
+        let bytes = format::BATCH_HEAD_BYTES as u64 + bytes;
+        let position = self.reserve(now_ms, bytes)?;
+        let seed = self.seed;
+        let out = self.room(position, bytes);
+        let mut at = format::BATCH_HEAD_BYTES;
+        for (head, key, payload) in members {
+            let place = position + at as u64;
+            head.sequence = place / format::ALIGN;
+            head.flags |= format::FLAG_MEMBER;
+            format::encode(&mut out[at..], seed, place, head, key, payload);
+            at += head.bytes() as usize;
+        }
+        format::encode_batch(out, seed, position);
+        self.appended = position + bytes;
+        self.appended_record(now_ms, bytes);
+        Ok((position + format::BATCH_HEAD_BYTES as u64, position + bytes))
+    }
+
+    fn appended_record(&mut self, now_ms: u64, bytes: u64) {
         self.stats.record_bytes += bytes;
         self.records += 1;
         if self.flush_due_ms.is_none() {
@@ -216,23 +251,26 @@ impl Log {
                 Policy::No => Some(now_ms + LAZY_FLUSH_MS),
             };
         }
-        Ok((position, position + bytes))
     }
 
-    /// Remembers what a record that was just appended does to the index.
-    pub fn note(&mut self, entry: &LogEntry, end: u64) {
-        self.segments.note(entry, end);
+    /// Remembers what the records that were just appended, which end at `end`, do to the index.
+    pub fn note(&mut self, entries: &[LogEntry], end: u64) {
+        self.segments.note(entries, end);
     }
 
     fn put(&mut self, position: u64, head: &Head, key: &[u8], payload: &[u8]) {
-        let bytes = head.bytes();
+        let (seed, bytes) = (self.seed, head.bytes());
+        format::encode(self.room(position, bytes), seed, position, head, key, payload);
+        self.appended = position + bytes;
+    }
+
+    /// The part of the write buffer for new bytes of the log.
+    fn room(&mut self, position: u64, bytes: u64) -> &mut [u8] {
         let end = position + bytes;
         if end - self.buffered_from > WRITE_BUFFER_BYTES as u64 {
             self.buffered_from = end - WRITE_BUFFER_BYTES as u64;
         }
-        let out = self.buffer.slice_mut(position, bytes as usize);
-        format::encode(out, self.seed, position, head, key, payload);
-        self.appended = end;
+        self.buffer.slice_mut(position, bytes as usize)
     }
 
     /// Finds the place for a record, going to the next segment where this one is full.

@@ -141,8 +141,9 @@ impl Segments {
         &self.builder
     }
 
-    pub fn note(&mut self, entry: &LogEntry, end: u64) {
-        self.builder.push(entry, end);
+    /// Takes what records did that end together: a page never ends between them.
+    pub fn note(&mut self, entries: &[LogEntry], end: u64) {
+        entries.iter().for_each(|entry| self.builder.push(entry, end));
         if self.builder.is_full() {
             self.close_page(PageEnd::Open, end);
         }
