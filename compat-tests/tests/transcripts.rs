@@ -61,7 +61,13 @@ fn an_altered_reply_fails() {
     for transcript in load_all() {
         for case in &transcript.cases {
             for index in 0..case.steps.len() {
-                let Action::Expect(pattern) = &case.steps[index].action else {
+                let pushed = match &case.steps[index].action {
+                    Action::Pushed { connection, .. } => Some(connection.clone()),
+                    _ => None,
+                };
+                let (Action::Expect(pattern) | Action::Pushed { pattern, .. }) =
+                    &case.steps[index].action
+                else {
                     continue;
                 };
                 let altered = pattern.alterations();
@@ -73,10 +79,16 @@ fn an_altered_reply_fails() {
                 );
                 for pattern in altered {
                     let mut case = case.clone();
-                    case.steps[index].action = Action::Expect(pattern.clone());
+                    let shown = format!("{pattern:?}");
+                    case.steps[index].action = match &pushed {
+                        Some(connection) => {
+                            Action::Pushed { connection: connection.clone(), pattern }
+                        }
+                        None => Action::Expect(pattern),
+                    };
                     assert!(
                         run_case(&case, &mut ModelSubject::new(&case)).is_err(),
-                        "{}:{}: passes as {pattern:?}",
+                        "{}:{}: passes as {shown}",
                         transcript.path.display(),
                         case.steps[index].line
                     );

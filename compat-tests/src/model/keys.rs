@@ -1,8 +1,26 @@
 //! The commands on keys.
 
 use super::namespace::{Mode, Namespace, State, Version};
-use super::{Answer, Model, Session, atoll, exact};
+use super::{Answer, Command, Model, Session, atoll, exact, open};
 use crate::reply::Reply;
+
+pub(super) const COMMANDS: &[Command] = &[
+    open("SET", Model::set),
+    open("SETX", Model::set),
+    open("GET", Model::get),
+    open("MGET", Model::mget),
+    open("DEL", Model::del),
+    open("EXISTS", Model::exists),
+    open("CHECK", Model::check),
+    open("LENGTH", Model::length),
+    open("KEYTIME", Model::keytime),
+    open("SCAN", Model::scan),
+    open("SCANX", Model::scan),
+    open("RSCAN", Model::rscan),
+    open("KEYCUR", Model::keycur),
+    open("HISTORY", Model::history),
+    open("DBSIZE", Model::dbsize),
+];
 
 const KEY_BYTES_MAX: usize = 255;
 const CURSOR_BYTES: usize = 17;

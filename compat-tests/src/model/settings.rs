@@ -2,10 +2,19 @@
 
 use super::connection::challenge_answer;
 use super::namespace::{Mode, Namespace, State};
-use super::{Answer, Model, Session, atoll, exact};
+use super::{Answer, Command, Model, Session, admin, atoll, exact, open};
 use crate::reply::Reply;
 use bytes::Bytes;
 use std::fmt::Write;
+
+pub(super) const COMMANDS: &[Command] = &[
+    open("SELECT", Model::select),
+    admin("NSNEW", Model::nsnew),
+    admin("NSDEL", Model::nsdel),
+    open("NSLIST", Model::nslist),
+    open("NSINFO", Model::nsinfo),
+    admin("NSSET", Model::nsset),
+];
 
 const NAME_BYTES_MAX: usize = 128;
 const PROPERTY_BYTES_MAX: usize = 256;

@@ -39,6 +39,13 @@ pub enum Action {
     },
     /// The next reply on the connection that was last used.
     Expect(Pattern),
+    /// The next unanswered request has no reply, or none yet.
+    Silent,
+    /// A reply that comes to this connection by itself.
+    Pushed {
+        connection: String,
+        pattern: Pattern,
+    },
     /// The server closes the connection that was last used.
     Closed,
     Disconnect {
@@ -121,9 +128,12 @@ impl Transcript {
                 Action::Expect(Pattern::Bulk(Text::lines(&block)))
             } else if text.trim_end() == "closed" {
                 Action::Closed
+            } else if text.trim_end() == "silent" {
+                Action::Silent
             } else if let Some(action) = request(text).map_err(place)? {
                 action
             } else {
+                let (connection, text) = pushed(text);
                 let mut whole = text.to_owned();
                 while open_brackets(&whole) {
                     let (_, more) =
@@ -131,7 +141,11 @@ impl Transcript {
                     whole.push(' ');
                     whole.push_str(more.trim());
                 }
-                Action::Expect(Pattern::parse(&whole).map_err(place)?)
+                let pattern = Pattern::parse(&whole).map_err(place)?;
+                match connection {
+                    Some(connection) => Action::Pushed { connection, pattern },
+                    None => Action::Expect(pattern),
+                }
             };
             case.steps.push(Step { line, action });
         }
@@ -155,10 +169,10 @@ impl Transcript {
                         outstanding += 1;
                         used = connection;
                     }
-                    Action::Expect(_) if outstanding == 0 => {
+                    Action::Expect(_) | Action::Silent if outstanding == 0 => {
                         return place("a reply without a request");
                     }
-                    Action::Expect(_) => outstanding -= 1,
+                    Action::Expect(_) | Action::Silent => outstanding -= 1,
                     Action::Closed => outstanding = 0,
                     _ if outstanding > 0 => return place("the request before has no reply"),
                     _ => {}
@@ -225,6 +239,18 @@ fn request(line: &str) -> Result<Option<Action>, String> {
         return Err("a request has a name at least".into());
     }
     Ok(Some(Action::Send { connection: connection.into(), form, arguments }))
+}
+
+/// The connection of a line `name< reply`, and the reply.
+fn pushed(line: &str) -> (Option<String>, &str) {
+    match line.split_once("< ") {
+        Some((name, reply))
+            if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric()) =>
+        {
+            (Some(name.into()), reply)
+        }
+        _ => (None, line),
+    }
 }
 
 /// Words separated by blanks; quotes keep blanks together.
