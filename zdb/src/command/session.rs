@@ -1,5 +1,6 @@
 //! What a connection is to the commands: its namespace, its rights, its protocol.
 
+use super::throttle::Source;
 use crate::resp::Protocol;
 
 pub struct Session {
@@ -14,6 +15,8 @@ pub struct Session {
     pub writable: bool,
     /// Over loopback or a unix socket.
     pub local: bool,
+    /// Whom its wrong passwords are counted for.
+    pub source: Source,
     pub protocol: Protocol,
     /// The outstanding challenge of AUTH SECURE, in hexadecimal.
     pub challenge: Option<[u8; 16]>,
