@@ -130,7 +130,10 @@ fn a_torn_batch_does_not_count() {
             let found = values(&mut client, "b");
             // The last block may hold nothing but padding.
             let whole = found.iter().filter(|value| matches!(value, Reply::Bulk(_))).count();
-            assert!(whole == 0 || (whole == KEYS && block + 1 == end / BLOCK), "{block}: {found:?}");
+            assert!(
+                whole == 0 || (whole == KEYS && block + 1 == end / BLOCK),
+                "{block}: {found:?}"
+            );
             let is_nil = |value: &Reply| *value == Reply::Nil;
             assert!(whole == KEYS || found.iter().all(is_nil), "{block}: {found:?}");
             client.expect(&["GET", "before"], Reply::bulk("1"));

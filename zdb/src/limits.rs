@@ -63,6 +63,20 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
 /// Bytes of half-sent and waiting requests that all connections together may hold.
 pub const INPUT_BYTES_TOTAL_MAX: usize = 2 << 30;
 
+/// What may wait for a client that is sent things unasked (MONITOR, mirrors) before it is let go, in bytes.
+pub const PUSH_OUTPUT_BYTES_MAX: usize = 32 << 20;
+
+/// Clients that are turned away and still get to read why, at once; further ones are just closed.
+pub const REJECTED_CLIENTS_MAX: u64 = 128;
+/// Open files beside those of clients and of what is open at the start: new segments and sidecars.
+pub const OPEN_FILES_RESERVE: u64 = 128;
+/// Wrong passwords that one peer may send at once.
+pub const PASSWORD_FAILURES_MAX: u64 = 32;
+/// How long one of them counts, one after the other, in milliseconds.
+pub const PASSWORD_FAILURE_FORGIVEN_MS: u64 = 1000;
+/// Peers whose wrong passwords are counted at once.
+pub const THROTTLED_SOURCES_MAX: usize = 4096;
+
 /// Longest name a client may give itself, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 256;
 
@@ -71,4 +85,6 @@ const _: () = {
     assert!(WRITE_BYTES_MAX as usize * WRITES_IN_FLIGHT_MAX <= WRITE_BUFFER_BYTES);
     assert!(ZERO_AHEAD_BYTES.is_multiple_of(ZERO_UNIT_BYTES));
     assert!(PAYLOAD_BYTES_MAX < (1 << 24) - 1);
+    // The largest request that a mirror is sent fits more than once.
+    assert!(PUSH_OUTPUT_BYTES_MAX >= 2 * PAYLOAD_BYTES_MAX);
 };
