@@ -343,40 +343,60 @@ impl Hub {
         }
         let outcome =
             self.step(connection, hash, |context, out| command::execute(context, request, out));
+        if self.must_wait(connection, &outcome) {
+            return false;
+        }
         match outcome {
             Outcome::Parts(_) => {
                 connection.parts = 1;
                 return self.execute_parts(connection, request);
             }
-            Outcome::NeedsRecord => {
-                connection.blocked = Blocked::OnRecord;
-                return false;
-            }
-            Outcome::NeedsLog => {
-                connection.blocked = Blocked::OnLog;
-                self.stalled.push(connection.key);
-                return false;
-            }
             Outcome::ListClients => self.list_clients(connection),
             Outcome::Close => connection.closing = true,
             Outcome::Stop => self.stopping = true,
-            Outcome::Done | Outcome::DoneAt(_) | Outcome::Later { .. } => {}
+            Outcome::Done
+            | Outcome::DoneAt(_)
+            | Outcome::Later { .. }
+            | Outcome::Failed
+            | Outcome::NeedsRecord
+            | Outcome::NeedsLog => {}
         }
         connection.fetched.clear();
         true
     }
 
-    /// Goes on with the elements of an MGET, as far as there is room for replies.
+    /// Goes on with the parts of an MGET or an UNLINK, as far as there is room for replies.
     fn execute_parts(&mut self, connection: &mut Connection, request: Request<'_>) -> bool {
         while connection.parts < request.len() {
             if !connection.may_run() {
                 return false;
             }
-            let key = request.get(connection.parts);
-            self.step(connection, None, |context, out| command::multi_get_part(context, key, out));
+            let at = connection.parts;
+            let outcome = self
+                .step(connection, None, |context, out| command::part(context, request, at, out));
+            if self.must_wait(connection, &outcome) {
+                return false;
+            }
+            connection.fetched.clear();
             connection.parts += 1;
+            if outcome == Outcome::Failed {
+                break;
+            }
         }
         connection.parts = 0;
+        true
+    }
+
+    /// Whether the request has to be run again later; sees to it that it is.
+    fn must_wait(&mut self, connection: &mut Connection, outcome: &Outcome) -> bool {
+        match outcome {
+            Outcome::NeedsRecord => connection.blocked = Blocked::OnRecord,
+            Outcome::NeedsLog => {
+                connection.blocked = Blocked::OnLog;
+                self.stalled.push(connection.key);
+            }
+            _ => return false,
+        }
         true
     }
 

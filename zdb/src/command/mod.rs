@@ -1,5 +1,8 @@
 //! Commands as a table, and the one gatekeeper that asks the same questions in the same order.
 
+mod batch;
+mod condition;
+mod glob;
 mod keys;
 mod namespaces;
 mod number;
@@ -10,7 +13,6 @@ mod table;
 mod task;
 mod write;
 
-pub use keys::multi_get_part;
 pub use session::Session;
 pub use system::client_line;
 pub use table::{Command, Table};
@@ -35,8 +37,10 @@ pub enum Outcome {
     NeedsRecord,
     /// Nothing happened yet: run the request again when the log has moved.
     NeedsLog,
-    /// The header of an array is written; the elements follow, one `multi_get_part` each.
+    /// The request goes on in parts, one `part` for each of its arguments.
     Parts(usize),
+    /// Of a part: the reply is written and the rest of the request is not run.
+    Failed,
     /// The reply is the list of all connections, in the form of CLIENT LIST.
     ListClients,
     /// Reply, then close the connection.
@@ -97,6 +101,8 @@ impl ServerState {
             id,
             slot: 0,
             namespace: 0,
+            origin: 0,
+            unlinked: Default::default(),
             admin: self.admin_password.is_none(),
             authenticated: false,
             writable: !self.protect,
@@ -166,12 +172,24 @@ impl Context<'_> {
         self.refuse_frozen(out)
     }
 
-    /// Whether the session's namespace is still the one it selected.
-    pub fn is_attached(&self) -> bool {
-        self.engine
-            .namespaces
-            .get(self.session.slot)
-            .is_some_and(|namespace| namespace.id == self.session.namespace)
+    /// Whether the session's namespace is still the one it selected, perhaps flushed meanwhile.
+    pub fn attach(&mut self) -> bool {
+        let namespace = self.engine.namespaces.get(self.session.slot);
+        let Some(namespace) = namespace.filter(|one| one.origin == self.session.origin) else {
+            return false;
+        };
+        self.session.namespace = namespace.id;
+        true
+    }
+}
+
+/// A word of a client in an error: short, and with nothing that a terminal would act on.
+fn shown(word: &[u8]) -> String {
+    const CHARACTERS_MAX: usize = 32;
+    let text = word.escape_ascii().to_string();
+    match text.char_indices().nth(CHARACTERS_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
     }
 }
 
@@ -179,7 +197,7 @@ pub const DETACHED: &str = "Your active namespace is not available anymore (prob
 
 /// Runs one request.
 pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
-    if !context.is_attached() {
+    if !context.attach() {
         context.error(out, DETACHED);
         return Outcome::Close;
     }
@@ -199,6 +217,19 @@ pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
         return context.error(out, text);
     }
     (command.run)(context, request, out)
+}
+
+/// Runs one part of a request that goes on in parts: that for argument `at`.
+pub fn part(
+    context: &mut Context<'_>,
+    request: Request<'_>,
+    at: usize,
+    out: &mut Output,
+) -> Outcome {
+    if request.get(0).eq_ignore_ascii_case(b"UNLINK") {
+        return write::unlink_part(context, request.get(at), at + 1 == request.len(), out);
+    }
+    keys::multi_get_part(context, request.get(at), out)
 }
 
 fn unknown(context: &Context<'_>, name: &[u8], out: &mut Output) -> Outcome {

@@ -25,11 +25,15 @@ pub fn select(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
     if name.len() > NAMESPACE_NAME_BYTES_MAX {
         return context.error(out, TOO_LONG);
     }
-    let Some(slot) = context.engine.namespaces.find(name) else {
+    // Redis knows its databases by numbers, and clients choose the first unasked.
+    let namespaces = &context.engine.namespaces;
+    let found = namespaces.find(name);
+    let default = || if name == b"0" { namespaces.find(DEFAULT_NAME) } else { None };
+    let Some(slot) = found.or_else(default) else {
         return context.error(out, NOT_FOUND);
     };
     let namespace = context.engine.namespaces.get(slot).expect("found by name");
-    let id = namespace.id;
+    let (id, origin) = (namespace.id, namespace.origin);
     let password = password_of(context, namespace);
     let writable = match password {
         None => true,
@@ -59,6 +63,7 @@ pub fn select(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
     };
     context.session.slot = slot;
     context.session.namespace = id;
+    context.session.origin = origin;
     context.session.writable = writable;
     context.ok(out)
 }
@@ -123,6 +128,28 @@ pub fn remove(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
             context.done_at(end)
         }
         Err(refusal) => refused(context, refusal, "Could not delete this namespace", out),
+    }
+}
+
+/// Ends everything in the current namespace, which must be private: one that anybody may write to is
+/// not emptied by anybody.
+pub fn flush(context: &mut Context<'_>, _request: Request<'_>, out: &mut Output) -> Outcome {
+    let namespace = context.namespace();
+    if namespace.settings.public || password_of(context, namespace).is_none() {
+        return context.error(out, "Flushing public namespace denied");
+    }
+    if let Some(refused) = context.refuse_write(out) {
+        return refused;
+    }
+    if context.namespace().settings.worm {
+        return context.error(out, "Cannot delete a key when namespace is in worm mode");
+    }
+    match context.engine.flush_namespace(context.session.slot) {
+        Ok(end) => {
+            context.ok(out);
+            context.done_at(end)
+        }
+        Err(refusal) => refused(context, refusal, "Internal Server Error", out),
     }
 }
 
