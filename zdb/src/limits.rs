@@ -8,6 +8,8 @@ pub const KEY_BYTES_MAX: usize = 255;
 pub const NAMESPACE_NAME_BYTES_MAX: usize = 128;
 /// Longest property name of NSSET in bytes.
 pub const PROPERTY_NAME_BYTES_MAX: usize = 256;
+/// Longest subcommand of INDEX and DATA in bytes.
+pub const SUBCOMMAND_BYTES_MAX: usize = 256;
 /// Longest property value of NSSET in bytes (so also the longest namespace password).
 pub const PROPERTY_VALUE_BYTES_MAX: usize = 63;
 /// Longest password that AUTH looks at, in bytes.
@@ -66,9 +68,17 @@ pub const INPUT_BYTES_TOTAL_MAX: usize = 2 << 30;
 /// Longest name a client may give itself, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 256;
 
+/// Hooks that run at once; more of them wait.
+pub const HOOKS_RUNNING_MAX: usize = 64;
+/// Hooks that wait for their turn; more events than these are not told.
+pub const HOOKS_WAITING_MAX: usize = 4096;
+/// Runs of hooks that HOOKS shows.
+pub const HOOK_ENTRIES_MAX: usize = 256;
+
 const _: () = {
     assert!(WRITE_BUFFER_BYTES >= 3 * (PAYLOAD_BYTES_MAX + 4096));
     assert!(WRITE_BYTES_MAX as usize * WRITES_IN_FLIGHT_MAX <= WRITE_BUFFER_BYTES);
     assert!(ZERO_AHEAD_BYTES.is_multiple_of(ZERO_UNIT_BYTES));
     assert!(PAYLOAD_BYTES_MAX < (1 << 24) - 1);
+    assert!(HOOKS_RUNNING_MAX < HOOK_ENTRIES_MAX);
 };

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use zdb::command::{ServerState, ServerStats, Table};
+use zdb::command::{HookRuns, ServerState, ServerStats, Table};
 use zdb::disk::Files;
 use zdb::disk::system::SystemFiles;
 use zdb::engine::log::Policy;
@@ -75,6 +75,7 @@ fn run(options: &Options) -> Result<Ended, String> {
             random,
         },
     )?;
+    engine.log.rotate_ms = u64::from(options.rotate) * 1000;
     process::give_back_memory();
     for line in &report.damage {
         process::warn(&format!("damage: {line}"));
@@ -163,6 +164,7 @@ fn state(
         // As 0-db: 1 to 2^30.
         instance_id: (u32::from_le_bytes(instance) & ((1 << 30) - 1)).max(1),
         boot_s,
+        hooks: HookRuns::default(),
         stats: ServerStats::default(),
     }
 }

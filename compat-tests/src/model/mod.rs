@@ -12,6 +12,7 @@
 //! ```
 
 mod connection;
+mod files;
 mod keys;
 mod namespace;
 mod operate;
@@ -58,9 +59,16 @@ const fn admin(name: &'static str, handler: Handler) -> Command {
 
 /// All commands; each file brings its own.
 fn commands() -> impl Iterator<Item = &'static Command> {
-    [keys::COMMANDS, settings::COMMANDS, connection::COMMANDS, watch::COMMANDS, operate::COMMANDS]
-        .into_iter()
-        .flatten()
+    [
+        keys::COMMANDS,
+        files::COMMANDS,
+        settings::COMMANDS,
+        connection::COMMANDS,
+        watch::COMMANDS,
+        operate::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// What the server knows of one connection.

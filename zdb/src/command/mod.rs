@@ -1,8 +1,11 @@
 //! Commands as a table, and the one gatekeeper that asks the same questions in the same order.
 
+mod files;
+mod hooks;
 mod keys;
 mod namespaces;
 mod number;
+mod raw;
 mod scan;
 mod session;
 mod system;
@@ -10,6 +13,7 @@ mod table;
 mod task;
 mod write;
 
+pub use hooks::{HookRun, HookRuns};
 pub use keys::multi_get_part;
 pub use session::Session;
 pub use system::client_line;
@@ -77,6 +81,7 @@ pub struct ServerState {
     pub random: FillRandom,
     pub instance_id: u32,
     pub boot_s: u64,
+    pub hooks: HookRuns,
     pub stats: ServerStats,
 }
 

@@ -1,6 +1,6 @@
 //! The table of commands. COMMAND, COMMAND DOCS and the gatekeeper read the same rows.
 
-use super::{Context, Outcome, keys, namespaces, scan, system, write};
+use super::{Context, Outcome, files, hooks, keys, namespaces, raw, scan, system, write};
 use crate::output::Output;
 use crate::resp::Request;
 
@@ -114,6 +114,16 @@ pub const COMMANDS: &[Command] = commands! {
         "Size, limits and state of a namespace." => namespaces::info;
     "nsset" Exact(4), true, ADMIN, NO_KEYS, "server", "name property value",
         "Sets maxsize, password, public, worm, lock, freeze or mode of a namespace." => namespaces::set;
+    "nsjump" Any, true, ADMIN, NO_KEYS, "server", "",
+        "Goes on in a new data file." => files::jump;
+    "reload" Exact(2), true, ADMIN, NO_KEYS, "server", "name",
+        "Forgets what is kept in memory beside the files." => files::reload;
+    "index" AtLeast(2), true, ADMIN, NO_KEYS, "server", "DIRTY [RESET]",
+        "Index files that were modified in place: none." => files::index;
+    "data" AtLeast(2), true, ADMIN, NO_KEYS, "server", "RAW id offset",
+        "The record at an offset of a data file, whatever became of its key." => raw::data;
+    "hooks" Any, true, ADMIN, NO_KEYS, "server", "",
+        "The hooks that run, and those that ended lately." => hooks::hooks;
     "auth" Any, false, FAST, NO_KEYS, "connection", "password | SECURE CHALLENGE | SECURE hash",
         "Becomes admin." => system::auth;
     "ping" Any, false, FAST, NO_KEYS, "connection", "", "Answers PONG." => system::ping;
@@ -135,8 +145,7 @@ pub const COMMANDS: &[Command] = commands! {
 };
 
 /// Commands of 0-db that a later version brings.
-const LATER: &[&str] =
-    &["WAIT", "MIRROR", "MASTER", "HOOKS", "INDEX", "DATA", "KSCAN", "NSJUMP", "RELOAD", "FLUSH"];
+const LATER: &[&str] = &["WAIT", "MIRROR", "MASTER", "KSCAN", "FLUSH"];
 
 /// The name of a command that is known but not built yet.
 pub fn later(name: &[u8]) -> Option<&'static str> {
