@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use zdb::command::{ServerState, ServerStats, Table, Throttle};
+use zdb::command::{HookRuns, ServerState, ServerStats, Table, Throttle};
 use zdb::disk::Files;
 use zdb::disk::system::SystemFiles;
 use zdb::engine::log::Policy;
@@ -77,6 +77,7 @@ fn run(options: &Options) -> Result<Ended, String> {
             random,
         },
     )?;
+    engine.log.rotate_ms = u64::from(options.rotate) * 1000;
     process::give_back_memory();
     for line in &report.damage {
         process::warn(&format!("damage: {line}"));
@@ -200,6 +201,7 @@ fn state(
         clients_max: options.maxclients.into(),
         timeout_s: options.timeout.into(),
         throttle: Throttle::default(),
+        hooks: HookRuns::default(),
         stats: ServerStats::default(),
     }
 }
