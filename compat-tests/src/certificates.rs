@@ -50,6 +50,14 @@ impl Certificates {
         (self.path("server.crt"), self.path("server.key"))
     }
 
+    /// The flags that make a server speak TLS with them, on any free port.
+    pub fn server_flags(&self) -> Vec<String> {
+        let (certificate, key) = self.server();
+        ["--tls-port", "0", "--tls-cert", text(&certificate), "--tls-key", text(&key)]
+            .map(str::to_owned)
+            .into()
+    }
+
     /// A client's certificate and key.
     pub fn client(&self) -> (PathBuf, PathBuf) {
         (self.path("client.crt"), self.path("client.key"))

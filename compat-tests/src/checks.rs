@@ -20,11 +20,11 @@ impl Checks {
     }
 
     /// The value inside, where the client reports no error.
-    pub fn value<T: PartialEq<U> + Debug, U: Debug, E: Debug>(
+    pub fn value<T: PartialEq + Debug, E: Debug>(
         &mut self,
         what: &str,
         got: Result<T, E>,
-        expected: U,
+        expected: T,
     ) {
         let same = got.as_ref().is_ok_and(|got| *got == expected);
         self.holds(what, same, || format!("{got:?} instead of {expected:?}"));

@@ -6,6 +6,7 @@
 pub mod certificates;
 pub mod checks;
 pub mod client;
+pub mod door;
 pub mod fake;
 pub mod load;
 pub mod model;

@@ -2,7 +2,7 @@
 "use strict";
 
 const fs = require("node:fs");
-const { createClient, createClientPool } = require("redis");
+const { createClient, createClientPool, RESP_TYPES } = require("redis");
 const { assert, attempt, check, holds, main, refused, same } = require("./checks.js");
 
 const [port, password, protocol, caFile] = process.argv.slice(2);
@@ -26,7 +26,7 @@ async function connect(more) {
 main(async () => {
   const admin = await connect({ password });
   const client = await connect({ name });
-  const binary = require("redis").RESP_TYPES.BLOB_STRING;
+  const typeMapping = { [RESP_TYPES.BLOB_STRING]: Buffer };
 
   // -- the connection
   await check("PING", () => client.ping(), "PONG");
@@ -62,7 +62,7 @@ main(async () => {
   await refused("DEL missing", "Key not found", () => client.del("missing"));
   await check("DEL", () => client.del("key"), "OK");
   const bytes = Buffer.from(Array.from({ length: 256 }, (_, number) => number));
-  const raw = client.withTypeMapping({ [binary]: Buffer });
+  const raw = client.withTypeMapping(typeMapping);
   await check("SET binary", () => raw.set(bytes.subarray(1), bytes), bytes.subarray(1));
   await attempt("GET binary", async () => bytes.equals(await raw.get(bytes.subarray(1))));
   await check("SET empty", () => client.set("empty", ""), "empty");
@@ -125,9 +125,11 @@ main(async () => {
     return found.sort();
   }, Array.from({ length: 10 }, (_, n) => `p199${n}`));
   await attempt("SCANX", async () => {
-    const [cursor, entries] = await raw.sendCommand(["SCANX"]);
+    const [cursor, entries] = await client.sendCommand(["SCANX"], { typeMapping });
     assert(cursor.length === 17 && entries.length > 0 && entries[0].length === 3, cursor);
-    await raw.sendCommand(["SCANX", cursor]);
+    const next = client.sendCommand(["SCANX", cursor], { typeMapping });
+    const text = await next.then(() => "more", (error) => error.message);
+    assert(["more", "No more data"].includes(text), text);
   });
 
   // -- the server
