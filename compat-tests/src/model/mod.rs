@@ -12,10 +12,12 @@
 //! ```
 
 mod connection;
+mod habits;
 mod keys;
 mod namespace;
 mod operate;
 mod settings;
+mod walk;
 mod watch;
 
 pub use connection::secure_answer;
@@ -58,9 +60,17 @@ const fn admin(name: &'static str, handler: Handler) -> Command {
 
 /// All commands; each file brings its own.
 fn commands() -> impl Iterator<Item = &'static Command> {
-    [keys::COMMANDS, settings::COMMANDS, connection::COMMANDS, watch::COMMANDS, operate::COMMANDS]
-        .into_iter()
-        .flatten()
+    [
+        keys::COMMANDS,
+        habits::COMMANDS,
+        walk::COMMANDS,
+        settings::COMMANDS,
+        connection::COMMANDS,
+        watch::COMMANDS,
+        operate::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// What the server knows of one connection.
@@ -245,6 +255,15 @@ fn atoll(text: &[u8]) -> i64 {
         .take_while(|byte| byte.is_ascii_digit())
         .fold(0i64, |value, byte| value.saturating_mul(10).saturating_add(i64::from(byte - b'0')));
     if negative { -value } else { value }
+}
+
+/// A sign perhaps, and digits, and nothing else.
+fn is_number(word: &[u8]) -> bool {
+    let digits = match word {
+        [b'-' | b'+', digits @ ..] => digits,
+        _ => word,
+    };
+    !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
 }
 
 fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, Reply)>) -> Reply {

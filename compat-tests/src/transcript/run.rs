@@ -48,7 +48,10 @@ pub fn run_case(case: &Case, subject: &mut impl Subject) -> Result<(), String> {
     let mut current = String::from("main");
     let mut last_request = String::new();
     for step in &case.steps {
-        let place = |error: String| format!("{}: {error}", step.line);
+        let place = |error: String| match step.state.as_str() {
+            "" => format!("{}: {error}", step.line),
+            state => format!("{}: in the state {state}: {error}", step.line),
+        };
         match &step.action {
             Action::Send { connection, form, arguments } => {
                 let request: Result<Vec<_>, _> =

@@ -1,5 +1,9 @@
 //! Commands as a table, and the one gatekeeper that asks the same questions in the same order.
 
+mod auth;
+mod batch;
+mod condition;
+mod glob;
 mod keys;
 mod namespaces;
 mod number;
@@ -8,13 +12,14 @@ mod session;
 mod system;
 mod table;
 mod task;
+mod throttle;
 mod write;
 
-pub use keys::multi_get_part;
 pub use session::Session;
 pub use system::client_line;
 pub use table::{Command, Table};
 pub use task::{ClientRef, Finished, Task, Tasks};
+pub use throttle::{Source, Throttle};
 
 use crate::engine::index::KeyHash;
 use crate::engine::namespace::{Access, Namespace};
@@ -35,8 +40,10 @@ pub enum Outcome {
     NeedsRecord,
     /// Nothing happened yet: run the request again when the log has moved.
     NeedsLog,
-    /// The header of an array is written; the elements follow, one `multi_get_part` each.
+    /// The request goes on in parts, one `part` for each of its arguments.
     Parts(usize),
+    /// Of a part: the reply is written and the rest of the request is not run.
+    Failed,
     /// The reply is the list of all connections, in the form of CLIENT LIST.
     ListClients,
     /// Reply, then close the connection.
@@ -77,6 +84,11 @@ pub struct ServerState {
     pub random: FillRandom,
     pub instance_id: u32,
     pub boot_s: u64,
+    /// Most clients that are served at once.
+    pub clients_max: u64,
+    /// Silence after which a client is let go, in seconds; 0: never.
+    pub timeout_s: u64,
+    pub throttle: Throttle,
     pub stats: ServerStats,
 }
 
@@ -84,6 +96,17 @@ pub struct ServerState {
 pub struct ServerStats {
     pub clients_lifetime: u64,
     pub clients_now: u64,
+    /// Clients turned away: too many of them, or strangers in protected mode.
+    pub rejected_connections: u64,
+    /// Clients let go after `timeout_s` of silence.
+    pub timed_out_connections: u64,
+    /// Clients let go since they did not take what is sent unasked.
+    pub output_limit_disconnections: u64,
+    pub tls_handshakes: u64,
+    pub tls_handshakes_failed: u64,
+    pub passwords_wrong: u64,
+    /// Passwords of peers that had too many wrong ones.
+    pub passwords_not_looked_at: u64,
     pub commands: u64,
     pub commands_failed: u64,
     pub commands_unauthorized: u64,
@@ -92,15 +115,24 @@ pub struct ServerStats {
 }
 
 impl ServerState {
+    /// Why this peer is not served: without a password everybody is admin, so only who is on this machine
+    /// or shows a certificate that this server's authority signed may be everybody.
+    pub fn refuse_stranger(&self, peer: &crate::hub::Peer) -> Option<&'static str> {
+        (self.admin_password.is_none() && !peer.local && !peer.verified).then_some(PROTECTED)
+    }
+
     pub fn new_session(&self, id: u64, peer: crate::hub::Peer, now_s: u64) -> Session {
         Session {
             id,
             slot: 0,
             namespace: 0,
+            origin: 0,
+            unlinked: Default::default(),
             admin: self.admin_password.is_none(),
             authenticated: false,
             writable: !self.protect,
             local: peer.local,
+            source: peer.source,
             protocol: crate::resp::Protocol::Resp2,
             challenge: None,
             name: Vec::new(),
@@ -166,20 +198,38 @@ impl Context<'_> {
         self.refuse_frozen(out)
     }
 
-    /// Whether the session's namespace is still the one it selected.
-    pub fn is_attached(&self) -> bool {
-        self.engine
-            .namespaces
-            .get(self.session.slot)
-            .is_some_and(|namespace| namespace.id == self.session.namespace)
+    /// Whether the session's namespace is still the one it selected, perhaps flushed meanwhile.
+    pub fn attach(&mut self) -> bool {
+        let namespace = self.engine.namespaces.get(self.session.slot);
+        let Some(namespace) = namespace.filter(|one| one.origin == self.session.origin) else {
+            return false;
+        };
+        self.session.namespace = namespace.id;
+        true
     }
 }
+
+/// A word of a client in an error: short, and with nothing that a terminal would act on.
+fn shown(word: &[u8]) -> String {
+    const CHARACTERS_MAX: usize = 32;
+    let text = word.escape_ascii().to_string();
+    match text.char_indices().nth(CHARACTERS_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
+    }
+}
+
+const PROTECTED: &str = "DENIED zdb is running in protected mode because it has no admin password and this \
+    connection shows no verified TLS client certificate. In this mode only clients on loopback and on the \
+    unix socket are served. To serve others, restart zdb in one of these ways: 1) with a password, by \
+    --admin-file FILE or --admin PASS, which clients then give with AUTH; 2) with --tls-port, --tls-cert, \
+    --tls-key and --tls-ca, which clients then reach with a certificate of their own.";
 
 pub const DETACHED: &str = "Your active namespace is not available anymore (probably removed).";
 
 /// Runs one request.
 pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
-    if !context.is_attached() {
+    if !context.attach() {
         context.error(out, DETACHED);
         return Outcome::Close;
     }
@@ -199,6 +249,19 @@ pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
         return context.error(out, text);
     }
     (command.run)(context, request, out)
+}
+
+/// Runs one part of a request that goes on in parts: that for argument `at`.
+pub fn part(
+    context: &mut Context<'_>,
+    request: Request<'_>,
+    at: usize,
+    out: &mut Output,
+) -> Outcome {
+    if request.get(0).eq_ignore_ascii_case(b"UNLINK") {
+        return write::unlink_part(context, request.get(at), at + 1 == request.len(), out);
+    }
+    keys::multi_get_part(context, request.get(at), out)
 }
 
 fn unknown(context: &Context<'_>, name: &[u8], out: &mut Output) -> Outcome {
