@@ -3,15 +3,16 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use zdb::command::{ServerState, ServerStats, Table};
+use zdb::command::{ServerState, ServerStats, Table, Throttle};
 use zdb::disk::Files;
 use zdb::disk::system::SystemFiles;
 use zdb::engine::log::Policy;
 use zdb::engine::namespace;
 use zdb::engine::recovery::{self, StartOptions};
 use zdb::hub::Hub;
+use zdb::limits::OPEN_FILES_RESERVE;
 use zdb::options::{Mode, Options, SyncPolicy};
-use zdb::server::{Ended, Listener, Server, process};
+use zdb::server::{Ended, Listener, Server, Wire, process};
 
 fn main() -> ExitCode {
     let options = match Options::from_args(std::env::args_os()) {
@@ -45,7 +46,8 @@ fn run(options: &Options) -> Result<Ended, String> {
         return Err(refused.join("\nzdb: "));
     }
     let signals = process::block_signals()?;
-    process::raise_open_files();
+    let open_files_max = process::raise_open_files();
+    let admin_password = options.admin_password()?;
     let (files, warnings) = SystemFiles::open(&options.data, &options.index)?;
     for line in warnings {
         process::warn(&line);
@@ -104,17 +106,47 @@ fn run(options: &Options) -> Result<Ended, String> {
         engine.limit_default(options.maxsize);
     }
     let mut listeners = Vec::new();
-    if options.listens_on_tcp() {
-        listeners.push(Listener::tcp(&options.listen, options.port)?);
+    let address = options.listen.as_deref();
+    if let Some(port) = options.tcp_port() {
+        listeners.push(Listener::tcp(address, port, Wire::Plain)?);
     }
     if let Some(path) = &options.socket {
         listeners.push(Listener::unix(path)?);
     }
     let names: Vec<String> = listeners.iter().map(Listener::name).collect();
-    let hub = Hub::new(engine, state(options, mode, policy, &listeners), options.null);
+    let mut state = state(options, mode, policy, &listeners);
+    state.admin_password = admin_password.map(|password| password.as_bytes().to_vec());
+    state.clients_max = clients_max(options.maxclients, open_files_max);
+    state.settings.push(("maxclients", state.clients_max.to_string()));
+    warn_of_strangers(&state, &listeners);
+    let hub = Hub::new(engine, state, options.null);
     let server = Server::new(hub, files, listeners, signals, options.verbose)?;
     process::say(&format!("zdb ready on {}", names.join(" and ")));
     server.run()
+}
+
+/// As many clients as asked for, or as may be open beside the files that the server needs.
+fn clients_max(wanted: u32, open_files_max: u64) -> u64 {
+    let spare = open_files_max.saturating_sub(process::open_files() + OPEN_FILES_RESERVE).max(1);
+    let wanted = u64::from(wanted);
+    if spare < wanted {
+        process::warn(&format!(
+            "warning: at most {spare} clients instead of --maxclients {wanted}: the limit of open files is \
+             {open_files_max}; raise it (ulimit -n, LimitNOFILE)"
+        ));
+    }
+    wanted.min(spare)
+}
+
+/// Protected mode would otherwise show only where a client is turned away.
+fn warn_of_strangers(state: &ServerState, listeners: &[Listener]) {
+    let is_open = |one: &Listener| !one.is_local() && one.wire() != Wire::Tls { verifies: true };
+    if state.admin_password.is_none() && listeners.iter().any(is_open) {
+        process::warn(
+            "protected mode: without --admin-file or --admin only clients of this machine are served (and \
+             those with a certificate, where --tls-ca is given)",
+        );
+    }
 }
 
 fn state(
@@ -134,26 +166,28 @@ fn state(
         Policy::Every { .. } => "everysec",
         Policy::No => "no",
     };
-    let port = listeners
-        .iter()
-        .map(Listener::name)
-        .find_map(|name| name.rsplit_once(':').map(|(_, port)| port.to_string()))
-        .unwrap_or_else(|| "0".into());
+    let is_plain = |one: &&Listener| one.wire() == Wire::Plain && one.port().is_some();
+    let port = |found: Option<&Listener>| found.and_then(Listener::port).unwrap_or(0).to_string();
+    let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_string();
     let settings = vec![
         ("appendfsync", appendfsync.into()),
         ("appendonly", "yes".into()),
-        ("bind", options.listen.clone()),
+        ("bind", options.listen.clone().unwrap_or_else(|| "::".into())),
         ("databases", "1".into()),
         ("dir", path(&options.data)),
         ("io-threads", options.threads.to_string()),
         ("maxmemory", "0".into()),
-        ("port", port),
+        ("port", port(listeners.iter().find(is_plain))),
+        ("protected-mode", yes_no(!options.has_password())),
         ("save", String::new()),
-        ("timeout", "0".into()),
+        ("timeout", options.timeout.to_string()),
+        ("tls-auth-clients", yes_no(options.tls_ca.is_some())),
+        ("tls-port", port(listeners.iter().find(|one| one.wire() != Wire::Plain))),
+        ("unixsocket", options.socket.as_deref().map(path).unwrap_or_default()),
     ];
     ServerState {
         table: Table::new(),
-        admin_password: options.admin.as_ref().map(|password| password.as_bytes().to_vec()),
+        admin_password: None,
         protect: options.protect,
         mode,
         data_path: path(&options.data),
@@ -163,6 +197,9 @@ fn state(
         // As 0-db: 1 to 2^30.
         instance_id: (u32::from_le_bytes(instance) & ((1 << 30) - 1)).max(1),
         boot_s,
+        clients_max: options.maxclients.into(),
+        timeout_s: options.timeout.into(),
+        throttle: Throttle::default(),
         stats: ServerStats::default(),
     }
 }

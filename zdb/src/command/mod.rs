@@ -1,5 +1,6 @@
 //! Commands as a table, and the one gatekeeper that asks the same questions in the same order.
 
+mod auth;
 mod batch;
 mod condition;
 mod glob;
@@ -11,12 +12,14 @@ mod session;
 mod system;
 mod table;
 mod task;
+mod throttle;
 mod write;
 
 pub use session::Session;
 pub use system::client_line;
 pub use table::{Command, Table};
 pub use task::{ClientRef, Finished, Task, Tasks};
+pub use throttle::{Source, Throttle};
 
 use crate::engine::index::KeyHash;
 use crate::engine::namespace::{Access, Namespace};
@@ -81,6 +84,11 @@ pub struct ServerState {
     pub random: FillRandom,
     pub instance_id: u32,
     pub boot_s: u64,
+    /// Most clients that are served at once.
+    pub clients_max: u64,
+    /// Silence after which a client is let go, in seconds; 0: never.
+    pub timeout_s: u64,
+    pub throttle: Throttle,
     pub stats: ServerStats,
 }
 
@@ -88,6 +96,17 @@ pub struct ServerState {
 pub struct ServerStats {
     pub clients_lifetime: u64,
     pub clients_now: u64,
+    /// Clients turned away: too many of them, or strangers in protected mode.
+    pub rejected_connections: u64,
+    /// Clients let go after `timeout_s` of silence.
+    pub timed_out_connections: u64,
+    /// Clients let go since they did not take what is sent unasked.
+    pub output_limit_disconnections: u64,
+    pub tls_handshakes: u64,
+    pub tls_handshakes_failed: u64,
+    pub passwords_wrong: u64,
+    /// Passwords of peers that had too many wrong ones.
+    pub passwords_not_looked_at: u64,
     pub commands: u64,
     pub commands_failed: u64,
     pub commands_unauthorized: u64,
@@ -96,6 +115,12 @@ pub struct ServerStats {
 }
 
 impl ServerState {
+    /// Why this peer is not served: without a password everybody is admin, so only who is on this machine
+    /// or shows a certificate that this server's authority signed may be everybody.
+    pub fn refuse_stranger(&self, peer: &crate::hub::Peer) -> Option<&'static str> {
+        (self.admin_password.is_none() && !peer.local && !peer.verified).then_some(PROTECTED)
+    }
+
     pub fn new_session(&self, id: u64, peer: crate::hub::Peer, now_s: u64) -> Session {
         Session {
             id,
@@ -107,6 +132,7 @@ impl ServerState {
             authenticated: false,
             writable: !self.protect,
             local: peer.local,
+            source: peer.source,
             protocol: crate::resp::Protocol::Resp2,
             challenge: None,
             name: Vec::new(),
@@ -192,6 +218,12 @@ fn shown(word: &[u8]) -> String {
         None => text,
     }
 }
+
+const PROTECTED: &str = "DENIED zdb is running in protected mode because it has no admin password and this \
+    connection shows no verified TLS client certificate. In this mode only clients on loopback and on the \
+    unix socket are served. To serve others, restart zdb in one of these ways: 1) with a password, by \
+    --admin-file FILE or --admin PASS, which clients then give with AUTH; 2) with --tls-port, --tls-cert, \
+    --tls-key and --tls-ca, which clients then reach with a certificate of their own.";
 
 pub const DETACHED: &str = "Your active namespace is not available anymore (probably removed).";
 

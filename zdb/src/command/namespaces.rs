@@ -1,7 +1,7 @@
 //! SELECT and the NS commands.
 
 use super::number::atoll;
-use super::{Context, Outcome, system};
+use super::{Context, Outcome, auth};
 use crate::engine::log::Refusal;
 use crate::engine::namespace::{Access, DEFAULT_NAME, Keys, Mode, Namespace, Settings};
 use crate::limits::{
@@ -45,15 +45,15 @@ pub fn select(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
             3 if request.get(2).len() > SELECT_PASSWORD_BYTES_MAX => {
                 return context.error(out, "Password too long");
             }
-            3 if system::equal_in_constant_time(request.get(2), &password) => true,
-            3 => return context.error(out, "Access denied"),
+            3 => match auth::check_password(context, &password, request.get(2)) {
+                Ok(()) => true,
+                Err(text) => return context.error(out, text),
+            },
             4 => {
                 if !b"SECURE".eq_ignore_ascii_case(request.get(2)) {
                     return context.error(out, "Only SECURE extra method supported");
                 }
-                if let Err(text) =
-                    system::check_response(context.session, &password, request.get(3))
-                {
+                if let Err(text) = auth::check_response(context, &password, request.get(3)) {
                     return context.error(out, text);
                 }
                 true

@@ -1,5 +1,6 @@
 //! What a connection is to the commands: its namespace, its rights, its protocol.
 
+use super::throttle::Source;
 use super::write::Unlinked;
 use crate::resp::Protocol;
 
@@ -16,6 +17,8 @@ pub struct Session {
     pub writable: bool,
     /// Over loopback or a unix socket.
     pub local: bool,
+    /// Whom its wrong passwords are counted for.
+    pub source: Source,
     pub protocol: Protocol,
     /// Of the UNLINK under way.
     pub unlinked: Unlinked,

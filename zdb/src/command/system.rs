@@ -1,12 +1,11 @@
 //! Commands about the server and the connection.
 
 use super::table::{COMMANDS, Command};
-use super::{Context, Outcome, Session};
+use super::{Context, Outcome, Session, auth};
 use crate::engine::log::Policy;
-use crate::limits::{ADMIN_PASSWORD_BYTES_MAX, CLIENT_NAME_BYTES_MAX};
+use crate::limits::{CLIENT_NAME_BYTES_MAX, OUTPUT_BYTES_MAX, PUSH_OUTPUT_BYTES_MAX};
 use crate::output::Output;
 use crate::resp::{Protocol, ReplyWriter, Request};
-use sha1::{Digest, Sha1};
 use std::fmt::Write;
 
 pub fn ping(context: &mut Context<'_>, _request: Request<'_>, out: &mut Output) -> Outcome {
@@ -54,110 +53,6 @@ pub fn stop(context: &mut Context<'_>, _request: Request<'_>, out: &mut Output) 
     Outcome::Stop
 }
 
-// -------------------------------------------------------------------- AUTH
-
-/// Compares without telling by its time where two secrets differ.
-pub fn equal_in_constant_time(one: &[u8], two: &[u8]) -> bool {
-    // Hashes have one length, so that of the secret does not show either.
-    let (one, two) = (Sha1::digest(one), Sha1::digest(two));
-    one.iter().zip(two.iter()).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
-}
-
-/// Checks the answer to the outstanding challenge, which is used up by a well-formed answer.
-pub fn check_response(
-    session: &mut Session,
-    password: &[u8],
-    response: &[u8],
-) -> Result<(), &'static str> {
-    const HASH_CHARACTERS: usize = 40;
-    let Some(challenge) = session.challenge else {
-        return Err("No CHALLENGE requested, secure authentication not available");
-    };
-    if response.len() != HASH_CHARACTERS {
-        return Err("Invalid hash length");
-    }
-    session.challenge = None;
-    let mut hash = Sha1::new();
-    hash.update(challenge);
-    hash.update(b":");
-    hash.update(password);
-    let expected = hash.finalize().iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string does not fail");
-        text
-    });
-    if equal_in_constant_time(expected.as_bytes(), response) {
-        Ok(())
-    } else {
-        Err("Access denied")
-    }
-}
-
-pub fn auth(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
-    match request.len() {
-        2 => auth_plain(context, request.get(1), out),
-        3 => auth_secure(context, request.get(1), request.get(2), out),
-        _ => context.error(out, "Unexpected arguments"),
-    }
-}
-
-fn auth_plain(context: &mut Context<'_>, password: &[u8], out: &mut Output) -> Outcome {
-    match plain_password(context, password) {
-        Ok(()) => context.ok(out),
-        Err(text) => context.error(out, text),
-    }
-}
-
-fn plain_password(context: &mut Context<'_>, password: &[u8]) -> Result<(), &'static str> {
-    let Some(expected) = &context.server.admin_password else {
-        return Err("Authentication disabled");
-    };
-    if password.is_empty() {
-        return Err("Invalid argument");
-    }
-    if password.len() > ADMIN_PASSWORD_BYTES_MAX {
-        return Err("Password too long");
-    }
-    if !equal_in_constant_time(password, expected) {
-        return Err("Access denied");
-    }
-    context.session.admin = true;
-    context.session.authenticated = true;
-    Ok(())
-}
-
-fn auth_secure(
-    context: &mut Context<'_>,
-    method: &[u8],
-    argument: &[u8],
-    out: &mut Output,
-) -> Outcome {
-    if method.is_empty() || argument.is_empty() {
-        return context.error(out, "Invalid argument");
-    }
-    if !method.eq_ignore_ascii_case(b"SECURE") {
-        return context.error(out, "Only SECURE extra method supported");
-    }
-    if argument.eq_ignore_ascii_case(b"CHALLENGE") {
-        let mut random = [0; 8];
-        (context.server.random)(&mut random);
-        let text = format!("{:016x}", u64::from_be_bytes(random));
-        context.session.challenge = text.as_bytes().try_into().ok();
-        context.writer(out).simple(&text);
-        return Outcome::Done;
-    }
-    let Some(password) = context.server.admin_password.clone() else {
-        return context.error(out, "Authentication disabled");
-    };
-    match check_response(context.session, &password, argument) {
-        Ok(()) => {
-            context.session.admin = true;
-            context.session.authenticated = true;
-            context.ok(out)
-        }
-        Err(text) => context.error(out, text),
-    }
-}
-
 // -------------------------------------------------------------------- INFO
 
 pub fn info(context: &mut Context<'_>, _request: Request<'_>, out: &mut Output) -> Outcome {
@@ -190,6 +85,17 @@ fn describe(context: &Context<'_>) -> Result<String, std::fmt::Error> {
     field("uptime", &engine.now.unix_s().saturating_sub(server.boot_s))?;
     field("\n# clients\nclients_lifetime", &stats.clients_lifetime)?;
     field("connected_clients", &stats.clients_now)?;
+    field("maxclients", &server.clients_max)?;
+    field("timeout_s", &server.timeout_s)?;
+    field("output_bytes_max", &OUTPUT_BYTES_MAX)?;
+    field("push_output_bytes_max", &PUSH_OUTPUT_BYTES_MAX)?;
+    field("rejected_connections", &stats.rejected_connections)?;
+    field("timed_out_connections", &stats.timed_out_connections)?;
+    field("output_limit_disconnections", &stats.output_limit_disconnections)?;
+    field("tls_handshakes", &stats.tls_handshakes)?;
+    field("tls_handshakes_failed", &stats.tls_handshakes_failed)?;
+    field("passwords_wrong", &stats.passwords_wrong)?;
+    field("passwords_not_looked_at", &stats.passwords_not_looked_at)?;
     field("\n# internals\nsequential_key_size", &8)?;
     field("data_version", &crate::engine::log::format::VERSION)?;
     field("index_version", &1)?;
@@ -245,10 +151,10 @@ pub fn hello(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
     while at < request.len() {
         let word = request.get(at);
         if word.eq_ignore_ascii_case(b"AUTH") && at + 2 < request.len() {
-            if request.get(at + 1) != b"default" {
+            if request.get(at + 1) != auth::USER {
                 return context.error(out, "WRONGPASS the only user is default");
             }
-            if let Err(text) = plain_password(context, request.get(at + 2)) {
+            if let Err(text) = auth::authenticate(context, request.get(at + 2)) {
                 return context.error(out, text);
             }
             at += 3;
@@ -503,12 +409,5 @@ mod tests {
         ] {
             assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
         }
-    }
-
-    #[test]
-    fn secrets_compare() {
-        assert!(equal_in_constant_time(b"abc", b"abc"));
-        assert!(!equal_in_constant_time(b"abc", b"abd"));
-        assert!(!equal_in_constant_time(b"abc", b"abcd"));
     }
 }

@@ -1,6 +1,6 @@
 //! The table of commands. COMMAND, COMMAND DOCS and the gatekeeper read the same rows.
 
-use super::{Context, Outcome, batch, condition, keys, namespaces, scan, system, write};
+use super::{Context, Outcome, auth, batch, condition, keys, namespaces, scan, system, write};
 use crate::output::Output;
 use crate::resp::Request;
 
@@ -143,8 +143,8 @@ pub const COMMANDS: &[Command] = commands! {
         "Size, limits and state of a namespace." => namespaces::info;
     "nsset" Exact(4), true, ADMIN, NO_KEYS, "server", "name property value",
         "Sets maxsize, password, public, worm, lock, freeze or mode of a namespace." => namespaces::set;
-    "auth" Any, false, FAST, NO_KEYS, "connection", "password | SECURE CHALLENGE | SECURE hash",
-        "Becomes admin." => system::auth;
+    "auth" Any, false, FAST, NO_KEYS, "connection", "[default] password | SECURE CHALLENGE | SECURE hash",
+        "Becomes admin." => auth::auth;
     "ping" Any, false, FAST, NO_KEYS, "connection", "", "Answers PONG." => system::ping;
     "echo" Any, false, FAST, NO_KEYS, "connection", "message", "Answers the message." => system::echo;
     "time" Any, false, FAST, NO_KEYS, "server", "",

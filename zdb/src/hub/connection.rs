@@ -2,7 +2,9 @@
 
 use crate::command::Session;
 use crate::engine::Fetched;
-use crate::limits::{OUTPUT_BYTES_MAX, OUTPUT_BYTES_SHARE, REQUESTS_IN_FLIGHT_MAX};
+use crate::limits::{
+    OUTPUT_BYTES_MAX, OUTPUT_BYTES_SHARE, PUSH_OUTPUT_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX,
+};
 use crate::output::Output;
 use crate::resp::RequestParser;
 use std::collections::VecDeque;
@@ -71,6 +73,16 @@ pub struct Connection {
     pub eof: bool,
     /// All is sent and our side is closed; what still comes in is thrown away.
     pub lingering: bool,
+    /// Its bytes go through TLS.
+    pub is_encrypted: bool,
+    /// It does not take what is pushed to it: the loop shall let it go.
+    pub is_overrun: bool,
+    /// Silence is no reason to let it go: it waits for something, or is sent things unasked.
+    pub is_watching: bool,
+    /// When it last sent or took something, in milliseconds of the monotonic clock.
+    pub active_ms: u64,
+    /// It was turned away, and is not counted among the clients.
+    pub(super) is_rejected: bool,
     pub(super) touched: bool,
     /// The hub has it among those whose oldest reply waits for the log.
     pub(super) is_unacknowledged: bool,
@@ -107,6 +119,11 @@ impl Connection {
             closing: false,
             eof: false,
             lingering: false,
+            is_encrypted: false,
+            is_overrun: false,
+            is_watching: false,
+            active_ms: 0,
+            is_rejected: false,
             touched: false,
             is_unacknowledged: false,
             is_held: false,
@@ -194,6 +211,12 @@ impl Connection {
         self.output.len() + self.sending.len() + self.queued_bytes
     }
 
+    /// Whether its silence says nothing: it watches, waits for a reply of ours, or is let go already.
+    pub(super) fn may_be_silent(&self) -> bool {
+        let waits = !self.replies.is_empty() || self.blocked != Blocked::No;
+        self.is_watching || waits || self.lingering
+    }
+
     /// Whether the loop should read the socket.
     pub fn wants_input(&self) -> bool {
         !self.eof && (self.lingering || self.may_run() || self.stashed() < STASH_BYTES_MAX)
@@ -215,6 +238,15 @@ impl Connection {
     pub(super) fn push_reply(&mut self, reply: Reply) {
         self.queued_bytes += reply.bytes();
         self.replies.push_back(reply);
+    }
+
+    /// Puts what nobody asked for just now behind the replies. False: too much waits already.
+    pub(super) fn push(&mut self, output: Output) -> bool {
+        if self.pending_bytes() + output.len() > PUSH_OUTPUT_BYTES_MAX {
+            return false;
+        }
+        self.push_reply(Reply::Ready { output, rests_on: 0, turn: 0 });
+        true
     }
 
     /// The last reply of the queue, where one of this turn can go into it too.

@@ -7,7 +7,7 @@ mod listener;
 pub mod process;
 mod ring;
 
-pub use listener::Listener;
+pub use listener::{Listener, Wire};
 
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::housekeeper::Housekeeper;
@@ -30,6 +30,8 @@ const LINGER_MS: u64 = 1000;
 const DRAIN_MS: u64 = 1000;
 /// How long after a failed accept the next is tried, in milliseconds.
 const ACCEPT_RETRY_MS: u64 = 100;
+/// How often silent clients are looked for where there is a limit, in milliseconds.
+const SILENCE_CHECK_MS: u64 = 1000;
 /// Most slices of one message, far below the kernel's 1024.
 const SLICES_MAX: usize = 64;
 
@@ -77,6 +79,8 @@ pub struct Server {
     lingering: VecDeque<(u64, u64)>,
     /// Listeners whose accept failed, and when to try again.
     accept_retry: Vec<(u64, u64)>,
+    /// When to look for clients that have been silent for too long, where there is a limit.
+    silence_ms: u64,
     batch: usize,
     /// When the timer comes.
     timer_ms: Option<u64>,
@@ -123,6 +127,7 @@ impl Server {
             wake_count: Box::new([0; 8]),
             lingering: VecDeque::new(),
             accept_retry: Vec::new(),
+            silence_ms: 0,
             batch: 1,
             timer_ms: None,
             stop: Stop::No,
@@ -200,6 +205,7 @@ impl Server {
             self.hub.engine.log.deadline_ms(),
             self.lingering.front().map(|(at, _)| *at),
             self.accept_retry.iter().map(|(at, _)| *at).min(),
+            (self.hub.server.timeout_s > 0).then_some(self.silence_ms),
             stop,
         ]
         .into_iter()
@@ -238,7 +244,7 @@ impl Server {
             Ok(descriptor) => {
                 // SAFETY: the kernel just made this descriptor for us.
                 let socket = unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) };
-                if self.stop == Stop::No && !self.hub.is_full() {
+                if self.stop == Stop::No && !self.hub.turns_away() {
                     self.welcome(at, socket);
                 }
                 if !event.more && self.stop == Stop::No {
@@ -307,10 +313,12 @@ impl Server {
     }
 
     fn sent(&mut self, event: Event) {
+        let now_ms = self.hub.engine.now.monotonic_ms;
         let Some(connection) = self.hub.get_mut(event.key) else { return };
         match event.outcome() {
             Ok(count) => {
                 connection.sent += count as usize;
+                connection.active_ms = now_ms;
                 let sent_all = connection.sent >= connection.sending.len();
                 if sent_all {
                     connection.sending.clear();
@@ -352,6 +360,9 @@ impl Server {
     fn look_after(&mut self, key: u64) {
         let Some(connection) = self.hub.get_mut(key) else { return };
         connection.untouch();
+        if connection.is_overrun && !connection.lingering {
+            return self.abandon(key);
+        }
         if connection.lingering {
             if connection.eof {
                 return self.close(key);
@@ -536,8 +547,20 @@ impl Server {
         }
         let due: Vec<u64> =
             self.accept_retry.extract_if(.., |(at, _)| *at <= now_ms).map(|(_, key)| key).collect();
+        if self.hub.server.timeout_s > 0 && self.silence_ms <= now_ms {
+            self.part_with_silent(now_ms);
+        }
         for key in due {
             self.ring.accept(self.listeners[key as usize].descriptor(), key);
+        }
+    }
+
+    fn part_with_silent(&mut self, now_ms: u64) {
+        self.silence_ms = now_ms + SILENCE_CHECK_MS;
+        let silent = self.hub.silent();
+        self.hub.server.stats.timed_out_connections += silent.len() as u64;
+        for key in silent {
+            self.abandon(key);
         }
     }
 
