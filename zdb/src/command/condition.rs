@@ -100,6 +100,9 @@ pub fn set_if_missing(
     request: Request<'_>,
     out: &mut Output,
 ) -> Outcome {
+    if request.len() != 3 {
+        return context.error(out, "Unexpected arguments");
+    }
     if request.get(1).len() > KEY_BYTES_MAX {
         return context.error(out, "Key too large");
     }
@@ -127,9 +130,8 @@ fn set_if(
     if let Some(refused) = context.refuse_write(out) {
         return refused;
     }
-    if matches!(context.namespace().keys, Keys::Sequential(_))
-        && matches!(options.condition, Condition::Missing | Condition::Always)
-    {
+    let is_sequential = matches!(context.namespace().keys, Keys::Sequential(_));
+    if is_sequential && options.condition == Condition::Missing {
         return context.error(out, NEEDS_USER_MODE);
     }
     if key.is_empty() {
@@ -141,6 +143,9 @@ fn set_if(
         Err(wait) => return wait,
     };
     let live = matches!(newest, Newest::Live { .. } | Newest::Lost(_));
+    if is_sequential && !live && options.condition == Condition::Always {
+        return context.error(out, "Invalid key, only update authorized");
+    }
     // What the decision rests on: the version that was seen, or that there is none.
     let seen = match &newest {
         Newest::Live { end, .. } => *end,

@@ -105,7 +105,7 @@ pub const COMMANDS: &[Command] = commands! {
         "Keys in the reverse order of the log." => scan::reverse_scan;
     "mset" Any, false, WRITE, (1, -1, 2), "string", "key value [key value ...]",
         "Stores values of many keys, all or none." => batch::multi_set;
-    "setnx" Exact(3), false, WRITE, ONE_KEY, "string", "key value",
+    "setnx" Any, false, WRITE, ONE_KEY, "string", "key value",
         "Stores a value where there is none: 1, else 0." => condition::set_if_missing;
     "unlink" AtLeast(2), false, WRITE, (1, -1, 1), "generic", "key [key ...]",
         "Ends keys; returns how many there were." => write::unlink;
