@@ -102,8 +102,9 @@ impl Namespace {
         self.versions.len() == self.flushed
     }
 
-    pub(super) fn version(&self, index: usize) -> Option<&Version> {
-        self.versions.get(index).filter(|_| index >= self.flushed)
+    /// One version by its number, and whether it was flushed away.
+    pub(super) fn version(&self, index: usize) -> Option<(&Version, bool)> {
+        self.versions.get(index).map(|version| (version, index < self.flushed))
     }
 
     pub(super) fn current(&self, key: &[u8]) -> Option<&Version> {
