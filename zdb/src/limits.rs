@@ -96,6 +96,16 @@ pub const HOOKS_RUNNING_MAX: usize = 64;
 pub const HOOKS_WAITING_MAX: usize = 4096;
 /// Runs of hooks that HOOKS shows.
 pub const HOOK_ENTRIES_MAX: usize = 256;
+/// Bytes of an old file that an import reads at once, where no record is larger.
+pub const IMPORT_WINDOW_BYTES: usize = 4 << 20;
+/// Index entries of one damaged old file that an import keeps to find its way, 16 bytes each.
+pub const IMPORT_HINTS_MAX: usize = 4 << 20;
+/// Keys whose newest version is lost that an import remembers up to the end of their namespace.
+pub const IMPORT_LOST_KEYS_MAX: usize = 64 << 10;
+/// Lost stretches of the old files that an import remembers, 24 bytes each.
+pub const IMPORT_LOST_RANGES_MAX: usize = 1 << 20;
+/// Lines about damage that an import prints; the others are counted.
+pub const IMPORT_DAMAGE_LINES_MAX: usize = 1000;
 
 const _: () = {
     assert!(WRITE_BUFFER_BYTES >= 3 * (PAYLOAD_BYTES_MAX + 4096));

@@ -15,6 +15,9 @@ use zdb::options::{Mode, Options, SyncPolicy};
 use zdb::server::{Ended, Listener, Server, Wire, process};
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == "import") {
+        return zdb::import::main(std::env::args_os().skip(2));
+    }
     let options = match Options::from_args(std::env::args_os()) {
         Ok(options) => options,
         Err(exit) => {

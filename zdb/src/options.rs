@@ -33,6 +33,7 @@ const NO_BUFFER: &str = "none";
     after_help = "SIZE is bytes, or a number with a suffix k, M, G or T (1024-based, fractions \
                   allowed): 536870912, 512M, 1.5G.\n\
                   Flags may be shortened while unambiguous and written with one dash: -po 9900.\n\n\
+                  zdb import --help tells how to copy the directories of a 0-db v2 into new ones.\n\
                   Example: zdb --data /disk1/data --index /disk1/index --mode seq --socket /run/zdb.sock"
 )]
 pub struct Options {
@@ -489,7 +490,7 @@ fn parse_port(text: &str) -> Result<Port, String> {
 }
 
 /// Bytes: digits, perhaps a fraction, perhaps k, M, G or T. `m` is refused as in 0-db.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let help = "a number with an optional suffix k, M, G or T (1024-based), as in 512k or 1.5G";
     let refused = || format!("a size is {help}");
     let (number, shift) = match text.as_bytes().last() {
