@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use zdb::command::{ServerState, ServerStats, Table};
+use zdb::command::{
+    Latencies, Machine, Rates, SETTINGS_FILE_NAME, ServerState, ServerStats, Settings, SlowLog,
+    Table,
+};
 use zdb::disk::Files;
 use zdb::disk::system::SystemFiles;
 use zdb::engine::log::Policy;
@@ -57,19 +60,15 @@ fn run(options: &Options) -> Result<Ended, String> {
         Mode::User => namespace::Mode::User,
         Mode::Sequential => namespace::Mode::Sequential,
     });
-    let policy = match options.sync_policy() {
-        SyncPolicy::Always => Policy::Always,
-        SyncPolicy::Every(period) => Policy::Every { period_ms: period.as_millis() as u64 },
-        SyncPolicy::No => Policy::No,
-    };
+    let settings = settings(options)?;
     let begun = Instant::now();
     let (mut engine, report) = recovery::start(
         &*files,
         StartOptions {
             mode,
-            policy,
+            policy: settings.policy,
             segment_bytes: options.datasize,
-            cache_bytes: options.cache,
+            cache_bytes: settings.cache_bytes,
             // Absolute, since its place is noted for the next start.
             buffer: options.buffer().map(|place| place.canonicalize().unwrap_or(place.into())),
             random,
@@ -100,9 +99,7 @@ fn run(options: &Options) -> Result<Ended, String> {
         engine.log.discard_buffer();
         return Ok(Ended::Command);
     }
-    if options.maxsize > 0 {
-        engine.limit_default(options.maxsize);
-    }
+    engine.limit_default(settings.default_bytes_max);
     let mut listeners = Vec::new();
     if options.listens_on_tcp() {
         listeners.push(Listener::tcp(&options.listen, options.port)?);
@@ -111,16 +108,44 @@ fn run(options: &Options) -> Result<Ended, String> {
         listeners.push(Listener::unix(path)?);
     }
     let names: Vec<String> = listeners.iter().map(Listener::name).collect();
-    let hub = Hub::new(engine, state(options, mode, policy, &listeners), options.null);
-    let server = Server::new(hub, files, listeners, signals, options.verbose)?;
+    let hub = Hub::new(engine, state(options, mode, settings, &listeners), options.null);
+    let server = Server::new(hub, files, listeners, signals)?;
     process::say(&format!("zdb ready on {}", names.join(" and ")));
     server.run()
+}
+
+/// The settings of the flags, and those that CONFIG REWRITE kept where no flag gives them.
+fn settings(options: &Options) -> Result<Settings, String> {
+    let mut settings = Settings {
+        cache_bytes: options.cache,
+        default_bytes_max: options.maxsize,
+        rotate_s: options.rotate.into(),
+        verbose: options.verbose,
+        ..Settings::default()
+    };
+    settings.policy = match options.sync_policy() {
+        SyncPolicy::Always => Policy::Always,
+        SyncPolicy::Every(period) => {
+            settings.sync_period_ms = period.as_millis() as u64;
+            Policy::Every { period_ms: settings.sync_period_ms }
+        }
+        SyncPolicy::No => Policy::No,
+    };
+    let path = options.data.join(SETTINGS_FILE_NAME);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => settings
+            .apply_file(&text, |flag| options.is_given(flag))
+            .map_err(|error| format!("{}: {error}; correct or remove it", path.display()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+    }
+    Ok(settings)
 }
 
 fn state(
     options: &Options,
     mode: Option<namespace::Mode>,
-    policy: Policy,
+    settings: Settings,
     listeners: &[Listener],
 ) -> ServerState {
     let boot_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
@@ -129,18 +154,12 @@ fn state(
     };
     let mut instance = [0; 4];
     process::fill_random(&mut instance);
-    let appendfsync = match policy {
-        Policy::Always => "always",
-        Policy::Every { .. } => "everysec",
-        Policy::No => "no",
-    };
     let port = listeners
         .iter()
         .map(Listener::name)
         .find_map(|name| name.rsplit_once(':').map(|(_, port)| port.to_string()))
         .unwrap_or_else(|| "0".into());
-    let settings = vec![
-        ("appendfsync", appendfsync.into()),
+    let fixed_settings = vec![
         ("appendonly", "yes".into()),
         ("bind", options.listen.clone()),
         ("databases", "1".into()),
@@ -149,7 +168,6 @@ fn state(
         ("maxmemory", "0".into()),
         ("port", port),
         ("save", String::new()),
-        ("timeout", "0".into()),
     ];
     ServerState {
         table: Table::new(),
@@ -159,10 +177,19 @@ fn state(
         data_path: path(&options.data),
         index_path: path(&options.index),
         settings,
+        fixed_settings,
+        machine: Machine {
+            clock_ns: process::clock_ns,
+            sleep_us: process::sleep_us,
+            usage: process::usage,
+        },
         random: Box::new(process::fill_random),
         // As 0-db: 1 to 2^30.
         instance_id: (u32::from_le_bytes(instance) & ((1 << 30) - 1)).max(1),
         boot_s,
         stats: ServerStats::default(),
+        rates: Rates::default(),
+        latencies: Latencies::default(),
+        slow_log: SlowLog::default(),
     }
 }

@@ -1,19 +1,41 @@
 //! Commands as a table, and the one gatekeeper that asks the same questions in the same order.
 
+mod catalogue;
+mod client;
+mod config;
+mod control;
+mod info;
 mod keys;
+mod latency;
+mod machine;
+mod measure;
 mod namespaces;
 mod number;
+mod order;
+mod rates;
+mod refused;
 mod scan;
 mod session;
+mod settings;
+mod shown;
+mod slowlog;
 mod system;
 mod table;
 mod task;
+mod watch;
 mod write;
 
+pub use config::FILE_NAME as SETTINGS_FILE_NAME;
 pub use keys::multi_get_part;
-pub use session::Session;
-pub use system::client_line;
-pub use table::{Command, Table};
+pub use machine::{Machine, ProcessUsage};
+pub use measure::{CommandCost, Histogram, Latencies};
+pub use order::{ClientFilter, Order};
+pub use rates::Rates;
+pub use session::{Replies, Running, Session};
+pub use settings::Settings;
+pub use shown::{Audience, quoted, shown};
+pub use slowlog::{SlowLog, kept_arguments};
+pub use table::{COMMANDS, Command, Table};
 pub use task::{ClientRef, Finished, Task, Tasks};
 
 use crate::engine::index::KeyHash;
@@ -37,8 +59,8 @@ pub enum Outcome {
     NeedsLog,
     /// The header of an array is written; the elements follow, one `multi_get_part` each.
     Parts(usize),
-    /// The reply is the list of all connections, in the form of CLIENT LIST.
-    ListClients,
+    /// The hub has something to do with other connections. Where nothing is written yet, it replies.
+    Order(Box<Order>),
     /// Reply, then close the connection.
     Close,
     /// Reply, then stop the server.
@@ -72,21 +94,35 @@ pub struct ServerState {
     pub mode: Option<crate::engine::namespace::Mode>,
     pub data_path: String,
     pub index_path: String,
-    /// For CONFIG GET: names and values.
-    pub settings: Vec<(&'static str, String)>,
+    pub settings: Settings,
+    /// What a restart could change, for CONFIG GET: names and values.
+    pub fixed_settings: Vec<(&'static str, String)>,
     pub random: FillRandom,
+    pub machine: Machine,
     pub instance_id: u32,
     pub boot_s: u64,
     pub stats: ServerStats,
+    pub rates: Rates,
+    pub latencies: Latencies,
+    pub slow_log: SlowLog,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServerStats {
     pub clients_lifetime: u64,
     pub clients_now: u64,
+    /// Clients that wait for others: WAIT, CLIENT PAUSE.
+    pub clients_blocked: u64,
     pub commands: u64,
     pub commands_failed: u64,
     pub commands_unauthorized: u64,
+    /// Replies that were errors.
+    pub errors: u64,
+    /// Reads of one key that found it, or not.
+    pub hits: u64,
+    pub misses: u64,
+    /// Clients let go since they did not take what is sent unasked.
+    pub output_limit_disconnections: u64,
     pub received_bytes: u64,
     pub sent_bytes: u64,
 }
@@ -100,6 +136,8 @@ impl ServerState {
             admin: self.admin_password.is_none(),
             authenticated: false,
             writable: !self.protect,
+            admin_at_first: self.admin_password.is_none(),
+            writable_at_first: !self.protect,
             local: peer.local,
             protocol: crate::resp::Protocol::Resp2,
             challenge: None,
@@ -107,10 +145,21 @@ impl ServerState {
             library_name: Vec::new(),
             library_version: Vec::new(),
             peer: peer.name,
+            local_address: peer.local_address,
             connected_s: now_s,
             last_command: "NULL",
             last_command_s: now_s,
+            running: Running::default(),
+            replies: Replies::On,
+            is_monitor: false,
+            is_mirror: false,
+            is_master: false,
         }
+    }
+
+    /// The value of a setting that does not change.
+    pub fn fixed_setting(&self, name: &str) -> &str {
+        self.fixed_settings.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
     }
 }
 
@@ -132,6 +181,24 @@ impl Context<'_> {
     pub fn ok(&self, out: &mut Output) -> Outcome {
         self.writer(out).simple("OK");
         Outcome::Done
+    }
+
+    /// The lines of a HELP.
+    fn help(&self, out: &mut Output, lines: &[&str]) -> Outcome {
+        let mut writer = self.writer(out);
+        writer.array(lines.len());
+        lines.iter().for_each(|line| writer.simple(line));
+        Outcome::Done
+    }
+
+    /// The error for a subcommand that a command does not have.
+    fn unknown_subcommand(&self, out: &mut Output, request: Request<'_>) -> Outcome {
+        let (name, word) = (request.get(0).to_ascii_uppercase(), request.get(1));
+        let text = refused::subcommand(&name, word).unwrap_or_else(|| {
+            let name = String::from_utf8_lossy(&name);
+            format!("Unknown {name} subcommand ({name} HELP lists them)")
+        });
+        self.error(out, &text)
     }
 
     pub fn writer<'o>(&self, out: &'o mut Output) -> ReplyWriter<'o> {
@@ -179,36 +246,48 @@ pub const DETACHED: &str = "Your active namespace is not available anymore (prob
 
 /// Runs one request.
 pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    context.session.running = Running::default();
     if !context.is_attached() {
         context.error(out, DETACHED);
         return Outcome::Close;
     }
     let name = request.get(0);
-    let Some(command) = context.server.table.find(name) else {
+    let Some(at) = context.server.table.position(name) else {
         context.server.stats.commands_failed += 1;
         return unknown(context, name, out);
     };
+    let command = &COMMANDS[at];
+    context.session.running.command = Some(at as u8);
     context.server.stats.commands += 1;
     context.session.last_command = command.name;
     context.session.last_command_s = context.engine.now.unix_s();
     if command.admin && !context.session.admin {
         context.server.stats.commands_unauthorized += 1;
-        return context.error(out, "Permission denied");
+        return reject(context, at, "Permission denied", out);
     }
     if let Some(text) = command.arity.refuse(request) {
-        return context.error(out, text);
+        return reject(context, at, text, out);
+    }
+    if !context.server.table.is_fast(at) {
+        context.session.running.since_ns = Some((context.server.machine.clock_ns)());
     }
     (command.run)(context, request, out)
+}
+
+/// Answers a request that does not get to its command.
+fn reject(context: &mut Context<'_>, command: usize, text: &str, out: &mut Output) -> Outcome {
+    context.session.running.is_rejected = true;
+    context.server.latencies.rejected(command);
+    context.error(out, text)
 }
 
 fn unknown(context: &Context<'_>, name: &[u8], out: &mut Output) -> Outcome {
     if name == b"*" {
         return context.error(out, "This is not a valid command");
     }
-    match table::later(name) {
-        Some(later) => {
-            context.error(out, &format!("Command not supported ({later} is not built yet)"))
-        }
-        None => context.error(out, "Command not supported"),
+    if let Some(later) = table::later(name) {
+        return context.error(out, &format!("Command not supported ({later} is not built yet)"));
     }
+    let text = refused::command(name);
+    context.error(out, text.as_deref().unwrap_or("Command not supported"))
 }

@@ -40,6 +40,8 @@ pub enum TaskKind {
         version: Option<Bytes>,
     },
     Scan(Box<Scan>),
+    /// CONFIG REWRITE.
+    WriteFile,
 }
 
 #[derive(Default)]
@@ -108,6 +110,14 @@ fn advance(
     if let TaskKind::Scan(scan) = &mut task.kind {
         return scan::advance(engine, scan, part, answer, again, out);
     }
+    if let Answer::Written(result) = &answer {
+        let mut writer = out.writer(task.protocol);
+        match result {
+            Ok(()) => writer.simple("OK"),
+            Err(error) => writer.error(&format!("Rewriting config file: {error}")),
+        }
+        return Step::Finished { rests_on: 0 };
+    }
     let Answer::Record(fetched) = answer else { unreachable!("only scans ask for anything else") };
     match &task.kind {
         TaskKind::Read { verb, key } => {
@@ -120,7 +130,7 @@ fn advance(
             }
         }
         TaskKind::History { .. } => history(engine, task, fetched, again, out),
-        TaskKind::Scan(_) => unreachable!("handled above"),
+        TaskKind::Scan(_) | TaskKind::WriteFile => unreachable!("handled above"),
     }
 }
 

@@ -71,7 +71,8 @@ impl Listener {
     pub fn welcome(&self, socket: OwnedFd) -> (OwnedFd, Peer) {
         match self {
             Self::Unix { path, .. } => {
-                (socket, Peer { name: format!("{}:0", path.display()), local: true })
+                let name = format!("{}:0", path.display());
+                (socket, Peer { local_address: name.clone(), name, local: true })
             }
             Self::Tcp(_) => {
                 let stream = TcpStream::from(socket);
@@ -92,9 +93,12 @@ impl Listener {
                 let local =
                     address.as_ref().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
                 let name = address.map_or_else(|_| "?:0".into(), |peer| peer.to_string());
+                let local_address = stream
+                    .local_addr()
+                    .map_or_else(|_| "?:0".into(), |address| address.to_string());
                 // SAFETY: the descriptor was just taken out of the stream.
                 let socket = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
-                (socket, Peer { name, local })
+                (socket, Peer { name, local_address, local })
             }
         }
     }

@@ -82,7 +82,6 @@ pub struct Server {
     timer_ms: Option<u64>,
     stop: Stop,
     ended: Ended,
-    verbose: bool,
 }
 
 impl Server {
@@ -91,7 +90,6 @@ impl Server {
         files: Arc<dyn Files>,
         listeners: Vec<Listener>,
         signals: OwnedFd,
-        verbose: bool,
     ) -> Result<Self, String> {
         // SAFETY: the descriptor is checked before it is owned.
         let wake = unsafe {
@@ -127,7 +125,6 @@ impl Server {
             timer_ms: None,
             stop: Stop::No,
             ended: Ended::Command,
-            verbose,
         })
     }
 
@@ -198,6 +195,7 @@ impl Server {
         };
         let due = [
             self.hub.engine.log.deadline_ms(),
+            self.hub.deadline_ms(),
             self.lingering.front().map(|(at, _)| *at),
             self.accept_retry.iter().map(|(at, _)| *at).min(),
             stop,
@@ -264,7 +262,7 @@ impl Server {
 
     fn welcome(&mut self, listener: usize, socket: OwnedFd) {
         let (descriptor, peer) = self.listeners[listener].welcome(socket);
-        let name = self.verbose.then(|| peer.name.clone());
+        let name = self.hub.server.settings.verbose.then(|| peer.name.clone());
         let key = self.hub.connected(peer);
         if let Some(name) = name {
             process::say(&format!("client {key:x} connected from {name}"));
@@ -357,6 +355,9 @@ impl Server {
                 return self.close(key);
             }
             return self.adjust_receive(key);
+        }
+        if connection.is_overrun || connection.is_killed {
+            return self.abandon(key);
         }
         if !connection.is_sending && !connection.output.is_empty() {
             std::mem::swap(&mut connection.output, &mut connection.sending);
@@ -463,7 +464,7 @@ impl Server {
         }
         self.sockets.remove(&key);
         self.hub.remove(key);
-        if self.verbose {
+        if self.hub.server.settings.verbose {
             process::say(&format!("client {key:x} gone"));
         }
     }
