@@ -8,12 +8,14 @@ mod watchers;
 
 pub use connection::Connection;
 
-use crate::command::{self, COMMANDS, ClientRef, Context, Finished, Outcome, ServerState, Tasks};
+use crate::command::{
+    self, COMMANDS, ClientRef, Context, Finished, Outcome, ServerState, Source, Tasks,
+};
 use crate::disk::{Completion, Operation, Token};
 use crate::engine::index::KeyHash;
 use crate::engine::log::Policy;
 use crate::engine::{Answer, Engine, Now, Waiter};
-use crate::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_TOTAL_MAX};
+use crate::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_TOTAL_MAX, REJECTED_CLIENTS_MAX};
 use crate::output::Output;
 use crate::resp::{Progress, ProtocolError, Request, RequestParser};
 use connection::{Blocked, Reply, SpareInputs};
@@ -48,6 +50,8 @@ pub struct Hub {
     /// Counts the turns, from 1: replies of one turn travel together.
     turn: u64,
     next_session: u64,
+    /// Connections that are turned away and not gone yet.
+    rejected_now: u64,
     input_bytes: usize,
     output_bytes: usize,
     spare_inputs: SpareInputs,
@@ -85,6 +89,12 @@ pub struct Peer {
     pub local_address: String,
     /// Over loopback or a unix socket.
     pub local: bool,
+    /// Bytes come in and go out through TLS.
+    pub encrypted: bool,
+    /// Only who has shown a certificate of the authority that this server was given gets this far.
+    pub verified: bool,
+    /// Whom its wrong passwords are counted for.
+    pub source: Source,
 }
 
 impl Hub {
@@ -106,6 +116,7 @@ impl Hub {
             log_moved: false,
             turn: 1,
             next_session: 0,
+            rejected_now: 0,
             input_bytes: 0,
             output_bytes: 0,
             spare_inputs: SpareInputs::default(),
@@ -115,8 +126,14 @@ impl Hub {
 
     // ---------------------------------------------------------------- connections
 
-    /// Takes a new connection and returns its key, which is below 2^56.
+    /// Takes a new connection and returns its key, which is below 2^56. Whoever is not to be served is
+    /// told why, and let go.
     pub fn connected(&mut self, peer: Peer) -> u64 {
+        let refusal = if self.is_crowded() {
+            Some("max number of clients reached")
+        } else {
+            self.server.refuse_stranger(&peer)
+        };
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             (self.slots.len() - 1) as u32
@@ -126,10 +143,37 @@ impl Hub {
         let key = u64::from(slot.generation) << 24 | u64::from(index);
         self.next_session += 1;
         self.server.stats.clients_lifetime += 1;
-        self.server.stats.clients_now += 1;
+        let is_encrypted = peer.encrypted;
         let session = self.server.new_session(self.next_session, peer, self.engine.now.unix_s());
-        slot.connection = Some(Box::new(Connection::new(key, session)));
+        let mut connection = Box::new(Connection::new(key, session));
+        connection.is_encrypted = is_encrypted;
+        connection.active_ms = self.engine.now.monotonic_ms;
+        match refusal {
+            Some(text) => {
+                connection.is_rejected = true;
+                self.rejected_now += 1;
+                self.server.stats.rejected_connections += 1;
+                self.refuse(&mut connection, text);
+            }
+            None => self.server.stats.clients_now += 1,
+        }
+        self.touch(&mut connection);
+        self.put_back(connection);
         key
+    }
+
+    /// Whether as many clients are served as may be.
+    fn is_crowded(&self) -> bool {
+        self.server.stats.clients_now >= self.server.settings.clients_max
+    }
+
+    /// Whether a new connection is closed without a word: the table is full, or too many clients that
+    /// were turned away are still there.
+    pub fn turns_away(&mut self) -> bool {
+        let is_full = self.free.is_empty() && self.slots.len() > 0xff_ffff;
+        let turns_away = is_full || self.rejected_now >= REJECTED_CLIENTS_MAX;
+        self.server.stats.rejected_connections += u64::from(turns_away);
+        turns_away
     }
 
     pub fn get_mut(&mut self, key: u64) -> Option<&mut Connection> {
@@ -138,11 +182,6 @@ impl Hub {
             .connection
             .as_deref_mut()
             .filter(|connection| connection.key == key)
-    }
-
-    /// Whether the table has room for one more.
-    pub fn is_full(&self) -> bool {
-        self.free.is_empty() && self.slots.len() > 0xff_ffff
     }
 
     pub fn keys(&self) -> Vec<u64> {
@@ -158,7 +197,10 @@ impl Hub {
         if let Some(connection) = self.slots[index].connection.take() {
             self.input_bytes -= connection.stashed();
             self.output_bytes -= connection.counted_bytes;
-            self.server.stats.clients_now -= 1;
+            match connection.is_rejected {
+                true => self.rejected_now -= 1,
+                false => self.server.stats.clients_now -= 1,
+            }
             self.free.push(index as u32);
             if self.watchers.is_needed {
                 self.watchers.forget(key);
@@ -207,6 +249,7 @@ impl Hub {
     pub fn received(&mut self, key: u64, bytes: &[u8]) {
         let Some(mut connection) = self.take(key) else { return };
         self.server.stats.received_bytes += bytes.len() as u64;
+        connection.active_ms = self.engine.now.monotonic_ms;
         if !connection.closing {
             if connection.has_input() {
                 connection.stash(bytes, &mut self.spare_inputs);
@@ -236,6 +279,17 @@ impl Hub {
         connection.eof = true;
         self.touch(&mut connection);
         self.put_back(connection);
+    }
+
+    /// The keys of clients that have been silent for too long.
+    pub fn silent(&self) -> Vec<u64> {
+        let timeout_ms = self.server.settings.timeout_s.saturating_mul(1000);
+        let now_ms = self.engine.now.monotonic_ms;
+        let is_due = |one: &&Connection| {
+            !one.may_be_silent() && now_ms.saturating_sub(one.active_ms) >= timeout_ms
+        };
+        let connections = self.slots.iter().filter_map(|slot| slot.connection.as_deref());
+        connections.filter(is_due).map(|one| one.key).collect()
     }
 
     /// Goes on with requests that had to wait: for a record, the log, or room for replies.
@@ -391,22 +445,14 @@ impl Hub {
         }
         let outcome =
             self.step(connection, hash, |context, out| command::execute(context, request, out));
+        if self.must_wait(connection, &outcome) {
+            return false;
+        }
         match outcome {
             Outcome::Parts(_) => {
                 connection.parts = 1;
                 connection.parts_since_ns = self.meter.since_ns;
                 return self.execute_parts(connection, request);
-            }
-            Outcome::NeedsRecord => {
-                connection.blocked = Blocked::OnRecord;
-                self.server.stats.commands -= 1;
-                return false;
-            }
-            Outcome::NeedsLog => {
-                connection.blocked = Blocked::OnLog;
-                self.stalled.push(connection.key);
-                self.server.stats.commands -= 1;
-                return false;
             }
             Outcome::Later { .. } => {
                 connection.time_reply(self.timed(connection, request));
@@ -416,26 +462,55 @@ impl Hub {
             Outcome::Order(order) => self.carry_out(connection, *order),
             Outcome::Close => connection.closing = true,
             Outcome::Stop => self.stopping = true,
-            Outcome::Done | Outcome::DoneAt(_) => {}
+            Outcome::Done
+            | Outcome::DoneAt(_)
+            | Outcome::Failed
+            | Outcome::NeedsRecord
+            | Outcome::NeedsLog => {}
         }
         connection.fetched.clear();
         self.ran(connection, request);
         true
     }
 
-    /// Goes on with the elements of an MGET, as far as there is room for replies.
+    /// Goes on with the parts of an MGET or an UNLINK, as far as there is room for replies.
     fn execute_parts(&mut self, connection: &mut Connection, request: Request<'_>) -> bool {
         while connection.parts < request.len() {
             if !connection.may_run() {
                 return false;
             }
-            let key = request.get(connection.parts);
-            self.step(connection, None, |context, out| command::multi_get_part(context, key, out));
+            let at = connection.parts;
+            let outcome = self
+                .step(connection, None, |context, out| command::part(context, request, at, out));
+            if self.must_wait(connection, &outcome) {
+                return false;
+            }
+            connection.fetched.clear();
             connection.parts += 1;
+            if outcome == Outcome::Failed {
+                break;
+            }
         }
         connection.parts_end();
         if let Some(command) = connection.session.running.command {
             self.ran_alone(connection, request, command, connection.parts_since_ns);
+        }
+        true
+    }
+
+    /// Whether the request has to be run again later; sees to it that it is.
+    fn must_wait(&mut self, connection: &mut Connection, outcome: &Outcome) -> bool {
+        match outcome {
+            Outcome::NeedsRecord => connection.blocked = Blocked::OnRecord,
+            Outcome::NeedsLog => {
+                connection.blocked = Blocked::OnLog;
+                self.stalled.push(connection.key);
+            }
+            _ => return false,
+        }
+        if connection.parts == 0 {
+            // It counts when it is through.
+            self.server.stats.commands -= 1;
         }
         true
     }

@@ -1,9 +1,18 @@
 //! The commands on the connection and on the server.
 
-use super::{Answer, COMMANDS, Model, Session};
+use super::{Answer, Command, Model, Session, map, open};
 use crate::reply::Reply;
 use bytes::Bytes;
 use sha1::{Digest, Sha1};
+
+pub(super) const COMMANDS: &[Command] = &[
+    open("PING", |_, _, _| Ok(Reply::Simple("PONG".into()))),
+    open("TIME", Model::time),
+    open("AUTH", Model::auth),
+    open("HELLO", Model::hello),
+    open("ECHO", Model::echo),
+    open("QUIT", Model::quit),
+];
 
 const ADMIN_PASSWORD_BYTES_MAX: usize = 128;
 const HASH_BYTES: usize = 40;
@@ -77,24 +86,11 @@ impl Model {
         Ok(Reply::ok())
     }
 
-    pub(super) fn stop(&mut self, session: &mut Session, _: &[&[u8]]) -> Answer {
-        if self.options.admin.is_some() && !session.authenticated {
-            return Err("Unauthorized");
-        }
-        self.stopped = true;
-        session.closed = true;
-        Ok(Reply::Simple("Stopping".into()))
-    }
-
     pub(super) fn time(&mut self, _: &mut Session, _: &[&[u8]]) -> Answer {
         Ok(Reply::Array(vec![
             Reply::bulk(self.now.as_secs().to_string()),
             Reply::bulk(self.now.subsec_micros().to_string()),
         ]))
-    }
-
-    pub(super) fn info(&mut self, _: &mut Session, _: &[&[u8]]) -> Answer {
-        Ok(Reply::bulk(INFO))
     }
 
     pub(super) fn echo(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
@@ -132,7 +128,7 @@ impl Model {
             };
         }
         session.protocol = protocol;
-        session.name = name.unwrap_or_else(|| session.name.clone());
+        session.watcher.name = name.unwrap_or_else(|| session.watcher.name.clone());
         let fields = [
             ("server", Reply::bulk("zdb")),
             ("version", Reply::bulk(env!("CARGO_PKG_VERSION"))),
@@ -144,121 +140,4 @@ impl Model {
         ];
         Ok(map(fields))
     }
-
-    pub(super) fn client(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
-        let sub = arguments.get(1).ok_or("Missing arguments")?.to_ascii_uppercase();
-        match (&sub[..], &arguments[2..]) {
-            (b"SETINFO", [_, _]) => Ok(Reply::ok()),
-            (b"SETNAME", [name]) if name.iter().any(|byte| !(b'!'..=b'~').contains(byte)) => {
-                Err("Invalid argument")
-            }
-            (b"SETNAME", [name]) => {
-                session.name = Bytes::copy_from_slice(name);
-                Ok(Reply::ok())
-            }
-            (b"GETNAME", []) if session.name.is_empty() => Ok(Reply::Nil),
-            (b"GETNAME", []) => Ok(Reply::Bulk(session.name.clone())),
-            (b"ID", []) => Ok(Reply::Integer(session.id as i64)),
-            (b"LIST" | b"INFO", _) => Ok(Reply::bulk(format!(
-                "id={} addr=model name={}\n",
-                session.id,
-                String::from_utf8_lossy(&session.name)
-            ))),
-            _ => Err("Unknown CLIENT subcommand"),
-        }
-    }
-
-    pub(super) fn config(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
-        match arguments {
-            [_, sub, names @ ..] if sub.eq_ignore_ascii_case(b"GET") && !names.is_empty() => {
-                let known = [("save", ""), ("appendonly", "yes")];
-                let asked = known.into_iter().filter(|(known, _)| {
-                    names
-                        .iter()
-                        .any(|name| *name == b"*" || name.eq_ignore_ascii_case(known.as_bytes()))
-                });
-                Ok(map(asked.map(|(name, value)| (name, Reply::bulk(value)))))
-            }
-            _ => Err("Unknown CONFIG subcommand"),
-        }
-    }
-
-    pub(super) fn command(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
-        let names: Vec<String> =
-            COMMANDS.iter().map(|command| command.name.to_ascii_lowercase()).collect();
-        let entry = |name: &String| {
-            let none = || Reply::Array(Vec::new());
-            let number = Reply::Integer;
-            Reply::Array(vec![
-                Reply::bulk(name),
-                number(-1),
-                none(),
-                number(0),
-                number(0),
-                number(0),
-                none(),
-            ])
-        };
-        let asked =
-            |given: &&[u8]| names.iter().find(|name| given.eq_ignore_ascii_case(name.as_bytes()));
-        let sub = arguments.get(1).map(|sub| sub.to_ascii_uppercase());
-        match (sub.as_deref(), arguments.get(2..).unwrap_or_default()) {
-            (None, _) | (Some(b"INFO"), []) => Ok(Reply::Array(names.iter().map(entry).collect())),
-            (Some(b"COUNT"), []) => Ok(Reply::Integer(names.len() as i64)),
-            (Some(b"INFO"), given) => Ok(Reply::Array(
-                given.iter().map(|given| asked(given).map_or(Reply::Nil, entry)).collect(),
-            )),
-            (Some(b"DOCS"), given) => {
-                let all = given.is_empty();
-                let listed = names
-                    .iter()
-                    .filter(|name| all || given.iter().any(|given| asked(given) == Some(name)));
-                Ok(map(listed.map(|name| (name.as_str(), map([("summary", Reply::bulk(name))])))))
-            }
-            _ => Err("Unknown COMMAND subcommand"),
-        }
-    }
 }
-
-fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, Reply)>) -> Reply {
-    Reply::Map(pairs.into_iter().map(|(name, value)| (Reply::bulk(name), value)).collect())
-}
-
-/// The text of INFO; the model counts nothing.
-const INFO: &str = "# server
-server_name: 0-db (zdb)
-server_revision: model
-engine_revision: model
-instance_id: 1
-boot_time: 0
-uptime: 0
-
-# clients
-clients_lifetime: 1
-
-# internals
-sequential_key_size: 8
-data_version: 3
-index_version: 4
-
-# stats
-commands_executed: 0
-commands_failed: 0
-commands_unauthorized: 0
-index_disk_read_failed: 0
-index_disk_write_failed: 0
-data_disk_read_failed: 0
-data_disk_write_failed: 0
-index_disk_read_bytes: 0
-index_disk_read_mb: 0.00
-index_disk_write_bytes: 0
-index_disk_write_mb: 0.00
-data_disk_read_bytes: 0
-data_disk_read_mb: 0.00
-data_disk_write_bytes: 0
-data_disk_write_mb: 0.00
-network_rx_bytes: 0
-network_rx_mb: 0.00
-network_tx_bytes: 0
-network_tx_mb: 0.00
-";

@@ -2,13 +2,10 @@
 
 use super::order::{ClientFilter, ClientType, Order};
 use super::session::Replies;
-use super::{Context, Outcome, system};
+use super::{Context, Outcome, auth};
 use crate::limits::{CLIENT_NAME_BYTES_MAX, CLIENT_PAUSE_MS_MAX};
 use crate::output::Output;
 use crate::resp::{Protocol, Request};
-
-/// The only user, as in a Redis that knows no others.
-const USER: &[u8] = b"default";
 
 pub fn hello(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
     let mut protocol = context.session.protocol;
@@ -42,8 +39,8 @@ pub fn hello(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
         return context.error(out, text);
     }
     if let Some((user, password)) = login {
-        let allowed = match user == USER {
-            true => system::plain_password(context, password),
+        let allowed = match user == auth::USER {
+            true => auth::authenticate(context, password),
             false => Err("Access denied"),
         };
         match allowed {
@@ -205,7 +202,7 @@ fn kill(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Ou
                 Some(client_type) => filter.client_type = Some(client_type),
                 None => return context.error(out, &unknown_type(value)),
             },
-            b"USER" if value == USER => {}
+            b"USER" if value == auth::USER => {}
             b"USER" => {
                 let user = String::from_utf8_lossy(value).escape_default().to_string();
                 return context.error(out, &format!("No such user '{user}'"));

@@ -1,5 +1,6 @@
 //! CONFIG: the settings of the running server.
 
+use super::glob::matches;
 use super::settings::{self, SETTINGS, Setting, Settings};
 use super::task::{Task, TaskKind};
 use super::{Context, Outcome};
@@ -57,8 +58,12 @@ pub fn config(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
 
 fn get(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
     let server = &context.server;
-    let wanted =
-        |name: &str| request.iter().skip(2).any(|pattern| matches(pattern, name.as_bytes()));
+    let wanted = |name: &str| {
+        request
+            .iter()
+            .skip(2)
+            .any(|pattern| matches(&pattern.to_ascii_lowercase(), name.as_bytes()))
+    };
     let fixed = server.fixed_settings.iter().map(|(name, value)| (*name, value.clone()));
     let changing = SETTINGS.iter().map(|setting| (setting.name, (setting.get)(&server.settings)));
     let mut found: Vec<(&str, String)> =
@@ -81,6 +86,12 @@ fn changed(context: &Context<'_>, request: Request<'_>) -> Result<Settings, Stri
         let setting = find(context, name)?;
         let value = std::str::from_utf8(request.get(at + 1)).unwrap_or("\u{fffd}");
         settings.set(setting, value)?;
+    }
+    let possible = context.server.clients_possible;
+    if settings.clients_max > possible {
+        return Err(format!(
+            "maxclients can be {possible} at most: raise the limit of open files (ulimit -n)"
+        ));
     }
     Ok(settings)
 }
@@ -129,55 +140,9 @@ impl Context<'_> {
         if settings.default_bytes_max != before.default_bytes_max {
             self.engine.limit_default(settings.default_bytes_max);
         }
+        if settings.rotate_s != before.rotate_s {
+            self.engine.log.set_rotation(settings.rotate_s * 1000);
+        }
         self.server.slow_log.shorten(settings.slowlog_entries_max);
-    }
-}
-
-/// `*` and `?` in a pattern, letters in any case.
-fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    // Where the last star was, and how much text it had taken: the only place to go back to.
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(byte) if *byte == b'?' || byte.eq_ignore_ascii_case(&text[t]) => {
-                p += 1;
-                t += 1;
-            }
-            _ => match star {
-                Some((at, taken)) => {
-                    star = Some((at, taken + 1));
-                    p = at + 1;
-                    t = taken + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns() {
-        for (pattern, text, expected) in [
-            ("save", "save", true),
-            ("S*", "save", true),
-            ("*", "", true),
-            ("a*b*c", "axxbyyc", true),
-            ("a*b*c", "axxbyy", false),
-            ("?ave", "save", true),
-            ("sav", "save", false),
-            ("", "save", false),
-        ] {
-            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
-        }
     }
 }

@@ -3,6 +3,7 @@
 use super::measure::{CommandCost, Histogram};
 use super::{Context, Outcome, settings};
 use crate::engine::namespace::Namespace;
+use crate::limits::{OUTPUT_BYTES_MAX, PUSH_OUTPUT_BYTES_MAX};
 use crate::output::Output;
 use crate::resp::Request;
 use std::fmt::{Display, Write};
@@ -85,6 +86,17 @@ fn zdb_sections(context: &Context<'_>, text: &mut Text<'_>) {
     if text.section("clients", true) {
         text.field("clients_lifetime", stats.clients_lifetime);
         text.field("connected_clients", stats.clients_now);
+        text.field("maxclients", server.settings.clients_max);
+        text.field("timeout_s", server.settings.timeout_s);
+        text.field("output_bytes_max", OUTPUT_BYTES_MAX);
+        text.field("push_output_bytes_max", PUSH_OUTPUT_BYTES_MAX);
+        text.field("rejected_connections", stats.rejected_connections);
+        text.field("timed_out_connections", stats.timed_out_connections);
+        text.field("output_limit_disconnections", stats.output_limit_disconnections);
+        text.field("tls_handshakes", stats.tls_handshakes);
+        text.field("tls_handshakes_failed", stats.tls_handshakes_failed);
+        text.field("passwords_wrong", stats.passwords_wrong);
+        text.field("passwords_not_looked_at", stats.passwords_not_looked_at);
     }
     if text.section("internals", true) {
         text.field("sequential_key_size", 8);
@@ -179,6 +191,9 @@ fn redis_sections(context: &Context<'_>, text: &mut Text<'_>) {
         text.field("total_net_output_bytes", stats.sent_bytes);
         text.field("instantaneous_input_kbps", kib(rates.received_bytes));
         text.field("instantaneous_output_kbps", kib(rates.sent_bytes));
+        text.field("rejected_connections", stats.rejected_connections);
+        text.field("client_output_buffer_limit_disconnections", stats.output_limit_disconnections);
+        text.field("acl_access_denied_auth", stats.passwords_wrong);
         text.field("expired_keys", 0);
         text.field("evicted_keys", 0);
         text.field("keyspace_hits", stats.hits);

@@ -1,9 +1,15 @@
 //! Commands as a table, and the one gatekeeper that asks the same questions in the same order.
 
+mod auth;
+mod batch;
 mod catalogue;
 mod client;
+mod condition;
 mod config;
 mod control;
+mod files;
+mod glob;
+mod hooks;
 mod info;
 mod keys;
 mod latency;
@@ -13,30 +19,33 @@ mod namespaces;
 mod number;
 mod order;
 mod rates;
+mod raw;
+mod redact;
 mod refused;
 mod scan;
 mod session;
 mod settings;
-mod shown;
 mod slowlog;
 mod system;
 mod table;
 mod task;
+mod throttle;
 mod watch;
 mod write;
 
 pub use config::FILE_NAME as SETTINGS_FILE_NAME;
-pub use keys::multi_get_part;
+pub use hooks::{HookRun, HookRuns};
 pub use machine::{Machine, ProcessUsage};
 pub use measure::{CommandCost, Histogram, Latencies};
 pub use order::{ClientFilter, Order};
 pub use rates::Rates;
+pub use redact::{Audience, quoted, redacted};
 pub use session::{Replies, Running, Session};
 pub use settings::Settings;
-pub use shown::{Audience, quoted, shown};
 pub use slowlog::{SlowLog, kept_arguments};
 pub use table::{COMMANDS, Command, Table};
 pub use task::{ClientRef, Finished, Task, Tasks};
+pub use throttle::{Source, Throttle};
 
 use crate::engine::index::KeyHash;
 use crate::engine::namespace::{Access, Namespace};
@@ -57,10 +66,12 @@ pub enum Outcome {
     NeedsRecord,
     /// Nothing happened yet: run the request again when the log has moved.
     NeedsLog,
-    /// The header of an array is written; the elements follow, one `multi_get_part` each.
+    /// The request goes on in parts, one `part` for each of its arguments.
     Parts(usize),
     /// The hub has something to do with other connections. Where nothing is written yet, it replies.
     Order(Box<Order>),
+    /// Of a part: the reply is written and the rest of the request is not run.
+    Failed,
     /// Reply, then close the connection.
     Close,
     /// Reply, then stop the server.
@@ -101,6 +112,10 @@ pub struct ServerState {
     pub machine: Machine,
     pub instance_id: u32,
     pub boot_s: u64,
+    /// The most that `maxclients` may be: as many as the limit of open files allows.
+    pub clients_possible: u64,
+    pub throttle: Throttle,
+    pub hooks: HookRuns,
     pub stats: ServerStats,
     pub rates: Rates,
     pub latencies: Latencies,
@@ -113,6 +128,17 @@ pub struct ServerStats {
     pub clients_now: u64,
     /// Clients that wait for others: WAIT, CLIENT PAUSE.
     pub clients_blocked: u64,
+    /// Clients turned away: too many of them, or strangers in protected mode.
+    pub rejected_connections: u64,
+    /// Clients let go after the silence that `timeout` allows.
+    pub timed_out_connections: u64,
+    /// Clients let go since they did not take what is sent unasked.
+    pub output_limit_disconnections: u64,
+    pub tls_handshakes: u64,
+    pub tls_handshakes_failed: u64,
+    pub passwords_wrong: u64,
+    /// Passwords of peers that had too many wrong ones.
+    pub passwords_not_looked_at: u64,
     pub commands: u64,
     pub commands_failed: u64,
     pub commands_unauthorized: u64,
@@ -121,24 +147,31 @@ pub struct ServerStats {
     /// Reads of one key that found it, or not.
     pub hits: u64,
     pub misses: u64,
-    /// Clients let go since they did not take what is sent unasked.
-    pub output_limit_disconnections: u64,
     pub received_bytes: u64,
     pub sent_bytes: u64,
 }
 
 impl ServerState {
+    /// Why this peer is not served: without a password everybody is admin, so only who is on this machine
+    /// or shows a certificate that this server's authority signed may be everybody.
+    pub fn refuse_stranger(&self, peer: &crate::hub::Peer) -> Option<&'static str> {
+        (self.admin_password.is_none() && !peer.local && !peer.verified).then_some(PROTECTED)
+    }
+
     pub fn new_session(&self, id: u64, peer: crate::hub::Peer, now_s: u64) -> Session {
         Session {
             id,
             slot: 0,
             namespace: 0,
+            origin: 0,
+            unlinked: Default::default(),
             admin: self.admin_password.is_none(),
             authenticated: false,
             writable: !self.protect,
             admin_at_first: self.admin_password.is_none(),
             writable_at_first: !self.protect,
             local: peer.local,
+            source: peer.source,
             protocol: crate::resp::Protocol::Resp2,
             challenge: None,
             name: Vec::new(),
@@ -233,21 +266,39 @@ impl Context<'_> {
         self.refuse_frozen(out)
     }
 
-    /// Whether the session's namespace is still the one it selected.
-    pub fn is_attached(&self) -> bool {
-        self.engine
-            .namespaces
-            .get(self.session.slot)
-            .is_some_and(|namespace| namespace.id == self.session.namespace)
+    /// Whether the session's namespace is still the one it selected, perhaps flushed meanwhile.
+    pub fn attach(&mut self) -> bool {
+        let namespace = self.engine.namespaces.get(self.session.slot);
+        let Some(namespace) = namespace.filter(|one| one.origin == self.session.origin) else {
+            return false;
+        };
+        self.session.namespace = namespace.id;
+        true
     }
 }
+
+/// A word of a client in an error: short, and with nothing that a terminal would act on.
+fn shown(word: &[u8]) -> String {
+    const CHARACTERS_MAX: usize = 32;
+    let text = word.escape_ascii().to_string();
+    match text.char_indices().nth(CHARACTERS_MAX) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
+    }
+}
+
+const PROTECTED: &str = "DENIED zdb is running in protected mode because it has no admin password and this \
+    connection shows no verified TLS client certificate. In this mode only clients on loopback and on the \
+    unix socket are served. To serve others, restart zdb in one of these ways: 1) with a password, by \
+    --admin-file FILE or --admin PASS, which clients then give with AUTH; 2) with --tls-port, --tls-cert, \
+    --tls-key and --tls-ca, which clients then reach with a certificate of their own.";
 
 pub const DETACHED: &str = "Your active namespace is not available anymore (probably removed).";
 
 /// Runs one request.
 pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
     context.session.running = Running::default();
-    if !context.is_attached() {
+    if !context.attach() {
         context.error(out, DETACHED);
         return Outcome::Close;
     }
@@ -281,12 +332,22 @@ fn reject(context: &mut Context<'_>, command: usize, text: &str, out: &mut Outpu
     context.error(out, text)
 }
 
+/// Runs one part of a request that goes on in parts: that for argument `at`.
+pub fn part(
+    context: &mut Context<'_>,
+    request: Request<'_>,
+    at: usize,
+    out: &mut Output,
+) -> Outcome {
+    if request.get(0).eq_ignore_ascii_case(b"UNLINK") {
+        return write::unlink_part(context, request.get(at), at + 1 == request.len(), out);
+    }
+    keys::multi_get_part(context, request.get(at), out)
+}
+
 fn unknown(context: &Context<'_>, name: &[u8], out: &mut Output) -> Outcome {
     if name == b"*" {
         return context.error(out, "This is not a valid command");
-    }
-    if let Some(later) = table::later(name) {
-        return context.error(out, &format!("Command not supported ({later} is not built yet)"));
     }
     let text = refused::command(name);
     context.error(out, text.as_deref().unwrap_or("Command not supported"))

@@ -1,13 +1,16 @@
 //! What a connection is to the commands: its namespace, its rights, its protocol.
 
+use super::throttle::Source;
+use super::write::Unlinked;
 use crate::resp::Protocol;
 
 pub struct Session {
     /// Of the connection, never reused.
     pub id: u64,
-    /// Slot and id of the namespace; the id tells a reused slot apart.
+    /// Slot and id of the namespace; the id it was found by tells a reused slot apart.
     pub slot: usize,
     pub namespace: u32,
+    pub origin: u32,
     pub admin: bool,
     /// Whether the admin right came from a password.
     pub authenticated: bool,
@@ -17,7 +20,11 @@ pub struct Session {
     pub writable_at_first: bool,
     /// Over loopback or a unix socket.
     pub local: bool,
+    /// Whom its wrong passwords are counted for.
+    pub source: Source,
     pub protocol: Protocol,
+    /// Of the UNLINK under way.
+    pub unlinked: Unlinked,
     /// The outstanding challenge of AUTH SECURE, in hexadecimal.
     pub challenge: Option<[u8; 16]>,
     pub name: Vec<u8>,
@@ -66,6 +73,7 @@ impl Session {
     pub fn reset(&mut self) {
         self.slot = 0;
         self.namespace = 0;
+        self.origin = 0;
         self.admin = self.admin_at_first;
         self.authenticated = false;
         self.writable = self.writable_at_first;

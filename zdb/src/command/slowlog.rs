@@ -1,6 +1,6 @@
 //! SLOWLOG: the requests that took longest, with what they asked for.
 
-use super::shown::{Audience, shown};
+use super::redact::{Audience, redacted};
 use super::{Context, Outcome, Session};
 use crate::limits::{SLOWLOG_ARGUMENT_BYTES_MAX, SLOWLOG_ARGUMENTS_MAX};
 use crate::output::Output;
@@ -56,7 +56,7 @@ impl SlowLog {
 pub fn kept_arguments(request: Request<'_>) -> Vec<Vec<u8>> {
     let count = request.len();
     let kept = if count > SLOWLOG_ARGUMENTS_MAX { SLOWLOG_ARGUMENTS_MAX - 1 } else { count };
-    let mut arguments: Vec<Vec<u8>> = shown(request, Audience::Operator)
+    let mut arguments: Vec<Vec<u8>> = redacted(request, Audience::Operator)
         .take(kept)
         .map(|argument| {
             let more = argument.len().saturating_sub(SLOWLOG_ARGUMENT_BYTES_MAX);

@@ -1,8 +1,8 @@
 //! The table of commands. COMMAND, COMMAND DOCS and the gatekeeper read the same rows.
 
 use super::{
-    Context, Outcome, catalogue, client, config, control, info, keys, latency, namespaces, scan,
-    slowlog, system, watch, write,
+    Context, Outcome, auth, batch, catalogue, client, condition, config, control, files, hooks,
+    info, keys, latency, namespaces, raw, scan, slowlog, system, watch, write,
 };
 use crate::output::Output;
 use crate::resp::Request;
@@ -79,9 +79,11 @@ use Arity::{Any, AtLeast, Exact};
 pub const COMMANDS: &[Command] = commands! {
     "get" Exact(2), false, READ, ONE_KEY, "string", "key",
         "The value of a key, or nil." => keys::get;
-    "set" Any, false, WRITE, ONE_KEY, "string", "key value [timestamp]",
+    "set" Any, false, WRITE, ONE_KEY, "string",
+        "key value [timestamp] [NX | XX | IFEQ comparison-value] [GET]",
         "Stores a value; returns the key, or nil when the value is the one already there." => write::set;
-    "setx" Any, false, WRITE, ONE_KEY, "string", "key value [timestamp]",
+    "setx" Any, false, WRITE, ONE_KEY, "string",
+        "key value [timestamp] [NX | XX | IFEQ comparison-value] [GET]",
         "The same as SET." => write::set;
     "mget" Any, false, READ, (1, -1, 1), "string", "key [key ...]",
         "The values of up to 1023 keys." => keys::multi_get;
@@ -99,12 +101,39 @@ pub const COMMANDS: &[Command] = commands! {
         "A cursor that SCAN and RSCAN go on from." => keys::keycur;
     "history" Any, false, READ, ONE_KEY, "generic", "key [token]",
         "A version of a key, and the token of the one before." => keys::history;
-    "scan" Any, false, READ, NO_KEYS, "generic", "[cursor]",
+    "scan" Any, false, READ, NO_KEYS, "generic",
+        "[cursor [MATCH pattern] [COUNT count] [TYPE type]]",
         "Keys in the order of the log, oldest first; an error when there are no more." => scan::scan;
     "scanx" Any, false, READ, NO_KEYS, "generic", "[cursor]",
         "The same as SCAN." => scan::scan;
     "rscan" Any, false, READ, NO_KEYS, "generic", "[cursor]",
         "Keys in the reverse order of the log." => scan::reverse_scan;
+    "mset" Any, false, WRITE, (1, -1, 2), "string", "key value [key value ...]",
+        "Stores values of many keys, all or none." => batch::multi_set;
+    "setnx" Any, false, WRITE, ONE_KEY, "string", "key value",
+        "Stores a value where there is none: 1, else 0." => condition::set_if_missing;
+    "unlink" AtLeast(2), false, WRITE, (1, -1, 1), "generic", "key [key ...]",
+        "Ends keys; returns how many there were." => write::unlink;
+    "getrange" Exact(4), false, READ, ONE_KEY, "string", "key start end",
+        "Part of a value; negative numbers count from its end." => keys::range;
+    "strlen" Exact(2), false, READ, ONE_KEY, "string", "key",
+        "Bytes of the value, 0 when there is none." => keys::string_length;
+    "type" Exact(2), false, READ, ONE_KEY, "generic", "key",
+        "string, or none." => keys::kind;
+    "ttl" Exact(2), false, READ, ONE_KEY, "generic", "key",
+        "-1: keys do not expire; -2 when there is none." => keys::time_to_live;
+    "pttl" Exact(2), false, READ, ONE_KEY, "generic", "key",
+        "-1: keys do not expire; -2 when there is none." => keys::time_to_live;
+    "memory" AtLeast(2), false, READ, (2, 2, 1), "server", "USAGE key [SAMPLES count]",
+        "Bytes that a key takes in log and index, or nil." => keys::memory;
+    "object" AtLeast(2), false, READ, (2, 2, 1), "generic", "ENCODING key",
+        "raw, or nil." => keys::object;
+    "randomkey" Any, false, READ, NO_KEYS, "generic", "",
+        "Some key, or nil." => keys::random_key;
+    "kscan" Any, false, READ, NO_KEYS, "generic", "prefix [cursor]",
+        "Keys that begin with a prefix, and the cursor to go on from; 0 at the end." => scan::prefix_scan;
+    "flush" Any, false, WRITE, NO_KEYS, "server", "",
+        "Ends all keys of a private namespace, and their history." => namespaces::flush;
     "dbsize" Any, false, READ, NO_KEYS, "server", "",
         "How many keys the namespace has." => system::dbsize;
     "select" Any, false, FAST, NO_KEYS, "connection", "namespace [password | SECURE hash]",
@@ -119,8 +148,18 @@ pub const COMMANDS: &[Command] = commands! {
         "Size, limits and state of a namespace." => namespaces::info;
     "nsset" Exact(4), true, ADMIN_WRITE, NO_KEYS, "server", "name property value",
         "Sets maxsize, password, public, worm, lock, freeze or mode of a namespace." => namespaces::set;
-    "auth" Any, false, FAST, NO_KEYS, "connection", "password | SECURE CHALLENGE | SECURE hash",
-        "Becomes admin." => system::auth;
+    "auth" Any, false, FAST, NO_KEYS, "connection", "[default] password | SECURE CHALLENGE | SECURE hash",
+        "Becomes admin." => auth::auth;
+    "nsjump" Any, true, ADMIN, NO_KEYS, "server", "",
+        "Goes on in a new data file." => files::jump;
+    "reload" Exact(2), true, ADMIN, NO_KEYS, "server", "name",
+        "Forgets what is kept in memory beside the files." => files::reload;
+    "index" AtLeast(2), true, ADMIN, NO_KEYS, "server", "DIRTY [RESET]",
+        "Index files that were modified in place: none." => files::index;
+    "data" AtLeast(2), true, ADMIN, NO_KEYS, "server", "RAW id offset",
+        "The record at an offset of a data file, whatever became of its key." => raw::data;
+    "hooks" Any, true, ADMIN, NO_KEYS, "server", "",
+        "The hooks that run, and those that ended lately." => hooks::hooks;
     "ping" Any, false, FAST, NO_KEYS, "connection", "", "Answers PONG." => system::ping;
     "echo" Any, false, FAST, NO_KEYS, "connection", "message", "Answers the message." => system::echo;
     "time" Any, false, FAST, NO_KEYS, "server", "",
@@ -157,14 +196,6 @@ pub const COMMANDS: &[Command] = commands! {
     "shutdown" Any, false, ADMIN, NO_KEYS, "server", "[NOSAVE | SAVE] [NOW] [FORCE]",
         "Stops the server cleanly, for an admin, without a reply." => control::shutdown;
 };
-
-/// Commands of 0-db that a later version brings.
-const LATER: &[&str] = &["HOOKS", "INDEX", "DATA", "KSCAN", "NSJUMP", "RELOAD", "FLUSH"];
-
-/// The name of a command that is known but not built yet.
-pub fn later(name: &[u8]) -> Option<&'static str> {
-    LATER.iter().find(|later| later.as_bytes().eq_ignore_ascii_case(name)).copied()
-}
 
 /// Slots of the hash table over the names: a power of two, some eight times the number of commands.
 const SLOTS: usize = 512;

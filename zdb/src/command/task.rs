@@ -2,6 +2,7 @@
 //! ends by filling it.
 
 use super::keys::{self, Next, Verb};
+use super::raw::{self, Raw};
 use super::scan::{self, Scan};
 use crate::engine::index::Place;
 use crate::engine::log::format::{self, FLAG_UNVERIFIED, Kind, Verified};
@@ -42,6 +43,7 @@ pub enum TaskKind {
     Scan(Box<Scan>),
     /// CONFIG REWRITE.
     WriteFile,
+    Raw(Box<Raw>),
 }
 
 #[derive(Default)]
@@ -110,6 +112,9 @@ fn advance(
     if let TaskKind::Scan(scan) = &mut task.kind {
         return scan::advance(engine, scan, part, answer, again, out);
     }
+    if let TaskKind::Raw(raw) = &mut task.kind {
+        return raw::advance(engine, raw, answer, again, out);
+    }
     if let Answer::Written(result) = &answer {
         let mut writer = out.writer(task.protocol);
         match result {
@@ -118,7 +123,7 @@ fn advance(
         }
         return Step::Finished { rests_on: 0 };
     }
-    let Answer::Record(fetched) = answer else { unreachable!("only scans ask for anything else") };
+    let Answer::Record(fetched) = answer else { unreachable!("the others ask for records") };
     match &task.kind {
         TaskKind::Read { verb, key } => {
             match keys::resume(engine, task, *verb, key, &fetched, out) {
@@ -130,7 +135,9 @@ fn advance(
             }
         }
         TaskKind::History { .. } => history(engine, task, fetched, again, out),
-        TaskKind::Scan(_) | TaskKind::WriteFile => unreachable!("handled above"),
+        TaskKind::Scan(_) | TaskKind::Raw(_) | TaskKind::WriteFile => {
+            unreachable!("handled above")
+        }
     }
 }
 

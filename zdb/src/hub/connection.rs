@@ -75,12 +75,18 @@ pub struct Connection {
     pub eof: bool,
     /// All is sent and our side is closed; what still comes in is thrown away.
     pub lingering: bool,
+    /// Its bytes go through TLS.
+    pub is_encrypted: bool,
     /// It does not take what is pushed to it: the loop shall let it go.
     pub is_overrun: bool,
     /// CLIENT KILL: the loop shall let it go.
     pub is_killed: bool,
     /// Silence is no reason to let it go: it waits for something, or is sent things unasked.
     pub is_watching: bool,
+    /// When it last sent or took something, in milliseconds of the monotonic clock.
+    pub active_ms: u64,
+    /// It was turned away, and is not counted among the clients.
+    pub(super) is_rejected: bool,
     pub(super) touched: bool,
     /// The hub has it among those whose oldest reply waits for the log.
     pub(super) is_unacknowledged: bool,
@@ -121,9 +127,12 @@ impl Connection {
             closing: false,
             eof: false,
             lingering: false,
+            is_encrypted: false,
             is_overrun: false,
             is_killed: false,
             is_watching: false,
+            active_ms: 0,
+            is_rejected: false,
             touched: false,
             is_unacknowledged: false,
             is_held: false,
@@ -216,6 +225,12 @@ impl Connection {
     /// Replies that wait for something, and their bytes, known or estimated.
     pub(super) fn queued(&self) -> (usize, usize) {
         (self.replies.len(), self.queued_bytes)
+    }
+
+    /// Whether its silence says nothing: it watches, waits for a reply of ours, or is let go already.
+    pub(super) fn may_be_silent(&self) -> bool {
+        let waits = !self.replies.is_empty() || self.blocked != Blocked::No;
+        self.is_watching || waits || self.lingering
     }
 
     /// Whether the loop should read the socket.

@@ -3,7 +3,7 @@
 
 use super::Hub;
 use super::connection::{Blocked, Connection};
-use crate::command::{Audience, COMMANDS, Replies, Running, quoted, shown};
+use crate::command::{Audience, COMMANDS, Replies, Running, quoted, redacted};
 use crate::engine::index::KeyHash;
 use crate::limits::OWNER_BYTES_MAX;
 use crate::output::Output;
@@ -246,8 +246,8 @@ impl Hub {
         while let Some(wait) = self.watchers.waits.get(at) {
             let key = wait.connection;
             let is_meant = key != connection.key && wait.command.is_none_or(|one| one == command);
-            let namespace = connection.session.namespace;
-            if is_meant && self.get_mut(key).is_some_and(|one| one.session.namespace == namespace) {
+            let namespace = connection.session.origin;
+            if is_meant && self.get_mut(key).is_some_and(|one| one.session.origin == namespace) {
                 self.watchers.waits.remove(at);
                 let name = name.to_ascii_uppercase();
                 self.end_wait(key, |output, protocol| output.writer(protocol).simple(&name));
@@ -272,7 +272,7 @@ impl Hub {
             session.peer
         )
         .expect("writing to a string does not fail");
-        for word in shown(request, Audience::Operator) {
+        for word in redacted(request, Audience::Operator) {
             line.push(' ');
             quoted(word, &mut line);
         }
@@ -288,7 +288,7 @@ impl Hub {
         writer.integer(self.engine.now.unix_s() as i64);
         writer.bulk(namespace.map_or(b"", |namespace| &namespace.name));
         writer.integer(owner as i64);
-        shown(request, Audience::Peer).for_each(|word| writer.bulk(word));
+        redacted(request, Audience::Peer).for_each(|word| writer.bulk(word));
         output
     }
 }

@@ -7,7 +7,7 @@
 /// Longest single argument, payload included. 0-db accepts this size and refuses one byte more.
 pub const BULK_BYTES_MAX: usize = crate::limits::PAYLOAD_BYTES_MAX;
 /// Longest sum of all arguments of one request: a payload, a key, and room for as much again.
-pub const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const REQUEST_BYTES_MAX: usize = 2 * BULK_BYTES_MAX;
 /// Most arguments of a request, command name included.
 pub const ARGUMENT_COUNT_MAX: usize = 1024;
 /// Longest `*count` or `$length` line, its LF included.

@@ -107,14 +107,22 @@ pub fn give_back_memory() {
     }
 }
 
-/// Every client and every segment is an open file: as many as the administrator allows.
-pub fn raise_open_files() {
+/// Every client and every segment is an open file: as many as the administrator allows. Returns how many
+/// that are.
+pub fn raise_open_files() -> u64 {
     // SAFETY: plain data on the stack.
     unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 {
+            return u64::MAX;
         }
+        let allowed = limit.rlim_cur;
+        limit.rlim_cur = limit.rlim_max;
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0 { limit.rlim_max } else { allowed }
     }
+}
+
+/// How many files are open now.
+pub fn open_files() -> u64 {
+    std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)
 }

@@ -14,7 +14,7 @@ pub enum Audience {
 }
 
 /// The words of a request with each password replaced.
-pub fn shown<'a>(
+pub fn redacted<'a>(
     request: Request<'a>,
     audience: Audience,
 ) -> impl ExactSizeIterator<Item = &'a [u8]> {
