@@ -8,7 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Command, CommandFactory, Parser, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::limits::{ADMIN_PASSWORD_BYTES_MAX, SEGMENT_BYTES_MIN};
 
@@ -149,6 +150,10 @@ pub struct Options {
     /// Answer SET and GET with constants: the limit of the loops on this machine, for the benchmark.
     #[arg(long, hide = true)]
     pub null: bool,
+
+    /// The flags of the command line, by their long names.
+    #[arg(skip)]
+    given: Vec<String>,
 }
 
 const STORAGE: &str = "Storage";
@@ -239,8 +244,17 @@ impl Options {
     {
         let command = Self::command();
         let args = getopt_long_only(&command, args.into_iter().map(Into::into));
-        Self::try_parse_from(args)
-            .and_then(|options| {
+        command
+            .clone()
+            .try_get_matches_from(args)
+            .and_then(|matches| {
+                let mut options = Self::from_arg_matches(&matches)?;
+                options.given = matches
+                    .ids()
+                    .map(clap::Id::as_str)
+                    .filter(|id| matches.value_source(id) == Some(ValueSource::CommandLine))
+                    .map(str::to_owned)
+                    .collect();
                 options.check().map_err(|(kind, text)| Self::command().error(kind, text))?;
                 Ok(options)
             })
@@ -248,6 +262,11 @@ impl Options {
                 code: u8::from(error.use_stderr()),
                 text: error.render().to_string(),
             })
+    }
+
+    /// Whether a flag was on the command line, by its long name.
+    pub fn is_given(&self, flag: &str) -> bool {
+        self.given.iter().any(|given| given == flag)
     }
 
     /// The mode that namespaces must have; None: any.
@@ -579,6 +598,13 @@ mod tests {
         assert!(!options.protect && !options.verbose && !options.dump && !options.dualnet);
         assert!(options.warnings().is_empty());
         assert!(options.not_built_yet().is_empty());
+    }
+
+    #[test]
+    fn what_was_given() {
+        let options = accepted("--sync -cache=1M");
+        assert!(options.is_given("sync") && options.is_given("cache"));
+        assert!(!options.is_given("synctime") && !options.is_given("mode"));
     }
 
     #[test]
