@@ -13,7 +13,7 @@ mod write;
 pub use keys::multi_get_part;
 pub use session::Session;
 pub use system::client_line;
-pub use table::{Command, Table};
+pub use table::{COMMANDS, Command, Table};
 pub use task::{ClientRef, Finished, Task, Tasks};
 
 use crate::engine::index::KeyHash;
