@@ -406,6 +406,8 @@ impl Client {
             let Some((field, shown)) = line.trim_end().split_once(": ") else { continue };
             let default = match field {
                 "public" => "yes",
+                // With --protect the default namespace has the admin's.
+                "password" if name == b"default" => continue,
                 "worm" | "locked" | "password" => "no",
                 "mode" => "userkey",
                 "data_limits_bytes" => "0",
