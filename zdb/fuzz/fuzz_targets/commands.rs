@@ -22,7 +22,7 @@ const STEPS_MAX: usize = 300;
 fuzz_target!(|input: &[u8]| {
     let mut choices = Choices::new(input);
     let mut world = World::new(setup(&mut choices));
-    world.connect(true);
+    furnish(&mut world, choices.byte());
     let mut steps = 0;
     while !choices.is_empty() && steps < STEPS_MAX {
         step(&mut world, &mut choices);
@@ -51,11 +51,40 @@ fn setup(choices: &mut Choices<'_>) -> Setup {
     }
 }
 
+/// Namespaces to begin with, and a client that is admin.
+fn furnish(world: &mut World, shape: u8) {
+    let client = greet(world, true);
+    if shape & 1 == 0 {
+        for words in ["NSNEW one", "NSNEW seq", "NSSET seq mode seq", "NSNEW two"] {
+            send(world, client, format!("{words}\r\n").as_bytes());
+        }
+    }
+    match shape >> 1 & 3 {
+        1 => send(world, client, b"SELECT seq\r\n"),
+        2 => send(world, client, b"SELECT one\r\n"),
+        3 => send(world, client, b"HELLO 3\r\n"),
+        _ => {}
+    }
+    world.turn();
+    if shape & 8 == 0 {
+        world.quiet();
+    }
+}
+
+/// A new client, who knows the password.
+fn greet(world: &mut World, local: bool) -> usize {
+    let client = world.connect(local);
+    if world.setup.password {
+        send(world, client, format!("AUTH {}\r\n", words::PASSWORD).as_bytes());
+    }
+    client
+}
+
 fn step(world: &mut World, choices: &mut Choices<'_>) {
     let action = choices.byte();
     let mut random = Random(action.into());
     if world.clients.is_empty() {
-        world.connect(true);
+        greet(world, true);
     }
     let client = usize::from(action >> 4) % world.clients.len();
     match action {
@@ -91,7 +120,10 @@ fn step(world: &mut World, choices: &mut Choices<'_>) {
         226 => world.set_clock_back(choices.word().into()),
         227..232 => {
             if world.clients.len() < CLIENTS_MAX {
-                let at = world.connect(action != 227);
+                let at = match action {
+                    227 => world.connect(false),
+                    _ => greet(world, true),
+                };
                 world.clients[at].slow = choices.below(4) == 0;
             }
         }

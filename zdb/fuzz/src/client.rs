@@ -4,6 +4,7 @@ use crate::history::{History, Moment, Seen, Ticket, Value};
 use crate::reply::{self, Reply};
 use crate::words;
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 use zdb::resp::{Progress, RequestParser};
 
 /// Namespaces and their settings are registers too, in namespaces that no client can name.
@@ -64,6 +65,21 @@ fn text(word: &[u8]) -> String {
     String::from_utf8_lossy(word).to_ascii_lowercase()
 }
 
+/// Whether requests and replies are shown, to understand a finding: with ZDB_FUZZ_TRACE set.
+pub fn traced() -> bool {
+    static TRACED: OnceLock<bool> = OnceLock::new();
+    *TRACED.get_or_init(|| std::env::var_os("ZDB_FUZZ_TRACE").is_some())
+}
+
+/// A request, for people.
+fn said(words: &[Vec<u8>]) -> String {
+    let short = |word: &Vec<u8>| match word.len() {
+        ..40 => word.escape_ascii().to_string(),
+        bytes => format!("{}...({bytes} bytes)", word[..8].escape_ascii()),
+    };
+    words.iter().map(short).collect::<Vec<_>>().join(" ")
+}
+
 impl Client {
     pub fn new(key: u64) -> Self {
         Self {
@@ -90,11 +106,7 @@ impl Client {
     }
 
     pub fn oldest(&self) -> String {
-        self.expected.front().map_or(String::new(), |one| {
-            let words: Vec<_> =
-                one.words.iter().map(|word| word.escape_ascii().to_string()).collect();
-            words.join(" ").chars().take(200).collect()
-        })
+        self.expected.front().map_or(String::new(), |one| said(&one.words))
     }
 
     // ---------------------------------------------------------------- requests
@@ -217,6 +229,10 @@ impl Client {
             assert!(reply.is_error(), "a broken request got {reply:?}");
             return;
         }
+        if traced() {
+            let shown: String = reply.to_string().chars().take(120).collect();
+            eprintln!("{}: {} -> {shown}", world.now, said(&expected.words));
+        }
         self.remember(&reply);
         self.conclude(&name, &expected, &reply, world);
         match (name.as_str(), &reply) {
@@ -233,7 +249,8 @@ impl Client {
                 _ => {}
             },
             ("quit", Reply::Simple(_)) => {
-                assert!(self.expected.is_empty() || !self.mute, "nothing is taken after QUIT");
+                // What was sent behind it is not run.
+                self.expected.clear();
                 self.mute = true;
             }
             _ => {}

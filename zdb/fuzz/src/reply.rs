@@ -18,6 +18,24 @@ pub enum Reply {
     Other(Vec<u8>),
 }
 
+impl std::fmt::Display for Reply {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Simple(text) => write!(out, "+{}", text.escape_ascii()),
+            Self::Error(text) => write!(out, "-{}", text.escape_ascii()),
+            Self::Integer(number) => write!(out, ":{number}"),
+            Self::Bulk(bytes) => write!(out, "${}", bytes.escape_ascii()),
+            Self::Other(text) => write!(out, ",{}", text.escape_ascii()),
+            Self::Nil => write!(out, "nil"),
+            Self::Many(many) | Self::Push(many) => {
+                write!(out, "[")?;
+                many.iter().try_for_each(|one| write!(out, "{one} "))?;
+                write!(out, "]")
+            }
+        }
+    }
+}
+
 impl Reply {
     pub fn is_error(&self) -> bool {
         matches!(self, Self::Error(_))

@@ -1,6 +1,7 @@
 //! Requests by the table of commands: a new row is fuzzed without a word here. The hint of a row says
 //! which arguments there are; names of arguments stand for sets of words that lead somewhere.
 
+use crate::disk::Random;
 use crate::input::Choices;
 use sha1::{Digest, Sha1};
 use zdb::command::{COMMANDS, Command};
@@ -96,10 +97,11 @@ pub fn command(byte: u8) -> &'static str {
         return FREQUENT[usize::from(byte) % FREQUENT.len()];
     }
     let weight = |command: &&Command| {
-        command.name.bytes().chain([byte]).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            let mixed = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-            mixed ^ mixed >> 29
-        })
+        let name = command.name.bytes();
+        let seed = name.fold(u64::from(byte), |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        Random(seed).next()
     };
     COMMANDS.iter().max_by_key(weight).map_or("ping", |command| command.name)
 }

@@ -374,6 +374,9 @@ impl World {
             return;
         }
         let (token, operation) = self.ring.swap_remove(at);
+        if client::traced() && fate != Fate::Well {
+            eprintln!("{}: {operation:?} ends: {fate:?}", self.moment);
+        }
         let result = self.perform(operation, fate, random);
         self.tick();
         self.hub.completed(Completion { token, result });
@@ -585,6 +588,9 @@ impl World {
 
     fn start_again(&mut self, kept_until: Moment) {
         let now = self.tick();
+        if client::traced() {
+            eprintln!("{now}: a new start; kept is what was acknowledged until {kept_until}");
+        }
         self.history.restarted(kept_until, now);
         self.ring.clear();
         self.orders.clear();
