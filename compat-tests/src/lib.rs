@@ -14,6 +14,7 @@ pub mod mount;
 pub mod program;
 pub mod reply;
 pub mod server;
+pub mod terminal;
 pub mod transcript;
 
 pub use client::Client;
