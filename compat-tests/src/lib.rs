@@ -11,6 +11,7 @@ pub mod fake;
 pub mod load;
 pub mod model;
 pub mod mount;
+pub mod old;
 pub mod program;
 pub mod reply;
 pub mod server;

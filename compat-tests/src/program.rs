@@ -71,10 +71,9 @@ pub fn finish(command: &mut Command, input: &[u8]) -> Ended {
     let stderr = String::from_utf8_lossy(&stderr).into_owned();
     match status {
         Some(status) => Ended { status, stdout, stderr },
-        None => panic!(
-            "{command:?} hangs; it printed\n{}\n{stderr}",
-            String::from_utf8_lossy(&stdout)
-        ),
+        None => {
+            panic!("{command:?} hangs; it printed\n{}\n{stderr}", String::from_utf8_lossy(&stdout))
+        }
     }
 }
 

@@ -184,7 +184,11 @@ mod crate_redis {
         checks.value("DEL", connection.del("key"), "OK".to_owned());
         // The crate takes the first word of an error for its code.
         let error = connection.del::<_, Value>("missing").expect_err("a missing key is an error");
-        checks.same("DEL missing", (error.code(), error.detail()), (Some("Key"), Some("not found")));
+        checks.same(
+            "DEL missing",
+            (error.code(), error.detail()),
+            (Some("Key"), Some("not found")),
+        );
         let value = vec![7; 8 << 20];
         checks.value("SET of 8 MiB", connection.set("large", &value), "large".to_owned());
         let same = connection.get("large").map(|got: Vec<u8>| got == value);
@@ -211,7 +215,11 @@ mod crate_redis {
     fn scans(connection: &mut impl ConnectionLike, checks: &mut Checks) {
         let mut pipeline = pipe();
         (0..2000).for_each(|number| {
-            pipeline.cmd("SETX").arg(format!("p{number:04}")).arg(format!("value {number}")).ignore();
+            pipeline
+                .cmd("SETX")
+                .arg(format!("p{number:04}"))
+                .arg(format!("value {number}"))
+                .ignore();
         });
         pipeline.get("p1999");
         let last = pipeline.query(connection).map(|(last,): (String,)| last);
@@ -260,14 +268,11 @@ mod crate_redis {
     /// One connection shared by many tasks, and one that is made anew by itself.
     fn with_tokio(door: &Door, protocol: u8) {
         let mut checks = Checks::of(format!("the crate redis with tokio on RESP{protocol}"));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let client = client(door, &door.url(protocol)).expect("a client");
-            let connection =
-                client.get_multiplexed_async_connection().await.expect("a connection");
+            let connection = client.get_multiplexed_async_connection().await.expect("a connection");
             let tasks = (0..500).map(|number| {
                 let mut connection = connection.clone();
                 async move {
@@ -370,8 +375,16 @@ mod crate_fred {
 
     async fn keys(client: &Client, protocol: u8, checks: &mut Checks) -> FredResult<()> {
         let namespace = format!("fred-{protocol}");
-        checks.value("NSNEW", client.custom(custom("NSNEW"), vec![&*namespace]).await, "OK".to_owned());
-        checks.value("SELECT", client.custom(custom("SELECT"), vec![&*namespace]).await, "OK".to_owned());
+        checks.value(
+            "NSNEW",
+            client.custom(custom("NSNEW"), vec![&*namespace]).await,
+            "OK".to_owned(),
+        );
+        checks.value(
+            "SELECT",
+            client.custom(custom("SELECT"), vec![&*namespace]).await,
+            "OK".to_owned(),
+        );
         checks.value("PING", client.ping(None).await, "PONG".to_owned());
         let bytes = fred::bytes::Bytes::from_static(b"bytes \x00\xff");
         let stored = client.set("key", bytes.clone(), None, None, false).await;
@@ -383,12 +396,20 @@ mod crate_fred {
         checks.value("EXISTS", client.exists("key").await, 1);
         let many = vec![("m1", "1"), ("m2", "2")];
         checks.value("MSET", client.mset(many).await, ());
-        checks.value("MGET", client.mget(vec!["m1", "missing"]).await, vec![Some("1".to_owned()), None]);
+        checks.value(
+            "MGET",
+            client.mget(vec!["m1", "missing"]).await,
+            vec![Some("1".to_owned()), None],
+        );
         let refused = client.del::<Value, _>("missing").await;
         checks.refused("DEL missing", refused.map_err(|error| error.to_string()), "Key not found");
         checks.value("DEL", client.del("key").await, "OK".to_owned());
         let nx = Some(SetOptions::NX);
-        checks.value("SET NX", client.set("nx", "1", None, nx.clone(), false).await, "OK".to_owned());
+        checks.value(
+            "SET NX",
+            client.set("nx", "1", None, nx.clone(), false).await,
+            "OK".to_owned(),
+        );
         checks.value("SET NX again", client.set("nx", "2", None, nx, false).await, None::<String>);
         let get = client.set("nx", "3", None, Some(SetOptions::XX), true).await;
         checks.value("SET XX GET", get, "1".to_owned());
@@ -422,14 +443,13 @@ mod crate_fred {
     }
 
     fn all(door: &Door) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         for protocol in PROTOCOLS {
             let mut checks = Checks::of(format!("the crate fred on RESP{protocol}"));
             runtime.block_on(async {
-                let client = Builder::from_config(config(door, protocol)).build().expect("a client");
+                let client =
+                    Builder::from_config(config(door, protocol)).build().expect("a client");
                 let connection = client.init().await.expect("a connection");
                 let done = keys(&client, protocol, &mut checks).await;
                 checks.value("no check was left out", done, ());

@@ -16,6 +16,8 @@ pub const KEY_BYTES_MAX: usize = 255;
 pub const NAMESPACE_NAME_BYTES_MAX: usize = 128;
 /// Longest property name of NSSET in bytes.
 pub const PROPERTY_NAME_BYTES_MAX: usize = 256;
+/// Longest subcommand of INDEX and DATA in bytes.
+pub const SUBCOMMAND_BYTES_MAX: usize = 256;
 /// Longest property value of NSSET in bytes (so also the longest namespace password).
 pub const PROPERTY_VALUE_BYTES_MAX: usize = 63;
 /// Longest password that AUTH looks at, in bytes.
@@ -88,6 +90,23 @@ pub const THROTTLED_SOURCES_MAX: usize = 4096;
 /// Longest name a client may give itself, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 256;
 
+/// Hooks that run at once; more of them wait.
+pub const HOOKS_RUNNING_MAX: usize = 64;
+/// Hooks that wait for their turn; more events than these are not told.
+pub const HOOKS_WAITING_MAX: usize = 4096;
+/// Runs of hooks that HOOKS shows.
+pub const HOOK_ENTRIES_MAX: usize = 256;
+/// Bytes of an old file that an import reads at once, where no record is larger.
+pub const IMPORT_WINDOW_BYTES: usize = 4 << 20;
+/// Index entries of one damaged old file that an import keeps to find its way, 16 bytes each.
+pub const IMPORT_HINTS_MAX: usize = 4 << 20;
+/// Keys whose newest version is lost that an import remembers up to the end of their namespace.
+pub const IMPORT_LOST_KEYS_MAX: usize = 64 << 10;
+/// Lost stretches of the old files that an import remembers, 24 bytes each.
+pub const IMPORT_LOST_RANGES_MAX: usize = 1 << 20;
+/// Lines about damage that an import prints; the others are counted.
+pub const IMPORT_DAMAGE_LINES_MAX: usize = 1000;
+
 const _: () = {
     assert!(WRITE_BUFFER_BYTES >= 3 * (PAYLOAD_BYTES_MAX + 4096));
     assert!(WRITE_BYTES_MAX as usize * WRITES_IN_FLIGHT_MAX <= WRITE_BUFFER_BYTES);
@@ -95,4 +114,5 @@ const _: () = {
     assert!(PAYLOAD_BYTES_MAX < (1 << 24) - 1);
     // The largest request that a mirror is sent fits more than once.
     assert!(PUSH_OUTPUT_BYTES_MAX >= 2 * PAYLOAD_BYTES_MAX);
+    assert!(HOOKS_RUNNING_MAX < HOOK_ENTRIES_MAX);
 };

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use zdb::command::{ServerState, ServerStats, Table, Throttle};
+use zdb::command::{HookRuns, ServerState, ServerStats, Table, Throttle};
 use zdb::disk::Files;
 use zdb::disk::system::SystemFiles;
 use zdb::engine::log::Policy;
@@ -12,9 +12,12 @@ use zdb::engine::recovery::{self, StartOptions};
 use zdb::hub::Hub;
 use zdb::limits::OPEN_FILES_RESERVE;
 use zdb::options::{Mode, Options, SyncPolicy};
-use zdb::server::{Ended, Listener, Server, Wire, process};
+use zdb::server::{Ended, Listener, Server, Tls, TlsFiles, Wire, process};
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == "import") {
+        return zdb::import::main(std::env::args_os().skip(2));
+    }
     let options = match Options::from_args(std::env::args_os()) {
         Ok(options) => options,
         Err(exit) => {
@@ -77,6 +80,7 @@ fn run(options: &Options) -> Result<Ended, String> {
             random,
         },
     )?;
+    engine.log.rotate_ms = u64::from(options.rotate) * 1000;
     process::give_back_memory();
     for line in &report.damage {
         process::warn(&format!("damage: {line}"));
@@ -113,6 +117,11 @@ fn run(options: &Options) -> Result<Ended, String> {
     if let Some(path) = &options.socket {
         listeners.push(Listener::unix(path)?);
     }
+    let tls = tls_files(options).map(Tls::new).transpose()?;
+    if let Some(port) = options.tls_port {
+        let verifies = options.tls_ca.is_some();
+        listeners.push(Listener::tcp(address, port, Wire::Tls { verifies })?);
+    }
     let names: Vec<String> = listeners.iter().map(Listener::name).collect();
     let mut state = state(options, mode, policy, &listeners);
     state.admin_password = admin_password.map(|password| password.as_bytes().to_vec());
@@ -120,9 +129,19 @@ fn run(options: &Options) -> Result<Ended, String> {
     state.settings.push(("maxclients", state.clients_max.to_string()));
     warn_of_strangers(&state, &listeners);
     let hub = Hub::new(engine, state, options.null);
-    let server = Server::new(hub, files, listeners, signals, options.verbose)?;
+    let server = Server::new(hub, files, listeners, signals, tls, options.verbose)?;
     process::say(&format!("zdb ready on {}", names.join(" and ")));
     server.run()
+}
+
+/// The files of TLS, where there is a port for it: the flags need each other.
+fn tls_files(options: &Options) -> Option<TlsFiles> {
+    options.tls_port?;
+    Some(TlsFiles {
+        certificate: options.tls_cert.clone()?,
+        key: options.tls_key.clone()?,
+        authority: options.tls_ca.clone(),
+    })
 }
 
 /// As many clients as asked for, or as may be open beside the files that the server needs.
@@ -200,6 +219,7 @@ fn state(
         clients_max: options.maxclients.into(),
         timeout_s: options.timeout.into(),
         throttle: Throttle::default(),
+        hooks: HookRuns::default(),
         stats: ServerStats::default(),
     }
 }

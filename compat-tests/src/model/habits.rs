@@ -93,12 +93,15 @@ impl Model {
     ) -> Answer {
         let timestamp = options.timestamp.unwrap_or(self.now.as_secs() as u32);
         let namespace = self.writable(session)?;
-        let may_make_a_key = matches!(options.condition, None | Some(Condition::Missing));
-        if namespace.mode == Mode::Sequential && may_make_a_key {
+        let sequential = namespace.mode == Mode::Sequential;
+        if sequential && matches!(options.condition, Some(Condition::Missing)) {
             return Err("This needs a namespace in user mode");
         }
         if key.is_empty() {
             return Err("Invalid argument, key needed");
+        }
+        if sequential && options.condition.is_none() && namespace.current(key).is_none() {
+            return Err("Invalid key, only update authorized");
         }
         let old = namespace.current(key).map(|version| version.value.clone());
         let holds = match options.condition {

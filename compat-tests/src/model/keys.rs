@@ -179,9 +179,9 @@ impl Model {
             Some(token) => {
                 let token: [u8; 8] = (*token).try_into().map_err(|_| "Invalid arguments")?;
                 let index = u64::from_le_bytes(token).checked_sub(1).ok_or("No more history")?;
-                let version =
+                let (version, is_gone) =
                     namespace.version(index as usize).ok_or("Invalid arguments (index query)")?;
-                if version.key != key {
+                if is_gone || version.key != key {
                     return Err("Invalid arguments (invalid key)");
                 }
                 version

@@ -12,6 +12,7 @@
 //! ```
 
 mod connection;
+mod files;
 mod habits;
 mod keys;
 mod namespace;
@@ -64,6 +65,7 @@ fn commands() -> impl Iterator<Item = &'static Command> {
         keys::COMMANDS,
         habits::COMMANDS,
         walk::COMMANDS,
+        files::COMMANDS,
         settings::COMMANDS,
         connection::COMMANDS,
         watch::COMMANDS,

@@ -22,7 +22,7 @@ const PROPERTY_BYTES_MAX: usize = 256;
 const VALUE_BYTES_MAX: usize = 63;
 const PASSWORD_BYTES_MAX: usize = 255;
 
-fn check_name(name: &[u8]) -> Result<(), &'static str> {
+pub(super) fn check_name(name: &[u8]) -> Result<(), &'static str> {
     if name.len() > NAME_BYTES_MAX {
         return Err("Namespace too long");
     }
@@ -197,8 +197,9 @@ fn describe(namespace: &Namespace, admin: bool) -> String {
             field(&format!("{name}_path"), &name);
             field(&format!("{name}_active"), &format!("{name}/{letter}0"));
         }
-        field("data_current_id", &0);
-        field("data_current_offset", &0);
+        let (file, offset) = namespace.records.current();
+        field("data_current_id", &file);
+        field("data_current_offset", &offset);
     }
     text
 }

@@ -72,7 +72,7 @@ impl Model {
                 b"MATCH" => pattern = given,
                 b"TYPE" => is_string = given.eq_ignore_ascii_case(b"string"),
                 _ => {
-                    let given = number(given).filter(|&given| given > 0);
+                    let given = number(given).filter(|given| (1..=i64::MAX as u64).contains(given));
                     let given = given.ok_or("value is not an integer or out of range")?;
                     count = given.min(COUNT_MAX);
                 }
@@ -95,11 +95,16 @@ impl Model {
         if self.current(session).mode == Mode::Sequential {
             return Err("Index running mode doesn't support this feature");
         }
-        exact(arguments, arguments.len().clamp(2, 3))?;
-        let prefix = arguments[1];
+        let prefix = match arguments {
+            [_, prefix] | [_, prefix, _] => *prefix,
+            _ => return Err("Unexpected arguments"),
+        };
         // The model has one page only.
         if arguments.get(2).is_some_and(|cursor| *cursor != b"0") {
             return Err("Invalid key format");
+        }
+        if prefix.is_empty() {
+            return Err("Invalid argument");
         }
         let keys: Vec<Reply> = self
             .current(session)

@@ -24,6 +24,8 @@ pub struct Case {
     pub title: String,
     pub flags: Vec<String>,
     pub steps: Vec<Step>,
+    /// It goes on with the server of the case before it, which has cleaned up behind itself.
+    pub goes_on: bool,
 }
 
 #[derive(Clone, Debug)]

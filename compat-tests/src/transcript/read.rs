@@ -30,7 +30,12 @@ impl Reader<'_> {
         }
         if let Some(title) = text.strip_prefix("== ") {
             self.end_table()?;
-            self.cases.push(Case { title: title.into(), flags: Vec::new(), steps: Vec::new() });
+            self.cases.push(Case {
+                title: title.into(),
+                flags: Vec::new(),
+                steps: Vec::new(),
+                goes_on: false,
+            });
             return Ok(());
         }
         if self.cases.is_empty() && self.table.is_none() {

@@ -107,8 +107,9 @@ impl Table {
             steps.extend(own);
             steps.extend(around(&self.after));
         }
+        let goes_on = self.line_count > 0;
         self.line_count += 1;
         let title = format!("{}: {}", self.title, cells[0]);
-        Ok(Some(Case { title, flags: self.flags.clone(), steps }))
+        Ok(Some(Case { title, flags: self.flags.clone(), steps, goes_on }))
     }
 }

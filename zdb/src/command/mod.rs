@@ -3,10 +3,13 @@
 mod auth;
 mod batch;
 mod condition;
+mod files;
 mod glob;
+mod hooks;
 mod keys;
 mod namespaces;
 mod number;
+mod raw;
 mod scan;
 mod session;
 mod system;
@@ -15,6 +18,7 @@ mod task;
 mod throttle;
 mod write;
 
+pub use hooks::{HookRun, HookRuns};
 pub use session::Session;
 pub use system::client_line;
 pub use table::{Command, Table};
@@ -89,6 +93,7 @@ pub struct ServerState {
     /// Silence after which a client is let go, in seconds; 0: never.
     pub timeout_s: u64,
     pub throttle: Throttle,
+    pub hooks: HookRuns,
     pub stats: ServerStats,
 }
 

@@ -12,8 +12,8 @@ use crate::output::Output;
 use crate::resp::Request;
 use std::fmt::Write;
 
-const TOO_LONG: &str = "Namespace too long";
-const NOT_FOUND: &str = "Namespace not found";
+pub const TOO_LONG: &str = "Namespace too long";
+pub const NOT_FOUND: &str = "Namespace not found";
 /// 0-db counts the memory of its index this way, and clients show it.
 const INDEX_BYTES_PER_KEY: u64 = 64;
 
@@ -273,20 +273,18 @@ fn describe(context: &Context<'_>, namespace: &Namespace) -> Result<String, std:
     writeln!(out, "data_disk_freespace_mb: {:.2}", megabytes(data))?;
     if context.session.admin {
         let log = &context.engine.log;
-        let position = log.appended();
-        let base = log.segments.last().map_or(0, |segment| segment.base);
-        let segment = log.segments.list().len().saturating_sub(1);
+        let current = log.current();
         let (data_path, index_path) = (&context.server.data_path, &context.server.index_path);
         let names = (
-            crate::engine::log::format::segment_name(base),
-            crate::engine::log::format::sidecar_name(base),
+            crate::engine::log::format::segment_name(current.base),
+            crate::engine::log::format::sidecar_name(current.base),
         );
         writeln!(out, "data_path: {data_path}")?;
         writeln!(out, "data_active: {data_path}/{}", names.0)?;
         writeln!(out, "index_path: {index_path}")?;
         writeln!(out, "index_active: {index_path}/{}", names.1)?;
-        writeln!(out, "data_current_id: {segment}")?;
-        writeln!(out, "data_current_offset: {}", position - base)?;
+        writeln!(out, "data_current_id: {}", current.index)?;
+        writeln!(out, "data_current_offset: {}", current.offset)?;
     }
     Ok(text)
 }

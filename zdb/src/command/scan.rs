@@ -604,11 +604,7 @@ pub fn advance(
 }
 
 fn page_lost(engine: &mut Engine, scan: &Scan, base: u64, out: &mut Output) -> Step {
-    engine.stats.index_read_errors += 1;
-    engine.log.notices.push(format!(
-        "sidecar {} cannot be read: delete it and restart zdb, which makes it anew",
-        format::sidecar_name(base)
-    ));
+    engine.report_lost_page(base);
     out.writer(scan.protocol).error("Internal Error");
     Step::Finished { rests_on: 0 }
 }

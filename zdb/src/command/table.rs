@@ -1,6 +1,9 @@
 //! The table of commands. COMMAND, COMMAND DOCS and the gatekeeper read the same rows.
 
-use super::{Context, Outcome, auth, batch, condition, keys, namespaces, scan, system, write};
+use super::{
+    Context, Outcome, auth, batch, condition, files, hooks, keys, namespaces, raw, scan, system,
+    write,
+};
 use crate::output::Output;
 use crate::resp::Request;
 
@@ -145,6 +148,16 @@ pub const COMMANDS: &[Command] = commands! {
         "Sets maxsize, password, public, worm, lock, freeze or mode of a namespace." => namespaces::set;
     "auth" Any, false, FAST, NO_KEYS, "connection", "[default] password | SECURE CHALLENGE | SECURE hash",
         "Becomes admin." => auth::auth;
+    "nsjump" Any, true, ADMIN, NO_KEYS, "server", "",
+        "Goes on in a new data file." => files::jump;
+    "reload" Exact(2), true, ADMIN, NO_KEYS, "server", "name",
+        "Forgets what is kept in memory beside the files." => files::reload;
+    "index" AtLeast(2), true, ADMIN, NO_KEYS, "server", "DIRTY [RESET]",
+        "Index files that were modified in place: none." => files::index;
+    "data" AtLeast(2), true, ADMIN, NO_KEYS, "server", "RAW id offset",
+        "The record at an offset of a data file, whatever became of its key." => raw::data;
+    "hooks" Any, true, ADMIN, NO_KEYS, "server", "",
+        "The hooks that run, and those that ended lately." => hooks::hooks;
     "ping" Any, false, FAST, NO_KEYS, "connection", "", "Answers PONG." => system::ping;
     "echo" Any, false, FAST, NO_KEYS, "connection", "message", "Answers the message." => system::echo;
     "time" Any, false, FAST, NO_KEYS, "server", "",
@@ -164,7 +177,7 @@ pub const COMMANDS: &[Command] = commands! {
 };
 
 /// Commands of 0-db that a later version brings.
-const LATER: &[&str] = &["WAIT", "MIRROR", "MASTER", "HOOKS", "INDEX", "DATA", "NSJUMP", "RELOAD"];
+const LATER: &[&str] = &["WAIT", "MIRROR", "MASTER"];
 
 /// The name of a command that is known but not built yet.
 pub fn later(name: &[u8]) -> Option<&'static str> {

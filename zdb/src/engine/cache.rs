@@ -53,6 +53,12 @@ impl RecordCache {
         record
     }
 
+    pub fn clear(&mut self) {
+        if let Some(records) = &mut self.records {
+            records.clear();
+        }
+    }
+
     pub fn bytes(&self) -> u64 {
         self.records.as_ref().map_or(0, |records| records.weight())
     }

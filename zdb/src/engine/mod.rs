@@ -18,7 +18,7 @@ use cache::RecordCache;
 use index::{Entry, HashSecret, KeyHash, PagePool, Place, SequenceTable};
 use log::format::{self, BLOCK, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
 use log::sidecar::LogEntry;
-use log::{Log, Refusal};
+use log::{Jump, Log, Refusal};
 use namespace::{Keys, Namespace, Namespaces, Settings};
 use std::collections::HashMap;
 use std::io;
@@ -103,6 +103,16 @@ pub struct Predecessor {
     pub replaced: Option<u32>,
 }
 
+/// What happened that hooks are told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Jumped(Jump),
+    NamespaceCreated(Box<[u8]>),
+    NamespaceUpdated(Box<[u8]>),
+    NamespaceReloaded(Box<[u8]>),
+    NamespaceDeleted(Box<[u8]>),
+}
+
 /// What is to happen to a key.
 #[derive(Clone, Copy, Debug)]
 pub struct Change<'a> {
@@ -131,6 +141,8 @@ pub struct Engine {
     /// Free bytes of the data and the index file system when last asked.
     pub free_bytes: (u64, u64),
     pub answers: Vec<(Waiter, Answer)>,
+    /// What happened that hooks are told of, in its order. Whoever drives the engine takes them.
+    pub events: Vec<Event>,
     /// Limit of live payload bytes of `default` for this run; 0 = none.
     run_limit: u64,
     pool: PagePool,
@@ -157,6 +169,7 @@ impl Engine {
             stats: EngineStats::default(),
             free_bytes: (0, 0),
             answers: Vec::new(),
+            events: Vec::new(),
             run_limit: 0,
             pool,
             secret,
@@ -405,6 +418,24 @@ impl Engine {
         self.answers.push((waiter, Answer::Record(Fetched { place, record })));
     }
 
+    /// Forgets the records of a namespace that are kept in memory beside the log, with those of all
+    /// others: the cache does not know whose they are.
+    pub fn reload_namespace(&mut self, slot: usize) {
+        self.cache.clear();
+        if let Some(namespace) = self.namespaces.get(slot) {
+            self.events.push(Event::NamespaceReloaded(namespace.name.clone()));
+        }
+    }
+
+    /// Counts a page that is lost and tells the operator what to do about it.
+    pub fn report_lost_page(&mut self, base: u64) {
+        self.stats.index_read_errors += 1;
+        self.log.notices.push(format!(
+            "sidecar {} cannot be read: delete it and restart zdb, which makes it anew",
+            format::sidecar_name(base)
+        ));
+    }
+
     /// Counts a bad read and tells the operator where it was.
     pub fn report_bad_read(&mut self, namespace: u32, position: u64, what: &str) {
         self.stats.read_errors += 1;
@@ -598,6 +629,7 @@ impl Engine {
         let end = self.append_control(Kind::Namespace, id, name, &settings.encode())?;
         let slot = self.namespaces.insert(id, name, settings);
         self.namespaces.get_mut(slot).expect("just inserted").recorded = true;
+        self.events.push(Event::NamespaceCreated(name.into()));
         Ok(end)
     }
 
@@ -607,6 +639,7 @@ impl Engine {
         let end = self.append_control(Kind::Namespace, id, &name, &settings.encode())?;
         self.namespaces.change(slot, settings);
         self.namespaces.get_mut(slot).expect("still there").recorded = true;
+        self.events.push(Event::NamespaceUpdated(name));
         Ok(end)
     }
 
@@ -629,6 +662,7 @@ impl Engine {
         let (id, name) = (namespace.id, namespace.name.clone());
         let end = self.append_control(Kind::NamespaceEnd, id, &name, &[])?;
         self.namespaces.remove(slot, &mut self.pool);
+        self.events.push(Event::NamespaceDeleted(name));
         Ok(end)
     }
 
@@ -677,6 +711,7 @@ impl Engine {
     pub fn pump(&mut self) {
         self.log.now_s = self.now.unix_s();
         self.log.pump(self.now.monotonic_ms);
+        self.events.extend(self.log.jumps.drain(..).map(Event::Jumped));
     }
 
     pub fn take_operations(&mut self, out: &mut Vec<(Token, Operation)>) {

@@ -3,11 +3,14 @@
 //!
 //! A turn: wait for completions, hand them to the hub, let the hub settle, hand in what came of it.
 
+mod encrypted;
 mod listener;
 pub mod process;
 mod ring;
+mod tls;
 
 pub use listener::{Listener, Wire};
+pub use tls::{Tls, TlsFiles};
 
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::housekeeper::Housekeeper;
@@ -15,12 +18,14 @@ use crate::disk::{Completion, Done, FileId, Files, Operation, Root, Token};
 use crate::engine::Now;
 use crate::engine::log::format;
 use crate::hub::Hub;
+use encrypted::Encryption;
 use ring::{Event, Kind, Ring};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tls::TlsSession;
 
 /// How many connections' requests one turn waits for at most.
 const BATCH_MAX: usize = 16;
@@ -60,6 +65,8 @@ struct Socket {
     descriptor: OwnedFd,
     slices: Vec<libc::iovec>,
     message: libc::msghdr,
+    /// Boxed apart, as most connections have none.
+    tls: Option<Box<TlsSession>>,
 }
 
 pub struct Server {
@@ -86,6 +93,7 @@ pub struct Server {
     timer_ms: Option<u64>,
     stop: Stop,
     ended: Ended,
+    encryption: Encryption,
     verbose: bool,
 }
 
@@ -95,6 +103,7 @@ impl Server {
         files: Arc<dyn Files>,
         listeners: Vec<Listener>,
         signals: OwnedFd,
+        tls: Option<Tls>,
         verbose: bool,
     ) -> Result<Self, String> {
         // SAFETY: the descriptor is checked before it is owned.
@@ -132,6 +141,7 @@ impl Server {
             timer_ms: None,
             stop: Stop::No,
             ended: Ended::Command,
+            encryption: Encryption::new(tls),
             verbose,
         })
     }
@@ -205,6 +215,7 @@ impl Server {
             self.hub.engine.log.deadline_ms(),
             self.lingering.front().map(|(at, _)| *at),
             self.accept_retry.iter().map(|(at, _)| *at).min(),
+            self.encryption.deadline_ms(),
             (self.hub.server.timeout_s > 0).then_some(self.silence_ms),
             stop,
         ]
@@ -270,8 +281,15 @@ impl Server {
 
     fn welcome(&mut self, listener: usize, socket: OwnedFd) {
         let (descriptor, peer) = self.listeners[listener].welcome(socket);
+        let tls = if peer.encrypted { self.encryption.begin() } else { None };
+        if peer.encrypted && tls.is_none() {
+            return;
+        }
         let name = self.verbose.then(|| peer.name.clone());
         let key = self.hub.connected(peer);
+        if tls.is_some() {
+            self.encryption.expect_handshake(key, self.now_ms());
+        }
         if let Some(name) = name {
             process::say(&format!("client {key:x} connected from {name}"));
         }
@@ -281,21 +299,25 @@ impl Server {
         }
         // SAFETY: msghdr is plain data, for which zeroes are valid.
         let message = unsafe { std::mem::zeroed() };
-        self.sockets.insert(key, Box::new(Socket { descriptor, slices: Vec::new(), message }));
+        self.sockets.insert(key, Box::new(Socket { descriptor, slices: Vec::new(), message, tls }));
     }
 
     fn received(&mut self, event: Event) {
         let key = event.key;
-        if let Some(connection) = self.hub.get_mut(key)
-            && !event.more
-        {
-            connection.is_receiving = false;
-            connection.is_cancelling = false;
+        let mut is_encrypted = false;
+        if let Some(connection) = self.hub.get_mut(key) {
+            is_encrypted = connection.is_encrypted;
+            if !event.more {
+                connection.is_receiving = false;
+                connection.is_cancelling = false;
+            }
         }
         match event.outcome() {
             Ok(0) => self.hub.ended(key),
             Ok(length) => {
-                if let Some(buffer) = event.buffer {
+                if let Some(buffer) = event.buffer.filter(|_| is_encrypted) {
+                    self.received_encrypted(key, buffer, length as usize);
+                } else if let Some(buffer) = event.buffer {
                     self.hub.received(key, self.ring.received(buffer, length as usize));
                 }
             }
@@ -315,6 +337,9 @@ impl Server {
     fn sent(&mut self, event: Event) {
         let now_ms = self.hub.engine.now.monotonic_ms;
         let Some(connection) = self.hub.get_mut(event.key) else { return };
+        if connection.is_encrypted {
+            return self.sent_encrypted(event);
+        }
         match event.outcome() {
             Ok(count) => {
                 connection.sent += count as usize;
@@ -368,6 +393,9 @@ impl Server {
                 return self.close(key);
             }
             return self.adjust_receive(key);
+        }
+        if connection.is_encrypted {
+            return self.look_after_encrypted(key);
         }
         if !connection.is_sending && !connection.output.is_empty() {
             std::mem::swap(&mut connection.output, &mut connection.sending);
@@ -545,6 +573,7 @@ impl Server {
             self.lingering.pop_front();
             self.abandon(key);
         }
+        self.end_handshakes(now_ms);
         let due: Vec<u64> =
             self.accept_retry.extract_if(.., |(at, _)| *at <= now_ms).map(|(_, key)| key).collect();
         if self.hub.server.timeout_s > 0 && self.silence_ms <= now_ms {
