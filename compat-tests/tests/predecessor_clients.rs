@@ -15,9 +15,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// zstor's limit for each of its requests.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(future)
+}
+
+fn pong() -> Reply {
+    Reply::Simple("PONG".into())
 }
 
 /// An admin who makes namespaces for others.
@@ -32,6 +39,14 @@ fn namespace(admin: &mut Client, name: &str, settings: &[(&str, &str)]) {
     for (property, value) in settings {
         admin.expect(args!["NSSET", name, property, value], Reply::ok());
     }
+}
+
+/// A connection with zstor's patience.
+async fn connection(client: &redis::Client) -> RedisResult<MultiplexedConnection> {
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(TIMEOUT))
+        .set_response_timeout(Some(TIMEOUT));
+    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 /// zstor's connection to one namespace: PING once, SELECT before every operation.
@@ -68,7 +83,7 @@ impl Zstor {
         let place = ConnectionAddr::Tcp(address.ip().to_string(), address.port());
         let client = redis::Client::open(place.into_connection_info()?)?;
         // The crate sends CLIENT SETINFO twice here, and takes an error for an answer.
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut connection = connection(&client).await?;
         cmd("PING").query_async::<()>(&mut connection).await?;
         let mut zstor = Zstor {
             connection,
@@ -287,8 +302,7 @@ fn rfs_with_a_pool_of_20() {
         let client = client.expect("a client");
         let mut pool = Vec::new();
         for _ in 0..20 {
-            let mut connection =
-                client.get_multiplexed_async_connection().await.expect("a connection");
+            let mut connection = connection(&client).await.expect("a connection");
             let mut select = cmd("SELECT");
             select.arg("blobs").arg("nspass");
             select.query_async::<()>(&mut connection).await.expect("SELECT");
@@ -318,7 +332,7 @@ fn rfs_with_a_pool_of_20() {
         assert!(!connection.exists(&[1u8; 16]).await.expect("EXISTS"));
 
         // Readers have no password: the namespace is public.
-        let mut reader = client.get_multiplexed_async_connection().await.expect("a connection");
+        let mut reader = connection(&client).await.expect("a connection");
         cmd("SELECT").arg("blobs").query_async::<()>(&mut reader).await.expect("SELECT");
         assert!(reader.exists(&[7u8; 32]).await.expect("EXISTS"));
         let refused = cmd("SET").arg("key").arg("blob").query_async::<()>(&mut reader).await;
@@ -378,7 +392,7 @@ impl Zos {
             let mut client = Client::connect_unix(&zos.socket()).ok()?;
             client.try_call(args!["PING"]).ok()
         });
-        assert_eq!(ready, Some(Reply::status("PONG")), "{:?}", zos.log());
+        assert_eq!(ready, Some(pong()), "{:?}", zos.log());
         zos
     }
 
@@ -395,7 +409,7 @@ impl Zos {
     fn admin(&self) -> Client {
         let mut admin = Client::connect_unix(&self.socket()).expect("the socket answers");
         admin.expect(args!["AUTH", ZOS_ID], Reply::ok());
-        admin.expect(args!["PING"], Reply::status("PONG"));
+        admin.expect(args!["PING"], pong());
         admin
     }
 
@@ -535,7 +549,7 @@ fn zos_pool_of_three() {
     for turn in 0..30 {
         let admin = &mut pool[turn % 3];
         let name = format!("w-{turn}");
-        admin.expect(args!["PING"], Reply::status("PONG"));
+        admin.expect(args!["PING"], pong());
         admin.expect(args!["NSNEW", name], Reply::ok());
         admin.expect(args!["NSSET", name, "maxsize", "1048576"], Reply::ok());
         admin.expect(args!["NSDEL", name], Reply::ok());
@@ -597,7 +611,8 @@ fn data_raw_goes_where_nsinfo_says() {
             client.expect(args!["SET", key, value], Reply::bulk(&key));
             let raw = client.call(args!["DATA", "RAW", id, offset]).into_array();
             assert_eq!(raw.len(), 6, "DATA RAW {id} {offset}: {raw:?}");
-            assert_eq!((&raw[0], &raw[3], &raw[5]), (&Reply::bulk(&key), &Reply::Integer(0), &Reply::Bulk(value)));
+            let expected = (&Reply::bulk(&key), &Reply::Integer(0), &Reply::bulk(&value));
+            assert_eq!((&raw[0], &raw[3], &raw[5]), expected);
         }
         let (id, offset) = place(&mut client);
         client.expect(args!["DATA", "RAW", id, offset], Reply::error("EOF"));
