@@ -238,7 +238,13 @@ mod crate_redis {
         match info {
             Err(error) => checks.holds("INFO", false, || error.to_string()),
             Ok(info) => {
-                for field in ["sequential_key_size", "redis_version", "used_memory", "connected_clients", "role"] {
+                for field in [
+                    "sequential_key_size",
+                    "redis_version",
+                    "used_memory",
+                    "connected_clients",
+                    "role",
+                ] {
                     let there = info.contains_key(&field);
                     checks.holds(field, there, || format!("is not in INFO: {info:?}"));
                 }

@@ -42,7 +42,7 @@ fn namespace(admin: &mut Client, name: &str, settings: &[(&str, &str)]) {
 }
 
 /// A connection with zstor's patience.
-async fn connection(client: &redis::Client) -> RedisResult<MultiplexedConnection> {
+async fn connected(client: &redis::Client) -> RedisResult<MultiplexedConnection> {
     let config = redis::AsyncConnectionConfig::new()
         .set_connection_timeout(Some(TIMEOUT))
         .set_response_timeout(Some(TIMEOUT));
@@ -83,7 +83,7 @@ impl Zstor {
         let place = ConnectionAddr::Tcp(address.ip().to_string(), address.port());
         let client = redis::Client::open(place.into_connection_info()?)?;
         // The crate sends CLIENT SETINFO twice here, and takes an error for an answer.
-        let mut connection = connection(&client).await?;
+        let mut connection = connected(&client).await?;
         cmd("PING").query_async::<()>(&mut connection).await?;
         let mut zstor = Zstor {
             connection,
@@ -141,8 +141,7 @@ impl Zstor {
     async fn info(&mut self) -> RedisResult<NamespaceInfo> {
         self.select().await?;
         let mut nsinfo = cmd("NSINFO");
-        let list: String =
-            nsinfo.arg(&self.namespace).query_async(&mut self.connection).await?;
+        let list: String = nsinfo.arg(&self.namespace).query_async(&mut self.connection).await?;
         let fields: HashMap<&str, &str> = list
             .lines()
             .map(str::trim)
@@ -205,7 +204,10 @@ fn zstor_chunks_in_a_sequential_namespace() {
         assert!(list.contains("lib-name=redis-rs"), "CLIENT SETINFO was sent: {list}");
 
         let empty = zstor.info().await.expect("NSINFO");
-        assert_eq!((empty.name.as_str(), empty.entries, empty.mode.as_str()), ("chunks", 0, "sequential"));
+        assert_eq!(
+            (empty.name.as_str(), empty.entries, empty.mode.as_str()),
+            ("chunks", 0, "sequential")
+        );
         assert_eq!(zstor.keys().await.expect("keys"), Vec::<Vec<u8>>::new());
 
         let data: Vec<u8> = (0..20u32 << 20).map(|at| (at * 31 >> 7) as u8).collect();
@@ -285,8 +287,10 @@ fn zstor_metadata_in_a_user_namespace() {
         let mut keys = zstor.keys().await.expect("keys");
         assert_eq!(keys.last(), Some(&key(7).into_bytes()), "an updated key moves to the end");
         keys.sort();
-        let expected: Vec<Vec<u8>> =
-            (0..3000).filter(|number| *number != 8).map(|number| key(number).into_bytes()).collect();
+        let expected: Vec<Vec<u8>> = (0..3000)
+            .filter(|number| *number != 8)
+            .map(|number| key(number).into_bytes())
+            .collect();
         assert_eq!(keys, expected);
     });
 }
@@ -302,7 +306,7 @@ fn rfs_with_a_pool_of_20() {
         let client = client.expect("a client");
         let mut pool = Vec::new();
         for _ in 0..20 {
-            let mut connection = connection(&client).await.expect("a connection");
+            let mut connection = connected(&client).await.expect("a connection");
             let mut select = cmd("SELECT");
             select.arg("blobs").arg("nspass");
             select.query_async::<()>(&mut connection).await.expect("SELECT");
@@ -332,7 +336,7 @@ fn rfs_with_a_pool_of_20() {
         assert!(!connection.exists(&[1u8; 16]).await.expect("EXISTS"));
 
         // Readers have no password: the namespace is public.
-        let mut reader = connection(&client).await.expect("a connection");
+        let mut reader = connected(&client).await.expect("a connection");
         cmd("SELECT").arg("blobs").query_async::<()>(&mut reader).await.expect("SELECT");
         assert!(reader.exists(&[7u8; 32]).await.expect("EXISTS"));
         let refused = cmd("SET").arg("key").arg("blob").query_async::<()>(&mut reader).await;
@@ -563,9 +567,7 @@ fn zos_pool_of_three() {
 fn hub_and_jumpscale() {
     let door = Door::plain();
     run_checks(
-        python()
-            .arg(client_path("python/hub.py"))
-            .args([&door.port().to_string(), PASSWORD]),
+        python().arg(client_path("python/hub.py")).args([&door.port().to_string(), PASSWORD]),
     );
 }
 
@@ -583,8 +585,10 @@ fn hook(dir: &Path) -> PathBuf {
 fn tools_of_0_db() {
     let dir = compat_tests::server::scratch_dir();
     let hook = hook(dir.path());
-    let master = Server::start(&["--admin", PASSWORD, "--protect", "--hook", text(&hook)]);
-    let slave = Server::start(&["--admin", PASSWORD, "--protect"]);
+    // Without the buffer each write goes to the disk at once: no flush moves the position later.
+    let setup = || Setup::new().buffer(Buffer::None).flags(&["--admin", PASSWORD, "--protect"]);
+    let master = setup().flags(&["--hook", text(&hook)]).start();
+    let slave = setup().start();
     let ports = [&master, &slave].map(|server| server.address().port().to_string());
     run_checks(python().arg(client_path("python/zdb_tools.py")).args(ports).arg(PASSWORD));
 }
@@ -600,10 +604,13 @@ fn data_raw_goes_where_nsinfo_says() {
         let text = String::from_utf8_lossy(&text).into_owned();
         let number = |name: &str| -> String {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.unwrap_or_else(|| panic!("no {name} in {text}")).trim_start_matches(": ").to_owned()
+            line.unwrap_or_else(|| panic!("no {name} in {text}"))
+                .trim_start_matches(": ")
+                .to_owned()
         };
         (number("data_current_id"), number("data_current_offset"))
     };
+    client.expect(args!["SET", "first", "value"], Reply::bulk("first"));
     for round in 0..3 {
         for number in 0..40usize {
             let (id, offset) = place(&mut client);

@@ -109,7 +109,8 @@ fn ways_in(door: &Door, protocol: &str) {
         checks.holds(&url, listed.starts_with("port"), || listed.clone());
     }
     let user = ["--no-auth-warning", "--user", "default", "--pass", PASSWORD];
-    let listed = run(program("redis-cli", door).args(user).args([protocol, "CONFIG", "GET", "port"]));
+    let listed =
+        run(program("redis-cli", door).args(user).args([protocol, "CONFIG", "GET", "port"]));
     checks.holds("--user", listed.starts_with("port"), || listed.clone());
     let environment = run(program("redis-cli", door)
         .env("REDISCLI_AUTH", PASSWORD)
@@ -118,7 +119,14 @@ fn ways_in(door: &Door, protocol: &str) {
     let anybody = run(program("redis-cli", door).args([protocol, "NSNEW", "anybody"]));
     checks.same("no password", anybody.as_str(), "Permission denied\n\n");
     let wrong = finish(
-        program("redis-cli", door).args(["--no-auth-warning", "-a", "wrong", protocol, "NSNEW", "anybody"]),
+        program("redis-cli", door).args([
+            "--no-auth-warning",
+            "-a",
+            "wrong",
+            protocol,
+            "NSNEW",
+            "anybody",
+        ]),
         b"",
     );
     let wrong = wrong.text() + &wrong.stderr;
@@ -264,7 +272,10 @@ fn watches() {
             assert!(clients >= 1, "this client at least: {line:?}");
             let requests: u64 = words[4].parse().unwrap_or_else(|_| panic!("requests in {line:?}"));
             assert!(requests >= 1234, "as many as were written at least: {line:?}");
-            assert!(words.last().is_some_and(|n| n.parse::<u64>().is_ok()), "connections in {line:?}");
+            assert!(
+                words.last().is_some_and(|n| n.parse::<u64>().is_ok()),
+                "connections in {line:?}"
+            );
 
             let latency = run(redis_cli(&door).args([protocol, "--latency", "-i", "0.1"]));
             let numbers: Vec<f64> =
@@ -300,24 +311,26 @@ fn at_the_terminal(door: &Door, protocol: &str) {
         let line = screen.lines().last().unwrap_or_default().to_owned();
         line.strip_prefix(&prompt).map(|rest| rest.trim().to_owned())
     };
-    let is_last = |expected: &'static str| move |screen: &str| last(screen).as_deref() == Some(expected);
-    terminal.wait_for("prompt", &is_last(""));
+    let is_last =
+        |expected: &'static str| move |screen: &str| last(screen).as_deref() == Some(expected);
+    terminal.wait_for("prompt", is_last(""));
     // A hint stands behind what is typed, and only COMMAND DOCS knows this command.
     terminal.write("nsset ");
-    terminal.wait_for("hint", &is_last("nsset name property value"));
+    terminal.wait_for("hint", is_last("nsset name property value"));
     terminal.press("C-u");
-    terminal.wait_for("empty line", &is_last(""));
+    terminal.wait_for("empty line", is_last(""));
     terminal.write("keytime ");
-    terminal.wait_for("hint", &is_last("keytime key"));
+    terminal.wait_for("hint", is_last("keytime key"));
     terminal.press("C-u");
     terminal.write("nsin");
     terminal.press("Tab");
-    terminal.wait_for("name that Tab completes", &|screen: &str| {
+    terminal.wait_for("name that Tab completes", |screen: &str| {
         last(screen).is_some_and(|line| line.to_ascii_uppercase().starts_with("NSINFO"))
     });
     terminal.press("C-u");
     terminal.enter("help nsnew");
-    terminal.wait_for("help", |screen| screen.contains("NSNEW name") && screen.contains("summary:"));
+    terminal
+        .wait_for("help", |screen| screen.contains("NSNEW name") && screen.contains("summary:"));
     terminal.enter("set key \"two words\"");
     terminal.wait_for("the key", |screen| screen.contains("\n\"key\"\n"));
     terminal.enter("mget key missing");
@@ -460,7 +473,8 @@ fn benchmark_runs_what_makes_sense() {
         benchmark(&door, "set,get", &["SET", "GET"], &["-n", "5000", "--threads", "2"]);
         let words = ["-a", PASSWORD, "-q", "-n", "2000", "-P", "16", "-t", tests];
         let quiet = run(program("redis-benchmark", &door).args(words));
-        let summaries = quiet.split(['\r', '\n']).filter(|line| line.contains("requests per second"));
+        let summaries =
+            quiet.split(['\r', '\n']).filter(|line| line.contains("requests per second"));
         assert_eq!(summaries.count(), 5, "{quiet:?}");
         // Any command of one's own, too.
         let words = ["-a", PASSWORD, "-q", "-n", "1000", "SETX", "key:__rand_int__", "value"];
