@@ -210,7 +210,7 @@ fn zstor_chunks_in_a_sequential_namespace() {
         );
         assert_eq!(zstor.keys().await.expect("keys"), Vec::<Vec<u8>>::new());
 
-        let data: Vec<u8> = (0..20u32 << 20).map(|at| (at * 31 >> 7) as u8).collect();
+        let data: Vec<u8> = (0..20u32 << 20).map(|at| (at >> 7) as u8).collect();
         let mut keys = Vec::new();
         for chunk in data.chunks((8 << 20) - 1) {
             let key = zstor.set(None, chunk).await.expect("SET").expect("a key");
