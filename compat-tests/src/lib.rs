@@ -10,6 +10,7 @@ pub mod model;
 pub mod mount;
 pub mod reply;
 pub mod server;
+pub mod tls;
 pub mod transcript;
 
 pub use client::Client;
