@@ -47,7 +47,9 @@ impl Listener {
             std::fs::remove_file(path).map_err(explain)?;
         }
         let listener = UnixListener::bind(path).map_err(explain)?;
-        Ok(Self::Unix { listener, path: path.into() })
+        // The directory may change until the socket is removed.
+        let path = std::path::absolute(path).map_err(explain)?;
+        Ok(Self::Unix { listener, path })
     }
 
     pub fn descriptor(&self) -> RawFd {
@@ -64,6 +66,14 @@ impl Listener {
                 listener.local_addr().map_or_else(|_| "tcp".into(), |address| address.to_string())
             }
             Self::Unix { path, .. } => path.display().to_string(),
+        }
+    }
+
+    /// The port, where it listens on one.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
+            Self::Unix { .. } => None,
         }
     }
 
