@@ -8,6 +8,7 @@ mod crc32c;
 pub mod disk;
 pub mod engine;
 pub mod hub;
+pub mod import;
 pub mod limits;
 pub mod options;
 pub mod output;

@@ -13,10 +13,12 @@
 
 mod connection;
 mod files;
+mod habits;
 mod keys;
 mod namespace;
 mod operate;
 mod settings;
+mod walk;
 mod watch;
 
 pub use connection::secure_answer;
@@ -61,6 +63,8 @@ const fn admin(name: &'static str, handler: Handler) -> Command {
 fn commands() -> impl Iterator<Item = &'static Command> {
     [
         keys::COMMANDS,
+        habits::COMMANDS,
+        walk::COMMANDS,
         files::COMMANDS,
         settings::COMMANDS,
         connection::COMMANDS,
@@ -108,6 +112,9 @@ pub struct Model {
     namespace_count_ever: u64,
     session_count: u64,
     challenge_count: u64,
+    /// Wrong passwords that are not forgiven yet, as of this time.
+    failures: f64,
+    failures_at: Duration,
     now: Duration,
     watch: watch::Watch,
     operation: operate::Operation,
@@ -127,6 +134,8 @@ impl Model {
             namespace_count_ever: 1,
             session_count: 0,
             challenge_count: 0,
+            failures: 0.0,
+            failures_at: Duration::ZERO,
             now: Duration::ZERO,
             watch: Default::default(),
             operation: Default::default(),
@@ -157,6 +166,7 @@ impl Model {
 
     /// A stop and a start: data and settings stay, sessions from before must not be used again.
     pub fn restart(&mut self) {
+        self.failures = 0.0;
         self.operation.stopped = false;
     }
 
@@ -253,6 +263,15 @@ fn atoll(text: &[u8]) -> i64 {
         .take_while(|byte| byte.is_ascii_digit())
         .fold(0i64, |value, byte| value.saturating_mul(10).saturating_add(i64::from(byte - b'0')));
     if negative { -value } else { value }
+}
+
+/// A sign perhaps, and digits, and nothing else.
+fn is_number(word: &[u8]) -> bool {
+    let digits = match word {
+        [b'-' | b'+', digits @ ..] => digits,
+        _ => word,
+    };
+    !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
 }
 
 fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, Reply)>) -> Reply {

@@ -39,6 +39,9 @@ pub struct Namespace {
     pub(super) maxsize: u64,
     pub(super) id_next: u64,
     versions: Vec<Version>,
+    /// How many of the versions were flushed away.
+    flushed: usize,
+    pub(super) flush_count: u64,
     /// The current version of each live key.
     live: HashMap<Bytes, usize>,
     /// Live keys by their place in a scan.
@@ -62,6 +65,8 @@ impl Namespace {
             maxsize: 0,
             id_next: 0,
             versions: Vec::new(),
+            flushed: 0,
+            flush_count: 0,
             live: HashMap::new(),
             order: BTreeMap::new(),
             records: Records::new(),
@@ -94,11 +99,12 @@ impl Namespace {
     }
 
     pub(super) fn is_fresh(&self) -> bool {
-        self.versions.is_empty()
+        self.versions.len() == self.flushed
     }
 
-    pub(super) fn version(&self, index: usize) -> Option<&Version> {
-        self.versions.get(index)
+    /// One version by its number, and whether it was flushed away.
+    pub(super) fn version(&self, index: usize) -> Option<(&Version, bool)> {
+        self.versions.get(index).map(|version| (version, index < self.flushed))
     }
 
     pub(super) fn current(&self, key: &[u8]) -> Option<&Version> {
@@ -140,6 +146,17 @@ impl Namespace {
         self.value_bytes -= self.versions[index].value.len() as u64;
         self.index_bytes -= 64 + key.len() as u64;
         Some(index)
+    }
+
+    /// Ends every key, and their history with them; settings stay.
+    pub(super) fn flush(&mut self) {
+        self.live.clear();
+        self.order.clear();
+        self.flushed = self.versions.len();
+        self.flush_count += 1;
+        self.value_bytes = 0;
+        self.index_bytes = 0;
+        self.id_next = 0;
     }
 
     /// Where a scan finds a key's version: by its age, or by its id.

@@ -1,6 +1,5 @@
 //! The commands on namespaces.
 
-use super::connection::challenge_answer;
 use super::namespace::{Mode, Namespace, State};
 use super::{Answer, Command, Model, Session, admin, atoll, exact, open};
 use crate::reply::Reply;
@@ -14,6 +13,7 @@ pub(super) const COMMANDS: &[Command] = &[
     open("NSLIST", Model::nslist),
     open("NSINFO", Model::nsinfo),
     admin("NSSET", Model::nsset),
+    open("FLUSH", Model::flush),
 ];
 
 const NAME_BYTES_MAX: usize = 128;
@@ -73,6 +73,8 @@ impl Model {
     pub(super) fn select(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
         let name = *arguments.get(1).ok_or("Invalid argument")?;
         check_name(name)?;
+        // What Redis calls its first database.
+        let name = if name == b"0" && self.find(name).is_none() { b"default" } else { name };
         let namespace = self.find(name).ok_or("Namespace not found")?;
         let id = namespace.id;
         let mut writable = true;
@@ -81,13 +83,12 @@ impl Model {
                 [] if !namespace.public => return Err("Namespace protected and private"),
                 [] => writable = false,
                 [given] if given.len() > PASSWORD_BYTES_MAX => return Err("Password too long"),
-                [given] if *given != password => return Err("Access denied"),
-                [_] => {}
+                [given] => self.check_password(given, &password)?,
                 [method, answer] => {
                     if !method.eq_ignore_ascii_case(b"SECURE") {
                         return Err("Only SECURE extra method supported");
                     }
-                    challenge_answer(session, answer, &password)?;
+                    self.check_answer(session, answer, &password)?;
                 }
                 _ => return Err("Too many arguments"),
             }
@@ -130,6 +131,19 @@ impl Model {
             b"worm" => namespace.worm = yes,
             _ => return Err("Invalid property"),
         }
+        Ok(Reply::ok())
+    }
+
+    pub(super) fn flush(&mut self, session: &mut Session, _: &[&[u8]]) -> Answer {
+        let namespace = self.current(session);
+        if namespace.public || namespace.password.is_none() {
+            return Err("Flushing public namespace denied");
+        }
+        let namespace = self.writable(session)?;
+        if namespace.worm {
+            return Err("Cannot delete a key when namespace is in worm mode");
+        }
+        namespace.flush();
         Ok(Reply::ok())
     }
 

@@ -11,6 +11,8 @@ pub(super) const COMMANDS: &[Command] = &[
     open("COMMAND", Model::command),
 ];
 
+const CLIENT_NAME_BYTES_MAX: usize = 256;
+
 /// What these commands keep for the whole server.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watch {
@@ -38,10 +40,8 @@ impl Model {
         let sub = arguments.get(1).ok_or("Missing arguments")?.to_ascii_uppercase();
         match (&sub[..], &arguments[2..]) {
             (b"SETINFO", [_, _]) => Ok(Reply::ok()),
-            (b"SETNAME", [name]) if name.iter().any(|byte| !(b'!'..=b'~').contains(byte)) => {
-                Err("Invalid argument")
-            }
             (b"SETNAME", [name]) => {
+                check_client_name(name)?;
                 session.watcher.name = Bytes::copy_from_slice(name);
                 Ok(Reply::ok())
             }
@@ -106,6 +106,17 @@ impl Model {
             _ => Err("Unknown COMMAND subcommand"),
         }
     }
+}
+
+/// The names that a client may have.
+pub(super) fn check_client_name(name: &[u8]) -> Result<(), &'static str> {
+    if name.len() > CLIENT_NAME_BYTES_MAX {
+        return Err("Argument too long");
+    }
+    if name.iter().any(|byte| !(b'!'..=b'~').contains(byte)) {
+        return Err("Client names cannot contain spaces, newlines or special characters.");
+    }
+    Ok(())
 }
 
 /// The text of INFO; the model counts nothing.

@@ -21,6 +21,8 @@ pub trait Subject {
     /// Waits until the connection is closed by the other side, without another reply.
     fn wait_closed(&mut self, connection: &str) -> Result<(), String>;
     fn disconnect(&mut self, connection: &str);
+    /// Closes all connections.
+    fn hang_up(&mut self);
     /// Stops and starts, whatever it was doing; connections are lost.
     fn restart(&mut self, restart: Restart) -> Result<(), String>;
     /// Waits for the end of the server and returns its exit status.
@@ -29,17 +31,24 @@ pub trait Subject {
     fn leftovers(&mut self) -> Result<(), String>;
 }
 
-/// Plays all cases, each to a subject of its own, and collects what failed.
+/// Plays all cases, each to a subject of its own but for the lines of a table, and collects what failed.
 pub fn run<S: Subject>(transcript: &Transcript, start: impl Fn(&Case) -> S) -> Result<(), String> {
-    let failed: Vec<String> = transcript
-        .cases
-        .iter()
-        .filter_map(|case| {
-            let error = run_case(case, &mut start(case)).err()?;
+    let mut failed = Vec::new();
+    let mut subject: Option<S> = None;
+    for case in &transcript.cases {
+        if !case.goes_on {
+            subject = None;
+        }
+        let used = subject.get_or_insert_with(|| start(case));
+        if let Err(error) = run_case(case, used) {
             let name = transcript.path.file_name().unwrap_or_default().to_string_lossy();
-            Some(format!("{name}:{error}\n    in the case \"{}\"", case.title))
-        })
-        .collect();
+            failed.push(format!("{name}:{error}\n    in the case \"{}\"", case.title));
+            // What it was in the middle of would disturb the next one.
+            subject = None;
+        } else {
+            used.hang_up();
+        }
+    }
     if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
 }
 
@@ -48,7 +57,10 @@ pub fn run_case(case: &Case, subject: &mut impl Subject) -> Result<(), String> {
     let mut current = String::from("main");
     let mut last_request = String::new();
     for step in &case.steps {
-        let place = |error: String| format!("{}: {error}", step.line);
+        let place = |error: String| match step.state.as_str() {
+            "" => format!("{}: {error}", step.line),
+            state => format!("{}: in the state {state}: {error}", step.line),
+        };
         match &step.action {
             Action::Send { connection, form, arguments } => {
                 let request: Result<Vec<_>, _> =
@@ -156,6 +168,10 @@ impl Subject for ServerSubject {
 
     fn disconnect(&mut self, connection: &str) {
         self.connections.remove(connection);
+    }
+
+    fn hang_up(&mut self) {
+        self.connections.clear();
     }
 
     fn restart(&mut self, restart: Restart) -> Result<(), String> {
@@ -308,6 +324,10 @@ impl Subject for ModelSubject {
 
     fn disconnect(&mut self, connection: &str) {
         self.connections.remove(connection);
+    }
+
+    fn hang_up(&mut self) {
+        self.connections.clear();
     }
 
     fn restart(&mut self, _: Restart) -> Result<(), String> {

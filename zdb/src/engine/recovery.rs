@@ -25,6 +25,9 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 const IDENTITY_NAME: &str = "identity";
+/// Stands in the data directory as long as an import into it is not finished: what is there is a part of
+/// what should be, and is not served.
+pub const UNFINISHED_NAME: &str = "import-unfinished";
 /// Where the write buffer of the last start was; empty for none.
 const BUFFER_PLACE_NAME: &str = "buffer-place";
 /// Bytes of the log in memory while it is scanned.
@@ -76,6 +79,12 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
     let names = files
         .list(Root::Data)
         .map_err(|error| format!("cannot list the data directory: {error}"))?;
+    if names.iter().any(|name| name == UNFINISHED_NAME) {
+        return Err(format!(
+            "an import into this data directory did not end ({UNFINISHED_NAME} is in it): remove the data \
+             and the index directory, then run zdb import again"
+        ));
+    }
     let mut bases: Vec<u64> = names.iter().filter_map(|name| format::segment_base(name)).collect();
     bases.sort_unstable();
     let (id, secret_bytes) = identity(files, &names, &bases, &options)?;
