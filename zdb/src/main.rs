@@ -21,6 +21,7 @@ use zdb::limits::OPEN_FILES_RESERVE;
 use zdb::options::{Mode, Options, Password, SyncPolicy};
 use zdb::server::background::{self, Forked, HangUp, LogFile, Terminal};
 use zdb::server::hooks::{Hook, Went};
+use zdb::server::metrics::MetricsListener;
 use zdb::server::{Ended, Listener, Server, Tls, TlsFiles, Wire, crash, process};
 
 fn main() -> ExitCode {
@@ -123,6 +124,10 @@ impl Start<'_> {
         }
         engine.limit_default(settings.default_bytes_max);
         let (listeners, tls) = listen(options)?;
+        let metrics = options.metrics.as_deref().map(MetricsListener::bind).transpose()?;
+        if let Some(metrics) = &metrics {
+            process::say(&format!("metrics on {}", metrics.name()));
+        }
         let names: Vec<String> = listeners.iter().map(Listener::name).collect();
         let clients_possible = clients_possible(settings.clients_max, open_files_max);
         settings.clients_max = settings.clients_max.min(clients_possible);
@@ -147,7 +152,7 @@ impl Start<'_> {
         };
         let hub = Hub::new(engine, state, options.null);
         let signals = (self.signals, self.hang_up);
-        let server = Server::new(hub, files, listeners, (hook, tls), signals)?;
+        let server = Server::new(hub, files, listeners, (hook, metrics, tls), signals)?;
         process::say(&format!("zdb ready on {}", names.join(" and ")));
         if let Some(child) = child {
             *terminal = None;

@@ -141,6 +141,10 @@ pub struct Options {
     /// Write the log lines to this file, begun anew with --background; SIGHUP opens it again.
     #[arg(long, value_name = "FILE", help_heading = OPERATION)]
     pub logfile: Option<PathBuf>,
+    /// Serve the numbers of the server to Prometheus, at http://ADDR/metrics, to whoever asks.
+    /// Example: 127.0.0.1:9901.
+    #[arg(long, value_name = "ADDR", help_heading = OPERATION)]
+    pub metrics: Option<String>,
     /// Write more log lines.
     #[arg(long, help_heading = OPERATION)]
     pub verbose: bool,

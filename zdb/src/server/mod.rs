@@ -9,6 +9,7 @@ pub mod crash;
 mod encrypted;
 pub mod hooks;
 mod listener;
+pub mod metrics;
 pub mod process;
 pub mod program;
 mod ring;
@@ -27,6 +28,7 @@ use background::HangUp;
 use bell::Bell;
 use encrypted::Encryption;
 use hooks::{Hook, HookThread, Report};
+use metrics::{MetricsListener, MetricsThread};
 use ring::{Event, Kind, Ring};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -86,6 +88,7 @@ pub struct Server {
     reads: HashMap<Token, AlignedBuffer>,
     started: Instant,
     hooks: Option<HookThread>,
+    metrics: Option<MetricsThread>,
     signals: OwnedFd,
     signal_info: Box<[u8; process::SIGNAL_INFO_BYTES]>,
     hang_up: HangUp,
@@ -110,7 +113,7 @@ impl Server {
         mut hub: Hub,
         files: Arc<dyn Files>,
         listeners: Vec<Listener>,
-        (hook, tls): (Option<Hook>, Option<Tls>),
+        (hook, metrics, tls): (Option<Hook>, Option<MetricsListener>, Option<Tls>),
         (signals, hang_up): (OwnedFd, HangUp),
     ) -> Result<Self, String> {
         let wake = Bell::new()?;
@@ -120,6 +123,7 @@ impl Server {
         let hooks = hook
             .map(|hook| HookThread::start(hook, &mut hub.server.hooks, wake.clone()))
             .transpose()?;
+        let metrics = metrics.map(|one| MetricsThread::start(one, wake.clone())).transpose()?;
         Ok(Self {
             ring: Ring::new()?,
             hub,
@@ -130,6 +134,7 @@ impl Server {
             reads: HashMap::new(),
             started: Instant::now(),
             hooks,
+            metrics,
             signals,
             signal_info: Box::new([0; process::SIGNAL_INFO_BYTES]),
             hang_up,
@@ -252,7 +257,16 @@ impl Server {
                     self.hub.completed(completion);
                 }
                 self.hear_of_hooks();
+                self.answer_scrapers();
             }
+        }
+    }
+
+    fn answer_scrapers(&mut self) {
+        let Some(metrics) = &self.metrics else { return };
+        while let Ok(ask) = metrics.asks.try_recv() {
+            // Who asked may be gone.
+            let _ = ask.send(self.hub.metrics());
         }
     }
 
