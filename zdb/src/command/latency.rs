@@ -50,11 +50,6 @@ pub fn latency(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
             context.writer(out).integer(ended as i64);
             Outcome::Done
         }
-        (b"DOCTOR" | b"GRAPH", _) => context.error(
-            out,
-            "Command not supported (LATENCY DOCTOR, GRAPH: they draw for people; LATENCY LATEST, HISTORY and \
-             HISTOGRAM have the numbers)",
-        ),
         (b"HELP", 2) => context.help(
             out,
             &[
