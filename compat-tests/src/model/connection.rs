@@ -134,6 +134,9 @@ impl Model {
                 }
             };
         }
+        if name.iter().flatten().any(|byte| !(b'!'..=b'~').contains(byte)) {
+            return Err("Client names cannot contain spaces, newlines or special characters.");
+        }
         if let Some((user, password)) = login {
             let wrong = "WRONGPASS invalid username-password pair or user is disabled.";
             if user != b"default" {
