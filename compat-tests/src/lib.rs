@@ -15,6 +15,8 @@ pub mod old;
 pub mod program;
 pub mod reply;
 pub mod server;
+pub mod terminal;
+pub mod tls;
 pub mod transcript;
 
 pub use client::Client;

@@ -16,12 +16,24 @@ const FLAGS: usize = 13;
 
 /// CRC-32C from zero, without the last inversion.
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 }
-        })
-    })
+    bytes.iter().fold(0, |crc, byte| crc >> 8 ^ CRC_TABLE[usize::from(crc as u8 ^ byte)])
 }
+
+const CRC_TABLE: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut value = byte as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            value = if value & 1 == 1 { value >> 1 ^ 0x82f6_3b78 } else { value >> 1 };
+            bit += 1;
+        }
+        table[byte] = value;
+        byte += 1;
+    }
+    table
+};
 
 /// One version of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -22,9 +22,19 @@ fn every_command_has_a_transcript() {
     }
 }
 
+/// All transcripts, or those whose name contains `ZDB_TRANSCRIPT`.
+fn selected() -> Vec<Transcript> {
+    let mut transcripts = load_all();
+    if let Ok(part) = std::env::var("ZDB_TRANSCRIPT") {
+        transcripts.retain(|transcript| transcript.path.to_string_lossy().contains(&part));
+        assert!(!transcripts.is_empty(), "ZDB_TRANSCRIPT={part} is in no name of a transcript");
+    }
+    transcripts
+}
+
 #[test]
 fn the_model_answers_every_transcript() {
-    let failed: Vec<String> = load_all()
+    let failed: Vec<String> = selected()
         .iter()
         .filter_map(|transcript| run(transcript, ModelSubject::new).err())
         .collect();
@@ -33,7 +43,7 @@ fn the_model_answers_every_transcript() {
 
 #[test]
 fn the_server_answers_every_transcript() {
-    let transcripts = load_all();
+    let transcripts = selected();
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(2, usize::from).min(8);

@@ -290,6 +290,15 @@ fn settings_are_kept() {
         &std::fs::metadata(&file).expect("the file is there").permissions(),
     );
     assert_eq!(mode & 0o777, 0o600);
+    // Where it cannot be written, the client is told.
+    let obstacle = server.data_dir().join("zdb.conf.new");
+    std::fs::create_dir(&obstacle).expect("a directory");
+    let refused = client.call(args!["CONFIG", "REWRITE"]);
+    assert!(
+        matches!(&refused, Reply::Error(text) if text.starts_with("Rewriting config file: ")),
+        "{refused:?}"
+    );
+    std::fs::remove_dir(&obstacle).expect("it is empty");
     server.terminate();
     server.set_flags(&["--sync", "no"]);
     server.resume();

@@ -4,7 +4,7 @@
 //! reach of inputs of a few hundred bytes, and a start costs no time.
 
 /// A limit of the server, and what it is for the fuzz targets.
-const fn scaled(limit: u64, fuzzed: u64) -> u64 {
+pub(crate) const fn scaled(limit: u64, fuzzed: u64) -> u64 {
     if cfg!(fuzzing) { fuzzed } else { limit }
 }
 

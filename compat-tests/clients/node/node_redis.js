@@ -47,7 +47,7 @@ main(async () => {
     "PONG",
   );
   if (caFile) {
-    await refused("an unknown authority is not trusted", "self-signed", () => connect({ socket: { ca: undefined } }));
+    await refused("an unknown authority is not trusted", "certificate", () => connect({ socket: { ca: undefined } }));
   }
 
   // -- keys and values, in a namespace of this run

@@ -1,5 +1,6 @@
 //! The commands on the connection and on the server.
 
+use super::watch::check_client_name;
 use super::{Answer, Command, Model, Session, map, open};
 use crate::reply::Reply;
 use bytes::Bytes;
@@ -16,6 +17,10 @@ pub(super) const COMMANDS: &[Command] = &[
 
 const ADMIN_PASSWORD_BYTES_MAX: usize = 128;
 const HASH_BYTES: usize = 40;
+/// The only user there is.
+const USER: &[u8] = b"default";
+/// Wrong passwords that are looked at at once.
+const FAILURES_MAX: f64 = 32.0;
 
 /// What a client must answer to a challenge.
 pub fn secure_answer(challenge: &[u8], password: &[u8]) -> String {
@@ -26,64 +31,86 @@ pub fn secure_answer(challenge: &[u8], password: &[u8]) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Checks the answer to the challenge, which is used up unless the answer is no hash at all.
-pub(super) fn challenge_answer(
-    session: &mut Session,
-    answer: &[u8],
-    password: &[u8],
-) -> Result<(), &'static str> {
-    if session.challenge.is_none() {
-        return Err("No CHALLENGE requested, secure authentication not available");
+impl Session {
+    fn become_admin(&mut self) -> Answer {
+        self.admin = true;
+        self.authenticated = true;
+        Ok(Reply::ok())
     }
-    if answer.len() != HASH_BYTES {
-        return Err("Invalid hash length");
-    }
-    let challenge = session.challenge.take().expect("it was there");
-    if answer != secure_answer(challenge.as_bytes(), password).as_bytes() {
-        return Err("Access denied");
-    }
-    Ok(())
 }
 
 impl Model {
     pub(super) fn auth(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
-        let password = self.options.admin.clone();
         match arguments {
-            [_, given] => {
-                let password = password.ok_or("Authentication disabled")?;
-                if given.is_empty() {
-                    return Err("Invalid argument");
-                }
-                if given.len() > ADMIN_PASSWORD_BYTES_MAX {
-                    return Err("Password too long");
-                }
-                if *given != password.as_bytes() {
-                    return Err("Access denied");
-                }
+            [_, password] => self.authenticate(session, password),
+            [_, first, second] if first.is_empty() || second.is_empty() => Err("Invalid argument"),
+            [_, USER, password] => self.authenticate(session, password),
+            [_, method, _] if !method.eq_ignore_ascii_case(b"SECURE") => {
+                Err("Only SECURE extra method supported")
             }
-            [_, method, second] => {
-                if method.is_empty() || second.is_empty() {
-                    return Err("Invalid argument");
-                }
-                if !method.eq_ignore_ascii_case(b"SECURE") {
-                    return Err("Only SECURE extra method supported");
-                }
-                if second.eq_ignore_ascii_case(b"CHALLENGE") {
-                    self.challenge_count += 1;
-                    // An odd factor: distinct counts give distinct challenges.
-                    let challenge = self.challenge_count.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                    let challenge = format!("{challenge:016x}");
-                    session.challenge = Some(challenge.clone());
-                    return Ok(Reply::Simple(challenge));
-                }
-                let password = password.ok_or("Authentication disabled")?;
-                challenge_answer(session, second, password.as_bytes())?;
+            [_, _, word] if word.eq_ignore_ascii_case(b"CHALLENGE") => {
+                self.challenge_count += 1;
+                // An odd factor: distinct counts give distinct challenges.
+                let challenge = self.challenge_count.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let challenge = format!("{challenge:016x}");
+                session.challenge = Some(challenge.clone());
+                Ok(Reply::Simple(challenge))
             }
-            _ => return Err("Unexpected arguments"),
+            [_, _, answer] => {
+                let password = self.options.admin.clone().ok_or("Authentication disabled")?;
+                self.check_answer(session, answer, password.as_bytes())?;
+                session.become_admin()
+            }
+            _ => Err("Unexpected arguments"),
         }
-        session.admin = true;
-        session.authenticated = true;
-        Ok(Reply::ok())
+    }
+
+    fn authenticate(&mut self, session: &mut Session, given: &[u8]) -> Answer {
+        let password = self.options.admin.clone().ok_or("Authentication disabled")?;
+        if given.is_empty() {
+            return Err("Invalid argument");
+        }
+        if given.len() > ADMIN_PASSWORD_BYTES_MAX {
+            return Err("Password too long");
+        }
+        self.check_password(given, password.as_bytes())?;
+        session.become_admin()
+    }
+
+    /// Looks at a password, unless too many were wrong of late. The model's clients are one peer.
+    pub(super) fn check_password(
+        &mut self,
+        given: &[u8],
+        password: &[u8],
+    ) -> Result<(), &'static str> {
+        // Each failure fills the bucket by one, each second empties it by one.
+        let passed = self.now.saturating_sub(self.failures_at).as_secs_f64();
+        let failures = (self.failures - passed).max(0.0);
+        if failures > FAILURES_MAX - 1.0 {
+            return Err("Too many failed passwords, try again later");
+        }
+        if given != password {
+            (self.failures, self.failures_at) = (failures + 1.0, self.now);
+            return Err("Access denied");
+        }
+        Ok(())
+    }
+
+    /// Checks the answer to the challenge, which is used up unless the answer is no hash at all.
+    pub(super) fn check_answer(
+        &mut self,
+        session: &mut Session,
+        answer: &[u8],
+        password: &[u8],
+    ) -> Result<(), &'static str> {
+        if session.challenge.is_none() {
+            return Err("No CHALLENGE requested, secure authentication not available");
+        }
+        if answer.len() != HASH_BYTES {
+            return Err("Invalid hash length");
+        }
+        let challenge = session.challenge.take().expect("it was there");
+        self.check_password(answer, secure_answer(challenge.as_bytes(), password).as_bytes())
     }
 
     pub(super) fn time(&mut self, _: &mut Session, _: &[&[u8]]) -> Answer {
@@ -134,15 +161,15 @@ impl Model {
                 }
             };
         }
-        if name.iter().flatten().any(|byte| !(b'!'..=b'~').contains(byte)) {
-            return Err("Client names cannot contain spaces, newlines or special characters.");
+        if let Some(name) = &name {
+            check_client_name(name)?;
         }
         if let Some((user, password)) = login {
             let wrong = "WRONGPASS invalid username-password pair or user is disabled.";
-            if user != b"default" {
+            if user != USER {
                 return Err(wrong);
             }
-            self.auth(session, &[b"AUTH", password]).map_err(|error| match error {
+            self.authenticate(session, password).map_err(|error| match error {
                 "Access denied" => wrong,
                 other => other,
             })?;

@@ -114,6 +114,9 @@ pub struct Model {
     namespace_count_ever: u64,
     session_count: u64,
     challenge_count: u64,
+    /// Wrong passwords that are not forgiven yet, as of this time.
+    failures: f64,
+    failures_at: Duration,
     now: Duration,
     watch: watch::Watch,
     operation: operate::Operation,
@@ -133,6 +136,8 @@ impl Model {
             namespace_count_ever: 1,
             session_count: 0,
             challenge_count: 0,
+            failures: 0.0,
+            failures_at: Duration::ZERO,
             now: Duration::ZERO,
             watch: Default::default(),
             operation: Default::default(),
@@ -163,6 +168,7 @@ impl Model {
 
     /// A stop and a start: data and settings stay, sessions from before must not be used again.
     pub fn restart(&mut self) {
+        self.failures = 0.0;
         self.operation.stopped = false;
         self.restart_settings();
     }

@@ -1,6 +1,5 @@
 //! The commands on namespaces.
 
-use super::connection::challenge_answer;
 use super::namespace::{Mode, Namespace, State};
 use super::{Answer, Command, Model, Session, admin, atoll, exact, open};
 use crate::reply::Reply;
@@ -84,13 +83,12 @@ impl Model {
                 [] if !namespace.public => return Err("Namespace protected and private"),
                 [] => writable = false,
                 [given] if given.len() > PASSWORD_BYTES_MAX => return Err("Password too long"),
-                [given] if *given != password => return Err("Access denied"),
-                [_] => {}
+                [given] => self.check_password(given, &password)?,
                 [method, answer] => {
                     if !method.eq_ignore_ascii_case(b"SECURE") {
                         return Err("Only SECURE extra method supported");
                     }
-                    challenge_answer(session, answer, &password)?;
+                    self.check_answer(session, answer, &password)?;
                 }
                 _ => return Err("Too many arguments"),
             }

@@ -15,6 +15,8 @@ pub(super) const COMMANDS: &[Command] = &[
     admin("LATENCY", Model::latency),
 ];
 
+const CLIENT_NAME_BYTES_MAX: usize = 256;
+
 /// What can be set while the server runs, with what it is at first.
 const SETTINGS: &[(&str, &str)] = &[
     ("appendfsync", "everysec"),
@@ -187,14 +189,11 @@ impl Model {
         };
         match (&sub[..], &arguments[2..]) {
             (b"SETINFO", [name, value]) => match name.to_ascii_uppercase().as_slice() {
-                _ if value.contains(&b' ') => Err(BAD_NAME),
-                b"LIB-NAME" | b"LIB-VER" => Ok(Reply::ok()),
+                b"LIB-NAME" | b"LIB-VER" => check_client_name(value).map(|()| Reply::ok()),
                 _ => Err("Unrecognized option of CLIENT SETINFO"),
             },
-            (b"SETNAME", [name]) if name.iter().any(|byte| !(b'!'..=b'~').contains(byte)) => {
-                Err(BAD_NAME)
-            }
             (b"SETNAME", [name]) => {
+                check_client_name(name)?;
                 session.watcher.name = Bytes::copy_from_slice(name);
                 Ok(Reply::ok())
             }
@@ -458,8 +457,6 @@ impl Model {
     }
 }
 
-const BAD_NAME: &str = "Client names cannot contain spaces, newlines or special characters.";
-
 /// What COMMAND DOCS says of one command; of its arguments only those of GET.
 fn docs(name: &str) -> Reply {
     let key = map([("name", Reply::bulk("key")), ("type", Reply::bulk("key"))]);
@@ -499,6 +496,11 @@ fn checked(name: &str, value: String) -> Result<String, &'static str> {
             _ if number.is_some() => return Ok(value),
             _ => "takes a number of bytes, with an optional suffix k, M, G or T",
         },
+        "maxclients" if number.is_some_and(|count| count > 1_000_000) => {
+            return Err(
+                "maxclients can be 10000 at most: raise the limit of open files (ulimit -n)",
+            );
+        }
         "maxclients" if number.is_some_and(|count| count > 0) => return Ok(value),
         "maxclients" => "takes a number from 1 on",
         "slowlog-log-slower-than" if value.parse::<i64>().is_ok() => return Ok(value),
@@ -515,6 +517,17 @@ fn checked(name: &str, value: String) -> Result<String, &'static str> {
         _ => "takes a number from 0 on",
     };
     Err(format!("{name} {error}").leak())
+}
+
+/// The names that a client may have.
+pub(super) fn check_client_name(name: &[u8]) -> Result<(), &'static str> {
+    if name.len() > CLIENT_NAME_BYTES_MAX {
+        return Err("Argument too long");
+    }
+    if name.iter().any(|byte| !(b'!'..=b'~').contains(byte)) {
+        return Err("Client names cannot contain spaces, newlines or special characters.");
+    }
+    Ok(())
 }
 
 /// The text of INFO; the model counts nothing.

@@ -3,7 +3,7 @@
 use super::argument::{self, Argument};
 use super::glob::matches;
 use super::table::{Arity, COMMANDS, Command};
-use super::{Context, Outcome};
+use super::{Context, Outcome, help};
 use crate::output::Output;
 use crate::resp::{ReplyWriter, Request};
 
@@ -21,26 +21,7 @@ pub fn command(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
         (b"INFO", _) => info(context, request, out),
         (b"DOCS", _) => docs(context, request, out),
         (b"GETKEYS", 3..) => get_keys(context, request, out),
-        (b"HELP", 2) => context.help(
-            out,
-            &[
-                "COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                "(no subcommand)",
-                "    What COMMAND INFO says of all commands.",
-                "COUNT",
-                "    How many commands there are.",
-                "DOCS [<command> ...]",
-                "    What they do, and their arguments.",
-                "GETKEYS <command> [<arg> ...]",
-                "    The keys in a request.",
-                "INFO [<command> ...]",
-                "    Their number of words, their flags, and where their keys are.",
-                "LIST [FILTERBY PATTERN <pattern>]",
-                "    Their names.",
-                "HELP",
-                "    Prints this help.",
-            ],
-        ),
+        (b"HELP", 2) => context.help(out, help::COMMAND),
         (b"COUNT" | b"GETKEYS" | b"HELP", _) => context.error(out, "Unexpected arguments"),
         _ => context.unknown_subcommand(out, request),
     }

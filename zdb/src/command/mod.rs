@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod files;
 mod glob;
+mod help;
 mod hooks;
 mod info;
 mod keys;

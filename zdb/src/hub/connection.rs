@@ -4,14 +4,14 @@ use super::meter::Timed;
 use crate::command::Session;
 use crate::engine::Fetched;
 use crate::limits::{
-    OUTPUT_BYTES_MAX, OUTPUT_BYTES_SHARE, PUSH_OUTPUT_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX,
+    OUTPUT_BYTES_MAX, OUTPUT_BYTES_SHARE, PUSH_OUTPUT_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, scaled,
 };
 use crate::output::Output;
 use crate::resp::RequestParser;
 use std::collections::VecDeque;
 
 /// Input that a connection that cannot go on may pile up before the loop stops reading its socket.
-const STASH_BYTES_MAX: usize = 64 << 10;
+const STASH_BYTES_MAX: usize = scaled(64 << 10, 4 << 10) as usize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocked {
@@ -218,7 +218,7 @@ impl Connection {
     }
 
     /// Bytes of replies that are not out yet, known or estimated.
-    pub(super) fn pending_bytes(&self) -> usize {
+    pub fn pending_bytes(&self) -> usize {
         self.output.len() + self.sending.len() + self.queued_bytes + self.pushed.len()
     }
 

@@ -148,6 +148,8 @@ fn copy(
     segment_bytes: u64,
     report: &mut Report,
 ) -> Result<(), String> {
+    // Every segment of the new log stays open.
+    process::raise_open_files();
     let before = source::fingerprint(namespaces);
     let mut writer = Writer::start(files, segment_bytes)?;
     for namespace in namespaces {

@@ -15,8 +15,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 const PROGRESS_RECORDS: u64 = 1024;
 /// Bytes of the smallest record of a sequential namespace.
 const SEQUENTIAL_RECORD_BYTES_MIN: u64 = (format::RECORD_HEAD_BYTES + format::ID_BYTES) as u64;
-/// Records that are looked at to find out a namespace's mode where no index tells it.
-const MODE_RECORDS: usize = 4096;
+/// Index files and records that are looked at to find out the mode of a namespace.
+const MODE_FILES_MAX: usize = 64;
+const MODE_RECORDS_MAX: usize = 4096;
 
 /// What came of a namespace.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,8 +48,10 @@ pub struct Replay<'a> {
     totals: Totals,
     /// The id that 0-db would have given out next.
     next_id: u64,
-    /// How many ids may have been given out in lost bytes since.
+    /// How many ids may have been given out beside, in bytes that are lost.
     ids_lost_max: u64,
+    /// Entries of the index: so many ids 0-db knows of.
+    entries_listed: u64,
     lost_ranges: Vec<LostRange>,
     lost_keys: HashMap<Vec<u8>, (u64, u32)>,
     /// Of each data file: where it ended, and where the new log was then. Missing ones end at 0.
@@ -69,6 +72,7 @@ pub fn replay(old: &OldNamespace, writer: &mut Writer, report: &mut Report) -> R
         totals: Totals::default(),
         next_id: 0,
         ids_lost_max: 0,
+        entries_listed: 0,
         lost_ranges: Vec::new(),
         lost_keys: HashMap::new(),
         ends: BTreeMap::new(),
@@ -121,39 +125,79 @@ fn find_settings(
     Ok(Settings { access: Access::Frozen, public: false, ..Settings::new(mode) })
 }
 
-/// Whether a namespace is in sequential mode: the index files say so, and where none can be read, the
-/// keys do.
+/// Whether a namespace is in sequential mode. Most index files say so, unless the keys cannot be ids; where
+/// no index can be read, the keys say so.
 fn find_mode(old: &OldNamespace, report: &mut Report) -> Result<bool, String> {
-    for number in old.index_files.keys() {
+    let mut votes = [0u32; 2];
+    for number in old.index_files.keys().take(MODE_FILES_MAX) {
         let mut window = Window::open(&old.index_path(*number))?;
-        if let Ok(sequential) =
-            format::check_index_header(window.at(0, INDEX_HEADER_BYTES as usize), *number)
-        {
-            return Ok(sequential);
+        let header = window.at(0, INDEX_HEADER_BYTES as usize);
+        if let Ok(sequential) = format::check_index_header(header, *number) {
+            votes[usize::from(sequential)] += 1;
         }
     }
-    let Some(first) = old.data_files.keys().next() else { return Ok(false) };
-    let mut walk = Walk::open(&old.data_path(*first), old.index_path(*first))?;
-    let mut next_id = 0;
-    let mut sequential = true;
-    for _ in 0..MODE_RECORDS {
-        match walk.next() {
-            Some(Item::Record { offset, head, .. }) => {
-                let id = walk.record(offset, &head).and_then(|(key, _)| id_of(key));
-                sequential &= id.is_some_and(|id| id <= next_id);
-                next_id += u64::from(!head.is_delete());
-            }
-            Some(Item::Placeholder { .. } | Item::Lost(_)) => {}
-            None => break,
-        }
+    let voted = votes[1] > votes[0];
+    if votes[0] > votes[1] {
+        return Ok(false);
     }
-    let sequential = sequential && next_id > 0;
+    let (ids, records) = first_ids(old)?;
+    let sequential = if votes[1] > 0 {
+        records == 0 || ids == Ids::Ids || ids == Ids::Counted
+    } else {
+        ids == Ids::Counted
+    };
+    if sequential == voted && votes[1] > 0 {
+        return Ok(sequential);
+    }
+    if records == 0 && old.index_files.is_empty() && old.data_files.is_empty() {
+        return Ok(false);
+    }
     let mode = if sequential { "sequential" } else { "user" };
     report.damage(&format!(
-        "{}: no index file with a whole header: the namespace is taken to be in {mode} mode, by its keys",
+        "{}: no index file tells the mode in a way that fits: the namespace is taken to be in {mode} mode, by \
+         its keys",
         old.index_directory.display()
     ));
     Ok(sequential)
+}
+
+/// What the keys of the first records can be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ids {
+    /// Not all have the length of an id.
+    No,
+    Ids,
+    /// They count up from 0, as 0-db gives them out.
+    Counted,
+}
+
+fn first_ids(old: &OldNamespace) -> Result<(Ids, usize), String> {
+    let Some(first) = old.data_files.keys().next() else { return Ok((Ids::No, 0)) };
+    let mut walk = Walk::open(&old.data_path(*first), old.index_path(*first))?;
+    let (mut next_id, mut records) = (0, 0);
+    let mut ids = Ids::Counted;
+    while records < MODE_RECORDS_MAX
+        && let Some(item) = walk.next_item()
+    {
+        let (offset, head) = match item {
+            Item::Record { offset, head, .. } => (offset, head),
+            Item::Placeholder { .. } => {
+                next_id += 1;
+                continue;
+            }
+            Item::Lost(lost) => {
+                next_id += (lost.end - lost.start) / SEQUENTIAL_RECORD_BYTES_MIN + 1;
+                continue;
+            }
+        };
+        records += 1;
+        match walk.record(offset, &head).map(|(key, _)| id_of(key)) {
+            Some(Some(id)) if id <= next_id => next_id += u64::from(!head.is_delete()),
+            Some(Some(_)) if ids != Ids::No => ids = Ids::Ids,
+            _ => ids = Ids::No,
+        }
+    }
+    Ok((if records == 0 { Ids::No } else { ids }, records))
 }
 
 fn id_of(key: &[u8]) -> Option<u64> {
@@ -209,7 +253,7 @@ impl Replay<'_> {
             ));
         }
         let mut done = 0;
-        while let Some(item) = walk.next() {
+        while let Some(item) = walk.next_item() {
             match item {
                 Item::Record { offset, head, healed } => {
                     if healed {
@@ -291,20 +335,21 @@ impl Replay<'_> {
     }
 
     /// Follows 0-db in giving out ids: a new key gets the next one, and an update uses one up. An id from
-    /// further on is only possible where records are lost.
+    /// further on is only possible where records are lost; it may then be a new one, or an update or
+    /// a delete of a lost one.
     fn count_id(&mut self, id: u64, is_delete: bool) -> Result<(), &'static str> {
+        let uses_up = u64::from(!is_delete);
         let furthest = self.next_id.saturating_add(self.ids_lost_max);
         let skips = id.saturating_sub(self.writer.namespace(self.slot).next_id());
-        let is_possible = if is_delete { id < furthest } else { id <= furthest };
-        if !is_possible || skips > SKIP_IDS_MAX {
-            self.next_id += u64::from(!is_delete);
+        if id >= furthest.saturating_add(uses_up) || skips > SKIP_IDS_MAX {
+            self.next_id += uses_up;
             return Err("the id of a record was never given out");
         }
-        if id >= self.next_id {
+        if id < self.next_id {
+            self.next_id += uses_up;
+        } else {
             self.next_id = id + 1;
-            self.ids_lost_max = 0;
-        } else if !is_delete {
-            self.next_id += 1;
+            self.ids_lost_max = (furthest + uses_up - self.next_id).min(self.ids_lost_max);
         }
         Ok(())
     }
@@ -355,7 +400,7 @@ impl Replay<'_> {
         self.lost_ranges.sort_by_key(|range| (range.file, range.start));
         let mut is_whole = self.old.index_files.len() >= self.old.data_files.len();
         let (mut shown, mut deleted) = (0u64, 0u64);
-        let mut behind: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut behind: BTreeMap<Option<u32>, u64> = BTreeMap::new();
         for number in self.old.index_files.keys().copied() {
             let path = self.old.index_path(number);
             let mut window = Window::open(&path)?;
@@ -380,6 +425,7 @@ impl Replay<'_> {
                     break;
                 };
                 position += entry.bytes();
+                self.entries_listed += 1;
                 let file = if self.sequential { entry.data_file } else { number };
                 // In sequential mode these are copies that 0-db makes on an update, with a wrong file.
                 if entry.is_deleted && self.sequential {
@@ -387,16 +433,27 @@ impl Replay<'_> {
                 }
                 let lost = self.lost_at(file, entry.offset.into());
                 if let Some((_, true)) = lost {
-                    *behind.entry(file).or_default() += 1;
+                    let known = self.ends.contains_key(&file).then_some(file);
+                    *behind.entry(known).or_default() += 1;
                 }
                 if entry.is_deleted {
                     continue;
                 }
                 let live = self.writer.live_place(self.slot, key);
                 match (live, lost) {
-                    (Some(live), Some((position, _))) if live < position => {
-                        let key = key.to_vec();
-                        self.drop_stale(&key, entry.timestamp)?;
+                    (Some(live), Some((lost, _))) if live < lost => {
+                        let Entry { timestamp, check, .. } = entry;
+                        if self.writer.holds(self.slot, key, timestamp, check)? {
+                            let key = shown_key(key, self.sequential);
+                            self.report.damage(&format!(
+                                "{} at offset {}: the entry of {key} names a wrong place; its data is whole",
+                                path.display(),
+                                position - entry.bytes()
+                            ));
+                            shown += 1;
+                        } else {
+                            self.drop_stale(key, timestamp)?;
+                        }
                     }
                     (Some(_), _) => shown += 1,
                     (None, None) => deleted += 1,
@@ -406,9 +463,13 @@ impl Replay<'_> {
         }
         for (file, count) in behind {
             self.totals.lost += count;
+            let place = match file {
+                Some(file) => format!("behind the end of {}", self.old.data_path(file).display()),
+                None => "in data files that are missing".into(),
+            };
             self.report.damage(&format!(
-                "{}: the index lists {count} records behind its end: they are lost",
-                self.old.data_path(file).display()
+                "{}: the index lists {count} records {place}: they are lost",
+                self.old.index_directory.display()
             ));
         }
         self.report_differences(is_whole, shown, deleted);
@@ -420,7 +481,7 @@ impl Replay<'_> {
         if deleted > 0 {
             self.report.damage(&format!(
                 "{directory}: the index shows {deleted} keys whose newest record in the data files is a \
-                 tombstone: they stay deleted"
+                 tombstone, or that have none: they stay deleted"
             ));
         }
         let live = self.writer.namespace(self.slot).live_keys;
@@ -437,7 +498,11 @@ impl Replay<'_> {
     /// the end of its file.
     fn lost_at(&self, file: u32, offset: u64) -> Option<(u64, bool)> {
         match self.ends.get(&file) {
-            None => return Some((0, true)),
+            // A missing file: the log stood where the file before it ended.
+            None => {
+                let before = self.ends.range(..file).next_back();
+                return Some((before.map_or(0, |(_, (_, position))| *position), true));
+            }
             Some((end, position)) if offset >= *end => return Some((*position, true)),
             Some(_) => {}
         }
@@ -472,13 +537,7 @@ impl Replay<'_> {
 
     /// Ids whose records are lost stay used up: none is given out again.
     fn use_up_ids(&mut self) -> Result<(), String> {
-        let listed: u64 = self
-            .old
-            .index_files
-            .values()
-            .map(|bytes| bytes.saturating_sub(INDEX_HEADER_BYTES) / SEQUENTIAL_ENTRY_BYTES)
-            .sum();
-        let next_id = self.next_id.max(listed);
+        let next_id = self.next_id.max(self.entries_listed);
         let given = self.writer.namespace(self.slot).next_id();
         if next_id > given && next_id - given <= SKIP_IDS_MAX {
             let last = next_id - 1;

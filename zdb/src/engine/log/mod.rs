@@ -537,6 +537,11 @@ impl Log {
         self.appended
     }
 
+    /// The position up to which the log survives a power cut.
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
     pub fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
     }
