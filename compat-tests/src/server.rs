@@ -38,7 +38,7 @@ pub fn binary() -> &'static Path {
 }
 
 /// `target/<profile>`, where this test program lives too.
-fn profile_dir() -> PathBuf {
+pub fn profile_dir() -> PathBuf {
     let program = std::env::current_exe().expect("a test knows its own path");
     let dir = program.parent().expect("a program lives in a directory");
     if dir.ends_with("deps") {
@@ -199,6 +199,17 @@ impl Server {
 
     pub fn address(&self) -> SocketAddr {
         self.address.expect("the server listens on TCP")
+    }
+
+    /// Where it serves TLS.
+    #[track_caller]
+    pub fn tls_address(&self) -> SocketAddr {
+        let log = self.log();
+        let ready = log.iter().rev().find(|line| line.contains(READY)).expect("it is ready");
+        let place = ready.split(READY).nth(1).and_then(|places| places.split(" (TLS)").next());
+        let place =
+            place.filter(|_| ready.contains("(TLS)")).and_then(|p| p.split(' ').next_back());
+        place.and_then(|place| place.parse().ok()).expect("the server listens for TLS")
     }
 
     #[track_caller]

@@ -2,17 +2,25 @@
 //! operations go out; the loop around it moves them. Deterministic, so that a simulator can be the loop.
 
 mod connection;
+mod meter;
+mod orders;
+mod watchers;
 
 pub use connection::Connection;
 
-use crate::command::{self, ClientRef, Context, Finished, Outcome, ServerState, Tasks};
+use crate::command::{
+    self, COMMANDS, ClientRef, Context, Finished, Outcome, ServerState, Source, Tasks,
+};
 use crate::disk::{Completion, Operation, Token};
 use crate::engine::index::KeyHash;
+use crate::engine::log::Policy;
 use crate::engine::{Answer, Engine, Now, Waiter};
-use crate::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_TOTAL_MAX};
+use crate::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_TOTAL_MAX, REJECTED_CLIENTS_MAX};
 use crate::output::Output;
 use crate::resp::{Progress, ProtocolError, Request, RequestParser};
 use connection::{Blocked, Reply, SpareInputs};
+use meter::Meter;
+use watchers::Watchers;
 
 /// How many requests of a pipeline are parsed before the first of them runs.
 const LOOK_AHEAD_REQUESTS: usize = 16;
@@ -35,9 +43,15 @@ pub struct Hub {
     /// Connections whose next request waits for the log.
     stalled: Vec<u64>,
     log_moved: bool,
+    /// By which writes were acknowledged in the turn before.
+    policy: Policy,
+    watchers: Watchers,
+    meter: Meter,
     /// Counts the turns, from 1: replies of one turn travel together.
     turn: u64,
     next_session: u64,
+    /// Connections that are turned away and not gone yet.
+    rejected_now: u64,
     input_bytes: usize,
     output_bytes: usize,
     spare_inputs: SpareInputs,
@@ -71,13 +85,24 @@ struct Slot {
 /// Who is at the other end.
 pub struct Peer {
     pub name: String,
+    /// Where it connected to.
+    pub local_address: String,
     /// Over loopback or a unix socket.
     pub local: bool,
+    /// Bytes come in and go out through TLS.
+    pub encrypted: bool,
+    /// Only who has shown a certificate of the authority that this server was given gets this far.
+    pub verified: bool,
+    /// Whom its wrong passwords are counted for.
+    pub source: Source,
 }
 
 impl Hub {
     pub fn new(engine: Engine, server: ServerState, null: bool) -> Self {
         Self {
+            policy: engine.log.policy,
+            watchers: Watchers::default(),
+            meter: Meter::default(),
             engine,
             server,
             null,
@@ -91,6 +116,7 @@ impl Hub {
             log_moved: false,
             turn: 1,
             next_session: 0,
+            rejected_now: 0,
             input_bytes: 0,
             output_bytes: 0,
             spare_inputs: SpareInputs::default(),
@@ -100,8 +126,14 @@ impl Hub {
 
     // ---------------------------------------------------------------- connections
 
-    /// Takes a new connection and returns its key, which is below 2^56.
+    /// Takes a new connection and returns its key, which is below 2^56. Whoever is not to be served is
+    /// told why, and let go.
     pub fn connected(&mut self, peer: Peer) -> u64 {
+        let refusal = if self.is_crowded() {
+            Some("max number of clients reached")
+        } else {
+            self.server.refuse_stranger(&peer)
+        };
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             (self.slots.len() - 1) as u32
@@ -111,10 +143,37 @@ impl Hub {
         let key = u64::from(slot.generation) << 24 | u64::from(index);
         self.next_session += 1;
         self.server.stats.clients_lifetime += 1;
-        self.server.stats.clients_now += 1;
+        let is_encrypted = peer.encrypted;
         let session = self.server.new_session(self.next_session, peer, self.engine.now.unix_s());
-        slot.connection = Some(Box::new(Connection::new(key, session)));
+        let mut connection = Box::new(Connection::new(key, session));
+        connection.is_encrypted = is_encrypted;
+        connection.active_ms = self.engine.now.monotonic_ms;
+        match refusal {
+            Some(text) => {
+                connection.is_rejected = true;
+                self.rejected_now += 1;
+                self.server.stats.rejected_connections += 1;
+                self.refuse(&mut connection, text);
+            }
+            None => self.server.stats.clients_now += 1,
+        }
+        self.touch(&mut connection);
+        self.put_back(connection);
         key
+    }
+
+    /// Whether as many clients are served as may be.
+    fn is_crowded(&self) -> bool {
+        self.server.stats.clients_now >= self.server.settings.clients_max
+    }
+
+    /// Whether a new connection is closed without a word: the table is full, or too many clients that
+    /// were turned away are still there.
+    pub fn turns_away(&mut self) -> bool {
+        let is_full = self.free.is_empty() && self.slots.len() > 0xff_ffff;
+        let turns_away = is_full || self.rejected_now >= REJECTED_CLIENTS_MAX;
+        self.server.stats.rejected_connections += u64::from(turns_away);
+        turns_away
     }
 
     pub fn get_mut(&mut self, key: u64) -> Option<&mut Connection> {
@@ -123,11 +182,6 @@ impl Hub {
             .connection
             .as_deref_mut()
             .filter(|connection| connection.key == key)
-    }
-
-    /// Whether the table has room for one more.
-    pub fn is_full(&self) -> bool {
-        self.free.is_empty() && self.slots.len() > 0xff_ffff
     }
 
     pub fn keys(&self) -> Vec<u64> {
@@ -143,8 +197,15 @@ impl Hub {
         if let Some(connection) = self.slots[index].connection.take() {
             self.input_bytes -= connection.stashed();
             self.output_bytes -= connection.counted_bytes;
-            self.server.stats.clients_now -= 1;
+            match connection.is_rejected {
+                true => self.rejected_now -= 1,
+                false => self.server.stats.clients_now -= 1,
+            }
             self.free.push(index as u32);
+            if self.watchers.is_needed {
+                self.watchers.forget(key);
+                self.watchers_changed();
+            }
         }
     }
 
@@ -169,6 +230,14 @@ impl Hub {
         }
     }
 
+    fn touch_key(&mut self, key: u64) {
+        let Some(connection) = self.get_mut(key) else { return };
+        if !connection.touched {
+            connection.touched = true;
+            self.touched.push(key);
+        }
+    }
+
     /// The connections to look at after a turn.
     pub fn take_touched(&mut self, out: &mut Vec<u64>) {
         out.append(&mut self.touched);
@@ -180,6 +249,7 @@ impl Hub {
     pub fn received(&mut self, key: u64, bytes: &[u8]) {
         let Some(mut connection) = self.take(key) else { return };
         self.server.stats.received_bytes += bytes.len() as u64;
+        connection.active_ms = self.engine.now.monotonic_ms;
         if !connection.closing {
             if connection.has_input() {
                 connection.stash(bytes, &mut self.spare_inputs);
@@ -211,6 +281,17 @@ impl Hub {
         self.put_back(connection);
     }
 
+    /// The keys of clients that have been silent for too long.
+    pub fn silent(&self) -> Vec<u64> {
+        let timeout_ms = self.server.settings.timeout_s.saturating_mul(1000);
+        let now_ms = self.engine.now.monotonic_ms;
+        let is_due = |one: &&Connection| {
+            !one.may_be_silent() && now_ms.saturating_sub(one.active_ms) >= timeout_ms
+        };
+        let connections = self.slots.iter().filter_map(|slot| slot.connection.as_deref());
+        connections.filter(is_due).map(|one| one.key).collect()
+    }
+
     /// Goes on with requests that had to wait: for a record, the log, or room for replies.
     pub fn resume(&mut self, key: u64) {
         let Some(mut connection) = self.take(key) else { return };
@@ -235,7 +316,11 @@ impl Hub {
     fn run(&mut self, connection: &mut Connection, input: &[u8]) -> usize {
         connection.is_held = self.output_bytes > OUTPUT_BYTES_TOTAL_MAX;
         let mut at = 0;
+        if input.is_empty() || !connection.may_run() {
+            return 0;
+        }
         let mut batch = std::mem::take(&mut self.batch);
+        self.meter.since_ns = self.clock_ns();
         while at < input.len() && connection.may_run() {
             let count = self.look_ahead(connection, &input[at..], &mut batch);
             if count == 0 {
@@ -245,8 +330,9 @@ impl Hub {
                 break;
             }
             let mut run = 0;
-            for parsed in &batch.requests[..count] {
+            for (number, parsed) in batch.requests[..count].iter().enumerate() {
                 let request = parsed.parser.request(&input[at + parsed.start..]);
+                self.meter.at = number as u8;
                 let goes_on = connection.may_run()
                     && (request.is_empty() || self.execute(connection, request, parsed.hash));
                 if !goes_on {
@@ -254,6 +340,10 @@ impl Hub {
                 }
                 run = parsed.end;
             }
+            self.charge(connection, |number| {
+                let parsed = &batch.requests[number];
+                parsed.parser.request(&input[at + parsed.start..])
+            });
             at += run;
             if run < batch.requests[count - 1].end {
                 // What was parsed ahead is parsed again when its turn comes.
@@ -338,45 +428,90 @@ impl Hub {
         if self.null && self.answer_null(connection, request) {
             return true;
         }
+        if self.watchers.is_needed | connection.session.is_special() {
+            return self.execute_watched(connection, request, hash);
+        }
+        self.execute_plain(connection, request, hash)
+    }
+
+    fn execute_plain(
+        &mut self,
+        connection: &mut Connection,
+        request: Request<'_>,
+        hash: Option<KeyHash>,
+    ) -> bool {
         if connection.parts > 0 {
             return self.execute_parts(connection, request);
         }
         let outcome =
             self.step(connection, hash, |context, out| command::execute(context, request, out));
+        if self.must_wait(connection, &outcome) {
+            return false;
+        }
         match outcome {
             Outcome::Parts(_) => {
                 connection.parts = 1;
+                connection.parts_since_ns = self.meter.since_ns;
                 return self.execute_parts(connection, request);
             }
-            Outcome::NeedsRecord => {
-                connection.blocked = Blocked::OnRecord;
-                return false;
+            Outcome::Later { .. } => {
+                connection.time_reply(self.timed(connection, request));
+                connection.fetched.clear();
+                return true;
             }
-            Outcome::NeedsLog => {
-                connection.blocked = Blocked::OnLog;
-                self.stalled.push(connection.key);
-                return false;
-            }
-            Outcome::ListClients => self.list_clients(connection),
+            Outcome::Order(order) => self.carry_out(connection, *order),
             Outcome::Close => connection.closing = true,
             Outcome::Stop => self.stopping = true,
-            Outcome::Done | Outcome::DoneAt(_) | Outcome::Later { .. } => {}
+            Outcome::Done
+            | Outcome::DoneAt(_)
+            | Outcome::Failed
+            | Outcome::NeedsRecord
+            | Outcome::NeedsLog => {}
         }
         connection.fetched.clear();
+        self.ran(connection, request);
         true
     }
 
-    /// Goes on with the elements of an MGET, as far as there is room for replies.
+    /// Goes on with the parts of an MGET or an UNLINK, as far as there is room for replies.
     fn execute_parts(&mut self, connection: &mut Connection, request: Request<'_>) -> bool {
         while connection.parts < request.len() {
             if !connection.may_run() {
                 return false;
             }
-            let key = request.get(connection.parts);
-            self.step(connection, None, |context, out| command::multi_get_part(context, key, out));
+            let at = connection.parts;
+            let outcome = self
+                .step(connection, None, |context, out| command::part(context, request, at, out));
+            if self.must_wait(connection, &outcome) {
+                return false;
+            }
+            connection.fetched.clear();
             connection.parts += 1;
+            if outcome == Outcome::Failed {
+                break;
+            }
         }
-        connection.parts = 0;
+        connection.parts_end();
+        if let Some(command) = connection.session.running.command {
+            self.ran_alone(connection, request, command, connection.parts_since_ns);
+        }
+        true
+    }
+
+    /// Whether the request has to be run again later; sees to it that it is.
+    fn must_wait(&mut self, connection: &mut Connection, outcome: &Outcome) -> bool {
+        match outcome {
+            Outcome::NeedsRecord => connection.blocked = Blocked::OnRecord,
+            Outcome::NeedsLog => {
+                connection.blocked = Blocked::OnLog;
+                self.stalled.push(connection.key);
+            }
+            _ => return false,
+        }
+        if connection.parts == 0 {
+            // It counts when it is through.
+            self.server.stats.commands -= 1;
+        }
         true
     }
 
@@ -406,7 +541,16 @@ impl Hub {
             hash,
             fetched: &connection.fetched,
         };
-        let outcome = run(&mut context, &mut out);
+        let mut outcome = run(&mut context, &mut out);
+        let running = connection.session.running;
+        self.account(running.command, running.is_rejected, out.head_since(mark));
+        let is_muted = connection.session.is_muted();
+        if is_muted {
+            out.undo(mark);
+            if let Outcome::DoneAt(_) = outcome {
+                outcome = Outcome::Done;
+            }
+        }
         let end = match &outcome {
             Outcome::DoneAt(end) => *end,
             _ => 0,
@@ -431,9 +575,40 @@ impl Hub {
             _ => {}
         }
         if let Outcome::Later { bytes } = outcome {
-            connection.push_reply(Reply::Waiting { bytes });
+            connection.push_reply(Reply::Waiting { bytes, is_muted, timed: None });
+        }
+        if end > 0 {
+            self.commit_begins(end);
         }
         outcome
+    }
+
+    /// Counts a reply by how it begins.
+    #[inline]
+    fn account(&mut self, command: Option<u8>, is_rejected: bool, head: [u8; 2]) {
+        if let Some(command) = command {
+            let stats = &mut self.server.stats;
+            match head {
+                [b'-', _] => {
+                    stats.errors += 1;
+                    if !is_rejected {
+                        self.server.latencies.failed(usize::from(command));
+                    }
+                }
+                [b'$', b'-'] | [b'_', _] if self.server.table.looks_up(usize::from(command)) => {
+                    stats.misses += 1;
+                }
+                [b'$' | b':', _] if self.server.table.looks_up(usize::from(command)) => {
+                    let is_missing =
+                        head == *b":0" && COMMANDS[usize::from(command)].name == "exists";
+                    stats.misses += u64::from(is_missing);
+                    stats.hits += u64::from(!is_missing);
+                }
+                _ => {}
+            }
+        } else {
+            self.server.stats.errors += u64::from(head[0] == b'-');
+        }
     }
 
     fn wait_for_log(&mut self, connection: &mut Connection) {
@@ -441,22 +616,6 @@ impl Hub {
             connection.is_unacknowledged = true;
             self.unacknowledged.push(connection.key);
         }
-    }
-
-    fn list_clients(&mut self, connection: &mut Connection) {
-        let now_s = self.engine.now.unix_s();
-        let line = |one: &Connection| {
-            let namespace = self.engine.namespaces.get(one.session.slot);
-            command::client_line(&one.session, namespace.map_or(b"", |n| &n.name), now_s)
-        };
-        let mut text = line(connection);
-        for other in self.slots.iter().filter_map(|slot| slot.connection.as_deref()) {
-            text.push_str(&line(other));
-        }
-        let mut output = Output::default();
-        output.writer(connection.session.protocol).bulk(text.as_bytes());
-        connection.push_reply(Reply::Ready { output, rests_on: 0, turn: 0 });
-        connection.release(self.engine.log.acknowledged(), false);
     }
 
     fn answer_null(&mut self, connection: &mut Connection, request: Request<'_>) -> bool {
@@ -482,6 +641,13 @@ impl Hub {
 
     /// The tidy-up after each turn: what the turn made possible happens, what is due is asked for.
     pub fn settle(&mut self) {
+        if self.watchers.is_needed {
+            self.run_deadlines();
+        }
+        if self.policy != self.engine.log.policy {
+            self.policy = self.engine.log.policy;
+            self.log_moved = true;
+        }
         loop {
             self.engine.pump();
             self.turn += 1;
@@ -528,12 +694,18 @@ impl Hub {
         let key = finished.client.connection;
         let acknowledged = self.engine.log.acknowledged();
         let broken = self.engine.log.broken().is_some();
+        let head = finished.output.head_since(Output::default().mark());
         let Some(connection) = self.get_mut(key) else { return };
-        connection.fill_reply(finished.client.reply, finished.output, finished.rests_on);
+        let timed =
+            connection.fill_reply(finished.client.reply, finished.output, finished.rests_on);
         connection.release(acknowledged, broken);
         if connection.waits_for_log() && !connection.is_unacknowledged {
             connection.is_unacknowledged = true;
             self.unacknowledged.push(key);
+        }
+        if let Some(timed) = timed {
+            self.account(Some(timed.command), false, head);
+            self.task_ended(key, *timed);
         }
         self.resume(key);
     }
@@ -541,6 +713,7 @@ impl Hub {
     fn release_acknowledged(&mut self) {
         let acknowledged = self.engine.log.acknowledged();
         let broken = self.engine.log.broken().is_some();
+        self.commits_end();
         for key in std::mem::take(&mut self.unacknowledged) {
             let Some(connection) = self.get_mut(key) else { continue };
             connection.release(acknowledged, broken);
@@ -558,5 +731,6 @@ impl Hub {
 
     pub fn set_time(&mut self, now: Now) {
         self.engine.now = now;
+        self.server.rates.tick(now.monotonic_ms, &self.server.stats);
     }
 }

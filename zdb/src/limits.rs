@@ -16,6 +16,8 @@ pub const KEY_BYTES_MAX: usize = 255;
 pub const NAMESPACE_NAME_BYTES_MAX: usize = 128;
 /// Longest property name of NSSET in bytes.
 pub const PROPERTY_NAME_BYTES_MAX: usize = 256;
+/// Longest subcommand of INDEX and DATA in bytes.
+pub const SUBCOMMAND_BYTES_MAX: usize = 256;
 /// Longest property value of NSSET in bytes (so also the longest namespace password).
 pub const PROPERTY_VALUE_BYTES_MAX: usize = 63;
 /// Longest password that AUTH looks at, in bytes.
@@ -71,12 +73,61 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = scaled(1024, 32) as usize;
 /// Bytes of half-sent and waiting requests that all connections together may hold.
 pub const INPUT_BYTES_TOTAL_MAX: usize = scaled(2 << 30, 512 << 10) as usize;
 
+/// What may wait for a client that is sent things unasked (MONITOR, mirrors) before it is let go, in bytes.
+pub const PUSH_OUTPUT_BYTES_MAX: usize = 32 << 20;
+
+/// Clients that are turned away and still get to read why, at once; further ones are just closed.
+pub const REJECTED_CLIENTS_MAX: u64 = 128;
+/// Open files beside those of clients and of what is open at the start: new segments and sidecars.
+pub const OPEN_FILES_RESERVE: u64 = 128;
+/// Wrong passwords that one peer may send at once.
+pub const PASSWORD_FAILURES_MAX: u64 = 32;
+/// How long one of them counts, one after the other, in milliseconds.
+pub const PASSWORD_FAILURE_FORGIVEN_MS: u64 = 1000;
+/// Peers whose wrong passwords are counted at once.
+pub const THROTTLED_SOURCES_MAX: usize = 4096;
+
+/// Shortest, usual and longest time that a WAIT waits, in milliseconds.
+pub const WAIT_MS_MIN: u64 = 100;
+pub const WAIT_MS_DEFAULT: u64 = 5000;
+pub const WAIT_MS_MAX: u64 = 1_800_000;
+/// Longest word behind the requests of a MASTER, in bytes.
+pub const OWNER_BYTES_MAX: usize = 32;
+/// Longest CLIENT PAUSE in milliseconds: a forgotten one must end.
+pub const CLIENT_PAUSE_MS_MAX: u64 = 3_600_000;
+/// Longest DEBUG SLEEP in microseconds: not even a signal ends it earlier.
+pub const DEBUG_SLEEP_US_MAX: u64 = 60_000_000;
+/// Most entries of the slow log, most words of an entry, and most bytes of a word.
+pub const SLOWLOG_ENTRIES_MAX: usize = 65536;
+pub const SLOWLOG_ARGUMENTS_MAX: usize = 32;
+pub const SLOWLOG_ARGUMENT_BYTES_MAX: usize = 128;
+
 /// Longest name a client may give itself, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 256;
+
+/// Hooks that run at once; more of them wait.
+pub const HOOKS_RUNNING_MAX: usize = 64;
+/// Hooks that wait for their turn; more events than these are not told.
+pub const HOOKS_WAITING_MAX: usize = 4096;
+/// Runs of hooks that HOOKS shows.
+pub const HOOK_ENTRIES_MAX: usize = 256;
+/// Bytes of an old file that an import reads at once, where no record is larger.
+pub const IMPORT_WINDOW_BYTES: usize = 4 << 20;
+/// Index entries of one damaged old file that an import keeps to find its way, 16 bytes each.
+pub const IMPORT_HINTS_MAX: usize = 4 << 20;
+/// Keys whose newest version is lost that an import remembers up to the end of their namespace.
+pub const IMPORT_LOST_KEYS_MAX: usize = 64 << 10;
+/// Lost stretches of the old files that an import remembers, 24 bytes each.
+pub const IMPORT_LOST_RANGES_MAX: usize = 1 << 20;
+/// Lines about damage that an import prints; the others are counted.
+pub const IMPORT_DAMAGE_LINES_MAX: usize = 1000;
 
 const _: () = {
     assert!(WRITE_BUFFER_BYTES >= 3 * (PAYLOAD_BYTES_MAX + 4096));
     assert!(WRITE_BYTES_MAX as usize * WRITES_IN_FLIGHT_MAX <= WRITE_BUFFER_BYTES);
     assert!(ZERO_AHEAD_BYTES.is_multiple_of(ZERO_UNIT_BYTES));
     assert!(PAYLOAD_BYTES_MAX < (1 << 24) - 1);
+    // The largest request that a mirror is sent fits more than once.
+    assert!(PUSH_OUTPUT_BYTES_MAX >= 2 * PAYLOAD_BYTES_MAX);
+    assert!(HOOKS_RUNNING_MAX < HOOK_ENTRIES_MAX);
 };

@@ -3,17 +3,24 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use zdb::command::{ServerState, ServerStats, Table};
+use zdb::command::{
+    HookRuns, Latencies, Machine, Rates, SETTINGS_FILE_NAME, ServerState, ServerStats, Settings,
+    SlowLog, Table, Throttle,
+};
 use zdb::disk::Files;
 use zdb::disk::system::SystemFiles;
 use zdb::engine::log::Policy;
 use zdb::engine::namespace;
 use zdb::engine::recovery::{self, StartOptions};
 use zdb::hub::Hub;
+use zdb::limits::OPEN_FILES_RESERVE;
 use zdb::options::{Mode, Options, SyncPolicy};
-use zdb::server::{Ended, Listener, Server, process};
+use zdb::server::{Ended, Listener, Server, Tls, TlsFiles, Wire, process};
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == "import") {
+        return zdb::import::main(std::env::args_os().skip(2));
+    }
     let options = match Options::from_args(std::env::args_os()) {
         Ok(options) => options,
         Err(exit) => {
@@ -45,7 +52,8 @@ fn run(options: &Options) -> Result<Ended, String> {
         return Err(refused.join("\nzdb: "));
     }
     let signals = process::block_signals()?;
-    process::raise_open_files();
+    let open_files_max = process::raise_open_files();
+    let admin_password = options.admin_password()?;
     let (files, warnings) = SystemFiles::open(&options.data, &options.index)?;
     for line in warnings {
         process::warn(&line);
@@ -57,24 +65,21 @@ fn run(options: &Options) -> Result<Ended, String> {
         Mode::User => namespace::Mode::User,
         Mode::Sequential => namespace::Mode::Sequential,
     });
-    let policy = match options.sync_policy() {
-        SyncPolicy::Always => Policy::Always,
-        SyncPolicy::Every(period) => Policy::Every { period_ms: period.as_millis() as u64 },
-        SyncPolicy::No => Policy::No,
-    };
+    let mut settings = settings(options)?;
     let begun = Instant::now();
     let (mut engine, report) = recovery::start(
         &*files,
         StartOptions {
             mode,
-            policy,
+            policy: settings.policy,
             segment_bytes: options.datasize,
-            cache_bytes: options.cache,
+            cache_bytes: settings.cache_bytes,
             // Absolute, since its place is noted for the next start.
             buffer: options.buffer().map(|place| place.canonicalize().unwrap_or(place.into())),
             random,
         },
     )?;
+    engine.log.rotate_ms = settings.rotate_s * 1000;
     process::give_back_memory();
     for line in &report.damage {
         process::warn(&format!("damage: {line}"));
@@ -100,27 +105,100 @@ fn run(options: &Options) -> Result<Ended, String> {
         engine.log.discard_buffer();
         return Ok(Ended::Command);
     }
-    if options.maxsize > 0 {
-        engine.limit_default(options.maxsize);
-    }
+    engine.limit_default(settings.default_bytes_max);
     let mut listeners = Vec::new();
-    if options.listens_on_tcp() {
-        listeners.push(Listener::tcp(&options.listen, options.port)?);
+    let address = options.listen.as_deref();
+    if let Some(port) = options.tcp_port() {
+        listeners.push(Listener::tcp(address, port, Wire::Plain)?);
     }
     if let Some(path) = &options.socket {
         listeners.push(Listener::unix(path)?);
     }
+    let tls = tls_files(options).map(Tls::new).transpose()?;
+    if let Some(port) = options.tls_port {
+        let verifies = options.tls_ca.is_some();
+        listeners.push(Listener::tcp(address, port, Wire::Tls { verifies })?);
+    }
     let names: Vec<String> = listeners.iter().map(Listener::name).collect();
-    let hub = Hub::new(engine, state(options, mode, policy, &listeners), options.null);
-    let server = Server::new(hub, files, listeners, signals, options.verbose)?;
+    let clients_possible = clients_possible(settings.clients_max, open_files_max);
+    settings.clients_max = settings.clients_max.min(clients_possible);
+    let mut state = state(options, mode, settings, &listeners);
+    state.clients_possible = clients_possible;
+    state.admin_password = admin_password.map(|password| password.as_bytes().to_vec());
+    warn_of_strangers(&state, &listeners);
+    let hub = Hub::new(engine, state, options.null);
+    let server = Server::new(hub, files, listeners, signals, tls)?;
     process::say(&format!("zdb ready on {}", names.join(" and ")));
     server.run()
+}
+
+/// The settings of the flags, and those that CONFIG REWRITE kept where no flag gives them.
+fn settings(options: &Options) -> Result<Settings, String> {
+    let mut settings = Settings {
+        cache_bytes: options.cache,
+        default_bytes_max: options.maxsize,
+        rotate_s: options.rotate.into(),
+        clients_max: options.maxclients.into(),
+        timeout_s: options.timeout.into(),
+        verbose: options.verbose,
+        ..Settings::default()
+    };
+    settings.policy = match options.sync_policy() {
+        SyncPolicy::Always => Policy::Always,
+        SyncPolicy::Every(period) => {
+            settings.sync_period_ms = period.as_millis() as u64;
+            Policy::Every { period_ms: settings.sync_period_ms }
+        }
+        SyncPolicy::No => Policy::No,
+    };
+    let path = options.data.join(SETTINGS_FILE_NAME);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => settings
+            .apply_file(&text, |flag| options.is_given(flag))
+            .map_err(|error| format!("{}: {error}; correct or remove it", path.display()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+    }
+    Ok(settings)
+}
+
+/// The files of TLS, where there is a port for it: the flags need each other.
+fn tls_files(options: &Options) -> Option<TlsFiles> {
+    options.tls_port?;
+    Some(TlsFiles {
+        certificate: options.tls_cert.clone()?,
+        key: options.tls_key.clone()?,
+        authority: options.tls_ca.clone(),
+    })
+}
+
+/// As many clients as may be open beside the files that the server needs.
+fn clients_possible(wanted: u64, open_files_max: u64) -> u64 {
+    let spare = open_files_max.saturating_sub(process::open_files() + OPEN_FILES_RESERVE).max(1);
+    if spare < wanted {
+        process::warn(&format!(
+            "warning: at most {spare} clients instead of maxclients {wanted}: the limit of open files is \
+             {open_files_max}; raise it (ulimit -n, LimitNOFILE)"
+        ));
+    }
+    spare
+}
+
+/// Protected mode would otherwise show only where a client is turned away.
+fn warn_of_strangers(state: &ServerState, listeners: &[Listener]) {
+    let is_open = |one: &Listener| !one.is_local() && one.wire() != Wire::Tls { verifies: true };
+    if state.admin_password.is_none() && listeners.iter().any(is_open) {
+        process::warn(
+            "protected mode: without --admin-file or --admin only clients of this machine are served (and \
+             those with a certificate, where --tls-ca is given)",
+        );
+    }
 }
 
 fn state(
     options: &Options,
     mode: Option<namespace::Mode>,
-    policy: Policy,
+    settings: Settings,
     listeners: &[Listener],
 ) -> ServerState {
     let boot_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
@@ -129,40 +207,47 @@ fn state(
     };
     let mut instance = [0; 4];
     process::fill_random(&mut instance);
-    let appendfsync = match policy {
-        Policy::Always => "always",
-        Policy::Every { .. } => "everysec",
-        Policy::No => "no",
-    };
-    let port = listeners
-        .iter()
-        .map(Listener::name)
-        .find_map(|name| name.rsplit_once(':').map(|(_, port)| port.to_string()))
-        .unwrap_or_else(|| "0".into());
-    let settings = vec![
-        ("appendfsync", appendfsync.into()),
+    let is_plain = |one: &&Listener| one.wire() == Wire::Plain && one.port().is_some();
+    let port = |found: Option<&Listener>| found.and_then(Listener::port).unwrap_or(0).to_string();
+    let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_string();
+    let fixed_settings = vec![
         ("appendonly", "yes".into()),
-        ("bind", options.listen.clone()),
+        ("bind", options.listen.clone().unwrap_or_else(|| "::".into())),
         ("databases", "1".into()),
         ("dir", path(&options.data)),
         ("io-threads", options.threads.to_string()),
         ("maxmemory", "0".into()),
-        ("port", port),
+        ("port", port(listeners.iter().find(is_plain))),
+        ("protected-mode", yes_no(!options.has_password())),
         ("save", String::new()),
-        ("timeout", "0".into()),
+        ("tls-auth-clients", yes_no(options.tls_ca.is_some())),
+        ("tls-port", port(listeners.iter().find(|one| one.wire() != Wire::Plain))),
+        ("unixsocket", options.socket.as_deref().map(path).unwrap_or_default()),
     ];
     ServerState {
         table: Table::new(),
-        admin_password: options.admin.as_ref().map(|password| password.as_bytes().to_vec()),
+        admin_password: None,
         protect: options.protect,
         mode,
         data_path: path(&options.data),
         index_path: path(&options.index),
         settings,
+        fixed_settings,
+        machine: Machine {
+            clock_ns: process::clock_ns,
+            sleep_us: process::sleep_us,
+            usage: process::usage,
+        },
         random: Box::new(process::fill_random),
         // As 0-db: 1 to 2^30.
         instance_id: (u32::from_le_bytes(instance) & ((1 << 30) - 1)).max(1),
         boot_s,
+        clients_possible: u64::MAX,
+        throttle: Throttle::default(),
+        hooks: HookRuns::default(),
         stats: ServerStats::default(),
+        rates: Rates::default(),
+        latencies: Latencies::default(),
+        slow_log: SlowLog::default(),
     }
 }

@@ -8,7 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Command, CommandFactory, Parser, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::limits::{ADMIN_PASSWORD_BYTES_MAX, SEGMENT_BYTES_MIN};
 
@@ -33,6 +34,7 @@ const NO_BUFFER: &str = "none";
     after_help = "SIZE is bytes, or a number with a suffix k, M, G or T (1024-based, fractions \
                   allowed): 536870912, 512M, 1.5G.\n\
                   Flags may be shortened while unambiguous and written with one dash: -po 9900.\n\n\
+                  zdb import --help tells how to copy the directories of a 0-db v2 into new ones.\n\
                   Example: zdb --data /disk1/data --index /disk1/index --mode seq --socket /run/zdb.sock"
 )]
 pub struct Options {
@@ -53,12 +55,13 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size, help_heading = STORAGE)]
     pub maxsize: u64,
 
-    /// Address to listen on; :: for all of IPv6 and IPv4.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1", help_heading = NETWORK)]
-    pub listen: String,
-    /// TCP port; 0 = any free one.
-    #[arg(long, default_value_t = 9900, help_heading = NETWORK)]
-    pub port: u16,
+    /// Address to listen on [default: ::, which is all of IPv6 and IPv4; 0.0.0.0 where there is no IPv6].
+    /// Without a password or client certificates only this machine is served.
+    #[arg(long, value_name = "ADDR", help_heading = NETWORK)]
+    pub listen: Option<String>,
+    /// TCP port; 0 = any free one, none = no TCP but --tls-port.
+    #[arg(long, value_name = "PORT|none", default_value = "9900", value_parser = parse_port, help_heading = NETWORK)]
+    pub port: Port,
     /// Listen on this unix socket instead of TCP. Example: /run/zdb.sock.
     #[arg(long, value_name = "PATH", help_heading = NETWORK)]
     pub socket: Option<PathBuf>,
@@ -66,9 +69,32 @@ pub struct Options {
     #[arg(long, help_heading = NETWORK)]
     pub dualnet: bool,
 
-    /// Password of the administrator, up to 128 bytes; without it every client is one.
+    /// TCP port for TLS 1.3, beside the others; 0 = any free one.
+    #[arg(long, value_name = "PORT", requires_all = ["tls_cert", "tls_key"], help_heading = NETWORK)]
+    pub tls_port: Option<u16>,
+    /// Certificate of the server and those between it and its authority, as PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_port", help_heading = NETWORK)]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of that certificate, as PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_port", help_heading = NETWORK)]
+    pub tls_key: Option<PathBuf>,
+    /// Authorities of the clients, as PEM: a TLS client must then show a certificate of theirs.
+    #[arg(long, value_name = "FILE", requires = "tls_port", help_heading = NETWORK)]
+    pub tls_ca: Option<PathBuf>,
+    /// Most clients at once; less where the limit of open files is lower.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..), help_heading = NETWORK)]
+    pub maxclients: u32,
+    /// Seconds of silence after which a client is let go; 0 = never.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, help_heading = NETWORK)]
+    pub timeout: u32,
+
+    /// Password of the administrator, up to 128 bytes; without one every client is administrator. The
+    /// command line shows in ps: --admin-file does not.
     #[arg(long, value_name = "PASS", help_heading = ACCESS)]
     pub admin: Option<Password>,
+    /// The same from the first line of a file.
+    #[arg(long, value_name = "FILE", conflicts_with = "admin", help_heading = ACCESS)]
+    admin_file: Option<PathBuf>,
     /// The default namespace is read-only until SELECT with the password of --admin.
     #[arg(long, help_heading = ACCESS)]
     pub protect: bool,
@@ -106,7 +132,7 @@ pub struct Options {
     /// Program to run on events. Not built yet.
     #[arg(long, value_name = "FILE", help_heading = OPERATION)]
     pub hook: Option<PathBuf>,
-    /// Begin new files in namespaces written to, after so many seconds; 0 = never. Not built yet.
+    /// Close a data file so many seconds after its first record, full or not; 0 = when it is full.
     #[arg(long, value_name = "SECONDS", default_value_t = 0, help_heading = OPERATION)]
     pub rotate: u32,
     /// Leave the terminal once the server listens. Not built yet.
@@ -124,6 +150,10 @@ pub struct Options {
     /// Answer SET and GET with constants: the limit of the loops on this machine, for the benchmark.
     #[arg(long, hide = true)]
     pub null: bool,
+
+    /// The flags of the command line, by their long names.
+    #[arg(skip)]
+    given: Vec<String>,
 }
 
 const STORAGE: &str = "Storage";
@@ -132,6 +162,13 @@ const ACCESS: &str = "Access";
 const DURABILITY: &str = "Durability";
 const RESOURCES: &str = "Resources";
 const OPERATION: &str = "Operation";
+
+/// Where plain TCP is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    Number(u16),
+    None,
+}
 
 /// Who names the keys of a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,8 +244,17 @@ impl Options {
     {
         let command = Self::command();
         let args = getopt_long_only(&command, args.into_iter().map(Into::into));
-        Self::try_parse_from(args)
-            .and_then(|options| {
+        command
+            .clone()
+            .try_get_matches_from(args)
+            .and_then(|matches| {
+                let mut options = Self::from_arg_matches(&matches)?;
+                options.given = matches
+                    .ids()
+                    .map(clap::Id::as_str)
+                    .filter(|id| matches.value_source(id) == Some(ValueSource::CommandLine))
+                    .map(str::to_owned)
+                    .collect();
                 options.check().map_err(|(kind, text)| Self::command().error(kind, text))?;
                 Ok(options)
             })
@@ -216,6 +262,11 @@ impl Options {
                 code: u8::from(error.use_stderr()),
                 text: error.render().to_string(),
             })
+    }
+
+    /// Whether a flag was on the command line, by its long name.
+    pub fn is_given(&self, flag: &str) -> bool {
+        self.given.iter().any(|given| given == flag)
     }
 
     /// The mode that namespaces must have; None: any.
@@ -240,9 +291,29 @@ impl Options {
         (self.buffer != Path::new(NO_BUFFER)).then_some(&self.buffer)
     }
 
-    /// True where the server listens on `listen`:`port`.
-    pub fn listens_on_tcp(&self) -> bool {
-        self.socket.is_none() || self.dualnet
+    /// The port of plain TCP, where it is served.
+    pub fn tcp_port(&self) -> Option<u16> {
+        match self.port {
+            Port::Number(port) if self.socket.is_none() || self.dualnet => Some(port),
+            _ => None,
+        }
+    }
+
+    pub fn has_password(&self) -> bool {
+        self.admin.is_some() || self.admin_file.is_some()
+    }
+
+    /// The administrator's password, from the flag or the file.
+    pub fn admin_password(&self) -> Result<Option<Password>, String> {
+        let Some(path) = &self.admin_file else { return Ok(self.admin.clone()) };
+        let refused = |what: &str| format!("--admin-file {}: {what}", path.display());
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| refused(&format!("cannot read it: {error}")))?;
+        let password = Password(text.lines().next().unwrap_or_default().to_string());
+        match refuse_password(&password) {
+            Some(text) => Err(refused(&text)),
+            None => Ok(Some(password)),
+        }
     }
 
     /// Lines for the log: what was accepted but should be written otherwise.
@@ -254,6 +325,11 @@ impl Options {
         if self.dualnet && self.socket.is_none() {
             lines.push("--dualnet without --socket: listening on TCP only".to_string());
         }
+        if self.port == Port::Number(0) && self.tls_port.is_some() {
+            let text =
+                "--port 0 serves plain TCP on any free port: for TLS alone write --port none";
+            lines.push(text.to_string());
+        }
         lines
     }
 
@@ -261,7 +337,6 @@ impl Options {
     pub fn not_built_yet(&self) -> Vec<String> {
         [
             ("--hook", self.hook.is_some()),
-            ("--rotate", self.rotate > 0),
             ("--background", self.background),
             ("--logfile", self.logfile.is_some()),
             ("--threads above 1", self.threads > 1),
@@ -289,18 +364,17 @@ impl Options {
                 self.datasize
             ));
         }
-        if self.listen.is_empty() {
+        if self.listen.as_ref().is_some_and(String::is_empty) {
             return invalid("--listen needs an address; :: for all".to_string());
         }
-        match self.admin.as_ref().map(|password| password.as_bytes().len()) {
-            None if self.protect => return conflict("--protect needs --admin"),
-            Some(0) => return invalid("--admin needs a password, not an empty word".to_string()),
-            Some(bytes) if bytes > ADMIN_PASSWORD_BYTES_MAX => {
-                return invalid(format!(
-                    "--admin takes a password of at most {ADMIN_PASSWORD_BYTES_MAX} bytes, not {bytes}"
-                ));
-            }
-            _ => {}
+        if self.port == Port::None && self.tls_port.is_none() && self.socket.is_none() {
+            return conflict("--port none needs --tls-port or --socket: nobody could connect");
+        }
+        if self.protect && !self.has_password() {
+            return conflict("--protect needs --admin or --admin-file");
+        }
+        if let Some(text) = self.admin.as_ref().and_then(refuse_password) {
+            return invalid(format!("--admin {text}"));
         }
         if self.synctime > 0 && self.sync != SyncFlag::Everysec {
             return conflict(
@@ -311,6 +385,32 @@ impl Options {
         Ok(())
     }
 }
+
+/// The flags of 0-db: where a shortened word names one of them alone, it is that one.
+const FLAGS_OF_0_DB: &[&str] = &[
+    "data",
+    "index",
+    "mode",
+    "datasize",
+    "maxsize",
+    "listen",
+    "port",
+    "socket",
+    "dualnet",
+    "admin",
+    "protect",
+    "sync",
+    "synctime",
+    "secure",
+    "hook",
+    "rotate",
+    "background",
+    "logfile",
+    "verbose",
+    "dump",
+    "help",
+    "version",
+];
 
 /// An argument vector of `getopt_long_only` in clap's terms: `-port` becomes `--port`. A word with
 /// one dash after a flag that needs a value is that value (`--admin -secret`), unless it names a
@@ -326,8 +426,8 @@ fn getopt_long_only(
         let single_dash =
             text.strip_prefix('-').filter(|name| !name.is_empty() && !name.starts_with('-'));
         let flag = match single_dash {
-            Some(name) if !is_first => format!("--{name}"),
-            _ => text.to_string(),
+            Some(name) if !is_first => whole_flag(&format!("--{name}")),
+            _ => whole_flag(text),
         };
         match find_flag(command, &flag) {
             _ if is_first => given.push(arg),
@@ -346,11 +446,28 @@ fn getopt_long_only(
                 needs_value = found.is_some_and(|takes_value| takes_value) && !flag.contains('=');
                 // clap has these two short flags, and says what is wrong with any other.
                 let is_short = matches!(text, "-h" | "-V");
-                given.push(if single_dash.is_some() && !is_short { flag.into() } else { arg });
+                let is_flag = single_dash.is_some() || find_flag(command, &flag).is_some();
+                given.push(if is_flag && !is_short { flag.into() } else { arg });
             }
         }
     }
     given.into_iter()
+}
+
+/// The word with its flag written out, where it shortens one flag of 0-db and is no whole flag of that.
+fn whole_flag(word: &str) -> String {
+    let (name, value) = match word.split_once('=') {
+        Some((name, _)) => (name, &word[name.len()..]),
+        None => (word, ""),
+    };
+    let Some(name) = name.strip_prefix("--").filter(|name| !name.is_empty()) else {
+        return word.to_string();
+    };
+    let mut meant = FLAGS_OF_0_DB.iter().filter(|flag| flag.starts_with(name));
+    match (FLAGS_OF_0_DB.contains(&name), meant.next(), meant.next()) {
+        (false, Some(only), None) => format!("--{only}{value}"),
+        _ => word.to_string(),
+    }
 }
 
 /// Whether `word` is a flag, whole or shortened, perhaps with `=value`; Some(true) where the flag
@@ -370,8 +487,29 @@ fn find_flag(command: &Command, word: &str) -> Option<bool> {
     Some(matches!(arg.get_action(), ArgAction::Set) && !may_be_bare)
 }
 
+/// What is wrong with a password, in words that do not show it.
+fn refuse_password(password: &Password) -> Option<String> {
+    match password.as_bytes().len() {
+        0 => Some("needs a password, not an empty word".to_string()),
+        bytes if bytes > ADMIN_PASSWORD_BYTES_MAX => Some(format!(
+            "takes a password of at most {ADMIN_PASSWORD_BYTES_MAX} bytes, not {bytes}"
+        )),
+        _ => None,
+    }
+}
+
+fn parse_port(text: &str) -> Result<Port, String> {
+    match text {
+        "none" => Ok(Port::None),
+        number => number
+            .parse()
+            .map(Port::Number)
+            .map_err(|_| "a port is a number up to 65535, or none".to_string()),
+    }
+}
+
 /// Bytes: digits, perhaps a fraction, perhaps k, M, G or T. `m` is refused as in 0-db.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let help = "a number with an optional suffix k, M, G or T (1024-based), as in 512k or 1.5G";
     let refused = || format!("a size is {help}");
     let (number, shift) = match text.as_bytes().last() {
@@ -450,10 +588,10 @@ mod tests {
         assert_eq!(options.mode(), None);
         assert_eq!(options.datasize, 256 << 20);
         assert_eq!(options.maxsize, 0);
-        assert_eq!((options.listen.as_str(), options.port), ("127.0.0.1", 9900));
+        assert_eq!((options.listen.as_ref(), options.tcp_port()), (None, Some(9900)));
         assert_eq!(options.socket, None);
-        assert!(options.listens_on_tcp());
-        assert_eq!(options.admin, None);
+        assert_eq!((options.tls_port, options.maxclients, options.timeout), (None, 10_000, 0));
+        assert_eq!(options.admin_password(), Ok(None));
         assert_eq!(options.sync_policy(), SyncPolicy::Every(Duration::from_secs(1)));
         assert_eq!(options.buffer(), Some(Path::new("/dev/shm")));
         assert_eq!((options.threads, options.cache), (1, 256 << 20));
@@ -463,11 +601,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_given() {
+        let options = accepted("--sync -cache=1M");
+        assert!(options.is_given("sync") && options.is_given("cache"));
+        assert!(!options.is_given("synctime") && !options.is_given("mode"));
+    }
+
+    #[test]
     fn all_spellings_of_a_flag() {
         for line in
             ["--port 1", "--port=1", "-port 1", "-port=1", "--po 1", "-po=1", "--port 2 -port 1"]
         {
-            assert_eq!(accepted(line).port, 1, "{line}");
+            assert_eq!(accepted(line).port, Port::Number(1), "{line}");
         }
         assert!(accepted("--verbose -verbose").verbose);
         // A whole name wins over the longer names that begin with it.
@@ -537,7 +682,7 @@ mod tests {
         }
         for line in ["--sync --port 1", "--sync -port 1", "-sync -po=1"] {
             let options = accepted(line);
-            assert_eq!((options.sync_policy(), options.port), (always, 1), "{line}");
+            assert_eq!((options.sync_policy(), options.tcp_port()), (always, Some(1)), "{line}");
         }
         for line in ["--sync --synctime 1", "--sync=no --synctime 1", "--synctime 1 --sync always"]
         {
@@ -631,11 +776,54 @@ mod tests {
 
     #[test]
     fn sockets() {
-        assert!(!accepted("--socket s").listens_on_tcp());
-        assert!(accepted("--socket s --dualnet").listens_on_tcp());
+        assert_eq!(accepted("--socket s").tcp_port(), None);
+        assert_eq!(accepted("--socket s --dualnet").tcp_port(), Some(9900));
+        assert_eq!(accepted("--socket s --port none").tcp_port(), None);
         assert_eq!(accepted("--dualnet").warnings().len(), 1);
-        assert_eq!(accepted("--listen ::").listen, "::");
+        assert_eq!(accepted("--listen ::").listen.as_deref(), Some("::"));
+        refused("--port nowhere", "a port is a number up to 65535, or none");
+        refused("--port none", "--port none needs --tls-port or --socket");
         refused("--listen=", "--listen needs an address");
+    }
+
+    #[test]
+    fn tls() {
+        let all = "--tls-port 6380 --tls-cert c --tls-key k";
+        assert_eq!(accepted(all).tls_port, Some(6380));
+        assert_eq!(accepted(&format!("{all} --port none")).tcp_port(), None);
+        assert_eq!(accepted(&format!("{all} --port 0 --tls-ca a")).warnings().len(), 1);
+        refused("--tls-port 6380", "--tls-cert <FILE>");
+        refused("--tls-port 6380 --tls-cert c", "--tls-key <FILE>");
+        refused("--tls-ca a", "--tls-port <PORT>");
+    }
+
+    #[test]
+    fn the_password_in_a_file() {
+        let directory = std::env::temp_dir();
+        let path = directory.join(format!("zdb-admin-file-{}", std::process::id()));
+        let line = format!("--protect --admin-file {}", path.display());
+        for (text, expected) in
+            [("secret\n", Some("secret")), ("two\r\nlines", Some("two")), ("\n", None)]
+        {
+            std::fs::write(&path, text).expect("a temporary file");
+            let password = accepted(&line).admin_password();
+            assert_eq!(password.ok().flatten(), expected.map(|text| text.to_string().into()));
+        }
+        std::fs::remove_file(&path).expect("it is there");
+        let text = accepted(&line).admin_password().expect_err("there is no file");
+        assert!(text.contains("cannot read it"), "{text}");
+        refused("--admin x --admin-file y", "cannot be used with");
+    }
+
+    /// Shortened flags that 0-db understands mean the same here, whatever flags came since.
+    #[test]
+    fn shortened_flags_of_0_db() {
+        assert_eq!(accepted("-ma 5").maxsize, 5);
+        assert_eq!(accepted("--max=6").maxsize, 6);
+        assert_eq!(accepted("--maxc 6").maxclients, 6);
+        assert!(accepted("--b").background);
+        assert_eq!(accepted("--ad x").admin, accepted("--admin x").admin);
+        assert_eq!(accepted("--adm -x").admin, accepted("--admin=-x").admin);
     }
 
     #[test]
@@ -651,7 +839,6 @@ mod tests {
     fn what_is_not_built_is_named() {
         for (line, flag) in [
             ("--hook x", "--hook is"),
-            ("--rotate 1", "--rotate is"),
             ("--background", "--background is"),
             ("--logfile x", "--logfile is"),
             ("--threads 2", "--threads above 1 is"),
@@ -660,7 +847,7 @@ mod tests {
             assert_eq!(lines.len(), 1, "{line}");
             assert!(lines[0].starts_with(flag), "{line}: {}", lines[0]);
         }
-        assert!(accepted("--rotate 0 --threads 1 --secure --dump").not_built_yet().is_empty());
+        assert!(accepted("--rotate 7 --threads 1 --secure --dump").not_built_yet().is_empty());
         refused("--threads 0", "invalid value '0'");
     }
 

@@ -8,10 +8,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const LOCK_NAME: &str = ".lockfile";
+/// The rights of everybody but the owner.
+const OTHERS: u32 = 0o077;
+/// A directory with one of these is a server's.
+const OUR_NAMES: [&str; 3] = [LOCK_NAME, "identity", "zdb.conf"];
 
 pub struct SystemFiles {
     data: PathBuf,
@@ -38,8 +42,21 @@ impl SystemFiles {
                 one.display()
             ));
         }
-        let locks = [lock(data)?, lock(index)?];
         let mut warnings = Vec::new();
+        let ours: Vec<&Path> = [data, index].into_iter().filter(|path| is_ours(path)).collect();
+        let locks = [lock(data)?, lock(index)?];
+        for directory in ours {
+            match close_to_others(directory) {
+                Err(error) if error.kind() != io::ErrorKind::ReadOnlyFilesystem => {
+                    warnings.push(format!(
+                        "warning: cannot take the rights of other users from {} ({error}): it holds \
+                         passwords; chmod -R go-rwx it",
+                        directory.display()
+                    ));
+                }
+                _ => {}
+            }
+        }
         let direct = match direct_io_works(data) {
             Ok(()) => true,
             Err(error) => {
@@ -69,6 +86,40 @@ impl SystemFiles {
         }
         options
     }
+}
+
+/// Whether a directory is a server's, or empty. Another one may be somebody's home.
+fn is_ours(directory: &Path) -> bool {
+    let names: Vec<_> = fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    let is_empty = names.iter().all(|name| name == "lost+found");
+    is_empty || names.iter().any(|name| OUR_NAMES.iter().any(|ours| name == ours))
+}
+
+/// Takes the rights of other users from a directory and the files in it: namespaces have passwords, and
+/// the values are nobody else's business.
+fn close_to_others(directory: &Path) -> io::Result<()> {
+    let close = |path: &Path, metadata: &fs::Metadata| {
+        if metadata.mode() & OTHERS == 0 {
+            return Ok(());
+        }
+        let mode = metadata.mode() & 0o7777 & !OTHERS;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    };
+    close(directory, &fs::metadata(directory)?)?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        // Of the entry itself: a link may lead anywhere.
+        let metadata = entry.metadata()?;
+        if metadata.is_file() {
+            close(&entry.path(), &metadata)?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes the lock of a directory, or says who may have it.

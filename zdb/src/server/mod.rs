@@ -3,11 +3,14 @@
 //!
 //! A turn: wait for completions, hand them to the hub, let the hub settle, hand in what came of it.
 
+mod encrypted;
 mod listener;
 pub mod process;
 mod ring;
+mod tls;
 
-pub use listener::Listener;
+pub use listener::{Listener, Wire};
+pub use tls::{Tls, TlsFiles};
 
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::housekeeper::Housekeeper;
@@ -15,12 +18,14 @@ use crate::disk::{Completion, Done, FileId, Files, Operation, Root, Token};
 use crate::engine::Now;
 use crate::engine::log::format;
 use crate::hub::Hub;
+use encrypted::Encryption;
 use ring::{Event, Kind, Ring};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tls::TlsSession;
 
 /// How many connections' requests one turn waits for at most.
 const BATCH_MAX: usize = 16;
@@ -30,6 +35,8 @@ const LINGER_MS: u64 = 1000;
 const DRAIN_MS: u64 = 1000;
 /// How long after a failed accept the next is tried, in milliseconds.
 const ACCEPT_RETRY_MS: u64 = 100;
+/// How often silent clients are looked for where there is a limit, in milliseconds.
+const SILENCE_CHECK_MS: u64 = 1000;
 /// Most slices of one message, far below the kernel's 1024.
 const SLICES_MAX: usize = 64;
 
@@ -58,6 +65,8 @@ struct Socket {
     descriptor: OwnedFd,
     slices: Vec<libc::iovec>,
     message: libc::msghdr,
+    /// Boxed apart, as most connections have none.
+    tls: Option<Box<TlsSession>>,
 }
 
 pub struct Server {
@@ -77,12 +86,14 @@ pub struct Server {
     lingering: VecDeque<(u64, u64)>,
     /// Listeners whose accept failed, and when to try again.
     accept_retry: Vec<(u64, u64)>,
+    /// When to look for clients that have been silent for too long, where there is a limit.
+    silence_ms: u64,
     batch: usize,
     /// When the timer comes.
     timer_ms: Option<u64>,
     stop: Stop,
     ended: Ended,
-    verbose: bool,
+    encryption: Encryption,
 }
 
 impl Server {
@@ -91,7 +102,7 @@ impl Server {
         files: Arc<dyn Files>,
         listeners: Vec<Listener>,
         signals: OwnedFd,
-        verbose: bool,
+        tls: Option<Tls>,
     ) -> Result<Self, String> {
         // SAFETY: the descriptor is checked before it is owned.
         let wake = unsafe {
@@ -123,11 +134,12 @@ impl Server {
             wake_count: Box::new([0; 8]),
             lingering: VecDeque::new(),
             accept_retry: Vec::new(),
+            silence_ms: 0,
             batch: 1,
             timer_ms: None,
             stop: Stop::No,
             ended: Ended::Command,
-            verbose,
+            encryption: Encryption::new(tls),
         })
     }
 
@@ -198,8 +210,11 @@ impl Server {
         };
         let due = [
             self.hub.engine.log.deadline_ms(),
+            self.hub.deadline_ms(),
             self.lingering.front().map(|(at, _)| *at),
             self.accept_retry.iter().map(|(at, _)| *at).min(),
+            self.encryption.deadline_ms(),
+            (self.hub.server.settings.timeout_s > 0).then_some(self.silence_ms),
             stop,
         ]
         .into_iter()
@@ -238,7 +253,7 @@ impl Server {
             Ok(descriptor) => {
                 // SAFETY: the kernel just made this descriptor for us.
                 let socket = unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) };
-                if self.stop == Stop::No && !self.hub.is_full() {
+                if self.stop == Stop::No && !self.hub.turns_away() {
                     self.welcome(at, socket);
                 }
                 if !event.more && self.stop == Stop::No {
@@ -264,8 +279,15 @@ impl Server {
 
     fn welcome(&mut self, listener: usize, socket: OwnedFd) {
         let (descriptor, peer) = self.listeners[listener].welcome(socket);
-        let name = self.verbose.then(|| peer.name.clone());
+        let tls = if peer.encrypted { self.encryption.begin() } else { None };
+        if peer.encrypted && tls.is_none() {
+            return;
+        }
+        let name = self.hub.server.settings.verbose.then(|| peer.name.clone());
         let key = self.hub.connected(peer);
+        if tls.is_some() {
+            self.encryption.expect_handshake(key, self.now_ms());
+        }
         if let Some(name) = name {
             process::say(&format!("client {key:x} connected from {name}"));
         }
@@ -275,21 +297,25 @@ impl Server {
         }
         // SAFETY: msghdr is plain data, for which zeroes are valid.
         let message = unsafe { std::mem::zeroed() };
-        self.sockets.insert(key, Box::new(Socket { descriptor, slices: Vec::new(), message }));
+        self.sockets.insert(key, Box::new(Socket { descriptor, slices: Vec::new(), message, tls }));
     }
 
     fn received(&mut self, event: Event) {
         let key = event.key;
-        if let Some(connection) = self.hub.get_mut(key)
-            && !event.more
-        {
-            connection.is_receiving = false;
-            connection.is_cancelling = false;
+        let mut is_encrypted = false;
+        if let Some(connection) = self.hub.get_mut(key) {
+            is_encrypted = connection.is_encrypted;
+            if !event.more {
+                connection.is_receiving = false;
+                connection.is_cancelling = false;
+            }
         }
         match event.outcome() {
             Ok(0) => self.hub.ended(key),
             Ok(length) => {
-                if let Some(buffer) = event.buffer {
+                if let Some(buffer) = event.buffer.filter(|_| is_encrypted) {
+                    self.received_encrypted(key, buffer, length as usize);
+                } else if let Some(buffer) = event.buffer {
                     self.hub.received(key, self.ring.received(buffer, length as usize));
                 }
             }
@@ -307,10 +333,15 @@ impl Server {
     }
 
     fn sent(&mut self, event: Event) {
+        let now_ms = self.hub.engine.now.monotonic_ms;
         let Some(connection) = self.hub.get_mut(event.key) else { return };
+        if connection.is_encrypted {
+            return self.sent_encrypted(event);
+        }
         match event.outcome() {
             Ok(count) => {
                 connection.sent += count as usize;
+                connection.active_ms = now_ms;
                 let sent_all = connection.sent >= connection.sending.len();
                 if sent_all {
                     connection.sending.clear();
@@ -352,11 +383,17 @@ impl Server {
     fn look_after(&mut self, key: u64) {
         let Some(connection) = self.hub.get_mut(key) else { return };
         connection.untouch();
+        if (connection.is_overrun || connection.is_killed) && !connection.lingering {
+            return self.abandon(key);
+        }
         if connection.lingering {
             if connection.eof {
                 return self.close(key);
             }
             return self.adjust_receive(key);
+        }
+        if connection.is_encrypted {
+            return self.look_after_encrypted(key);
         }
         if !connection.is_sending && !connection.output.is_empty() {
             std::mem::swap(&mut connection.output, &mut connection.sending);
@@ -463,7 +500,7 @@ impl Server {
         }
         self.sockets.remove(&key);
         self.hub.remove(key);
-        if self.verbose {
+        if self.hub.server.settings.verbose {
             process::say(&format!("client {key:x} gone"));
         }
     }
@@ -534,10 +571,23 @@ impl Server {
             self.lingering.pop_front();
             self.abandon(key);
         }
+        self.end_handshakes(now_ms);
         let due: Vec<u64> =
             self.accept_retry.extract_if(.., |(at, _)| *at <= now_ms).map(|(_, key)| key).collect();
+        if self.hub.server.settings.timeout_s > 0 && self.silence_ms <= now_ms {
+            self.part_with_silent(now_ms);
+        }
         for key in due {
             self.ring.accept(self.listeners[key as usize].descriptor(), key);
+        }
+    }
+
+    fn part_with_silent(&mut self, now_ms: u64) {
+        self.silence_ms = now_ms + SILENCE_CHECK_MS;
+        let silent = self.hub.silent();
+        self.hub.server.stats.timed_out_connections += silent.len() as u64;
+        for key in silent {
+            self.abandon(key);
         }
     }
 
