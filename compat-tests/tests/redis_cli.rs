@@ -167,7 +167,7 @@ fn modes_without_a_place_end_with_a_line() {
         (&["--eval", path], "EVAL"),
         (&["--rdb", path], "SYNC"),
         (&["--replica"], "SYNC"),
-        (&["--functions-rdb", path], "SYNC"),
+        (&["--functions-rdb", path], "REPLCONF"),
     ];
     let mut checks = Checks::of("redis-cli");
     for (words, command) in modes {
@@ -353,10 +353,12 @@ fn at_the_terminal(door: &Door, protocol: &str) {
     terminal.enter("select default");
     terminal.enter("nsdel term");
     terminal.wait_for("OK", |screen| screen.contains("nsdel term\nOK\n"));
-    // A connection that the server closes is made anew at the next command.
+    // A connection that the server closes is told, and made anew at the next command.
     let mut other = door.server.connect();
     other.expect(args!["AUTH", PASSWORD], Reply::ok());
     other.call(args!["CLIENT", "KILL", "TYPE", "normal"]);
+    terminal.enter("get key");
+    terminal.wait_for("closed connection", |screen| screen.ends_with("\nnot connected>"));
     terminal.enter("get key");
     terminal.wait_for("the value", |screen| screen.contains("\n\"two words\"\n"));
     terminal.press("C-c");
