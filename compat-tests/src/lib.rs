@@ -16,6 +16,7 @@ pub mod program;
 pub mod reply;
 pub mod server;
 pub mod terminal;
+pub mod tls;
 pub mod transcript;
 
 pub use client::Client;

@@ -201,6 +201,17 @@ impl Server {
         self.address.expect("the server listens on TCP")
     }
 
+    /// Where it serves TLS.
+    #[track_caller]
+    pub fn tls_address(&self) -> SocketAddr {
+        let log = self.log();
+        let ready = log.iter().rev().find(|line| line.contains(READY)).expect("it is ready");
+        let place = ready.split(READY).nth(1).and_then(|places| places.split(" (TLS)").next());
+        let place =
+            place.filter(|_| ready.contains("(TLS)")).and_then(|p| p.split(' ').next_back());
+        place.and_then(|place| place.parse().ok()).expect("the server listens for TLS")
+    }
+
     #[track_caller]
     pub fn connect(&self) -> Client {
         match Client::connect(self.address()) {
