@@ -304,6 +304,7 @@ fn watches() {
 
 /// At the terminal: prompt, hints out of COMMAND DOCS, help, several lines, Ctrl-C.
 fn at_the_terminal(door: &Door, protocol: &str) {
+    // redis-cli drops what is typed before its prompt is back: each line waits for an answer.
     let terminal = Terminal::start(redis_cli(door).arg(protocol));
     let prompt = format!("127.0.0.1:{}>", door.port());
     // The last line of the screen that is not empty, after the prompt.
@@ -351,6 +352,7 @@ fn at_the_terminal(door: &Door, protocol: &str) {
     terminal.enter("clear");
     terminal.wait_for("empty screen", |screen| screen.lines().count() == 1);
     terminal.enter("select default");
+    terminal.wait_for("OK", |screen| screen.contains("select default\nOK\n"));
     terminal.enter("nsdel term");
     terminal.wait_for("OK", |screen| screen.contains("nsdel term\nOK\n"));
     // A connection that the server closes is told, and made anew at the next command.
@@ -367,9 +369,8 @@ fn at_the_terminal(door: &Door, protocol: &str) {
 
 #[test]
 fn interactive() {
-    let door = Door::plain();
-    at_the_terminal(&door, "-2");
-    at_the_terminal(&door, "-3");
+    at_the_terminal(&Door::plain(), "-2");
+    at_the_terminal(&Door::plain(), "-3");
 }
 
 #[test]
