@@ -56,6 +56,9 @@ impl Model {
                 if method.is_empty() || second.is_empty() {
                     return Err("Invalid argument");
                 }
+                if *method == b"default" {
+                    return self.auth(session, &[b"AUTH", second]);
+                }
                 if !method.eq_ignore_ascii_case(b"SECURE") {
                     return Err("Only SECURE extra method supported");
                 }
