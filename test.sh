@@ -19,6 +19,7 @@ need redis-benchmark redis-tools
 need mkfs.ext4 e2fsprogs
 need mount mount
 need cc gcc
+need openssl openssl
 need /usr/bin/python3 python3
 /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 if [ "${#missing[@]}" -gt 0 ]; then
