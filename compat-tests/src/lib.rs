@@ -3,13 +3,19 @@
 //! The way of the data: a [`transcript`] or a [`load`] makes requests; a [`server`] answers them
 //! through a [`client`], the [`model`] answers them in memory; both answers are a [`reply`].
 
+pub mod certificates;
+pub mod checks;
 pub mod client;
+pub mod door;
 pub mod fake;
 pub mod load;
 pub mod model;
 pub mod mount;
+pub mod old;
+pub mod program;
 pub mod reply;
 pub mod server;
+pub mod terminal;
 pub mod tls;
 pub mod transcript;
 

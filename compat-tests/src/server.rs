@@ -38,7 +38,7 @@ pub fn binary() -> &'static Path {
 }
 
 /// `target/<profile>`, where this test program lives too.
-fn profile_dir() -> PathBuf {
+pub fn profile_dir() -> PathBuf {
     let program = std::env::current_exe().expect("a test knows its own path");
     let dir = program.parent().expect("a program lives in a directory");
     if dir.ends_with("deps") {

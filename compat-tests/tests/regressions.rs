@@ -481,6 +481,56 @@ fn a_failed_write_behind_the_replies_loses_nothing() {
     server.terminate();
 }
 
+/// Each kind of change is refused with its own text, and changes nothing.
+#[test]
+fn a_broken_log_refuses_every_change() {
+    let place = Place::new("everysec");
+    let mut server = Limited::start(place.command("trap '' XFSZ", &[]));
+    let mut client = server.connect();
+    write_all(&mut client, 0..1);
+    for request in [
+        &["NSNEW", "private"][..],
+        &["NSSET", "private", "password", "secret"],
+        &["NSSET", "private", "public", "0"],
+        &["NSNEW", "ids"],
+        &["NSSET", "ids", "mode", "seq"],
+    ] {
+        client.expect(request, Reply::ok());
+    }
+    server.limit_files(4096);
+    let mut number = 1;
+    let refused = poll(WAIT_MAX, || {
+        number += 1;
+        let reply = client.call(args!["SET", key(number), value(number)]);
+        (reply == Reply::error(CANNOT_WRITE)).then_some(())
+    });
+    assert!(refused.is_some(), "a disk that takes nothing took {number} writes");
+    let key = key(0);
+    for (request, text) in [
+        (&["SET", "new", "value"][..], CANNOT_WRITE),
+        (&["SET", &key, "value"], CANNOT_WRITE),
+        (&["SET", &key, "value", "XX"], CANNOT_WRITE),
+        (&["SETNX", "new", "value"], CANNOT_WRITE),
+        (&["MSET", "new", "value", &key, "value"], CANNOT_WRITE),
+        (&["DEL", &key], "Cannot delete key (data)"),
+        (&["UNLINK", "missing", &key], "Cannot delete key (data)"),
+        (&["NSNEW", "new"], "Could not create namespace"),
+        (&["NSDEL", "ids"], "Could not delete this namespace"),
+        (&["NSSET", "ids", "maxsize", "5"], CANNOT_WRITE),
+        (&["NSSET", "ids", "mode", "user"], CANNOT_WRITE),
+    ] {
+        client.expect(request, Reply::error(text));
+    }
+    let names = ["default", "private", "ids"].map(Reply::bulk);
+    client.expect(args!["NSLIST"], Reply::Array(names.into()));
+    client.expect(args!["MGET", "new"], Reply::Array(vec![Reply::Nil]));
+    client.expect(args!["SELECT", "ids"], Reply::ok());
+    client.expect(args!["SET", "", "value"], Reply::error(CANNOT_WRITE));
+    client.expect(args!["SELECT", "private", "secret"], Reply::ok());
+    client.expect(args!["FLUSH"], Reply::error("Internal Server Error"));
+    assert_eq!(server.terminate().code(), Some(1), "it ends, and says that not all is well");
+}
+
 // Stopping
 
 #[test]

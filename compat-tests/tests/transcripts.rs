@@ -2,7 +2,7 @@
 
 use compat_tests::Model;
 use compat_tests::transcript::{
-    Action, ModelSubject, ServerSubject, Transcript, load_all, run, run_case,
+    Action, ModelSubject, ServerSubject, Transcript, dir, load_all, paths, run, run_case,
 };
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,11 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[test]
 fn every_command_has_a_transcript() {
     let commands: BTreeSet<String> = Model::command_names().map(str::to_ascii_lowercase).collect();
-    let files: BTreeSet<String> = load_all()
+    let files: BTreeSet<String> = paths(&dir())
         .iter()
-        .map(|transcript| {
-            transcript.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
-        })
+        .map(|path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned())
         .collect();
     assert_eq!(files, commands);
     for transcript in load_all() {
@@ -24,9 +22,19 @@ fn every_command_has_a_transcript() {
     }
 }
 
+/// All transcripts, or those whose name contains `ZDB_TRANSCRIPT`.
+fn selected() -> Vec<Transcript> {
+    let mut transcripts = load_all();
+    if let Ok(part) = std::env::var("ZDB_TRANSCRIPT") {
+        transcripts.retain(|transcript| transcript.path.to_string_lossy().contains(&part));
+        assert!(!transcripts.is_empty(), "ZDB_TRANSCRIPT={part} is in no name of a transcript");
+    }
+    transcripts
+}
+
 #[test]
 fn the_model_answers_every_transcript() {
-    let failed: Vec<String> = load_all()
+    let failed: Vec<String> = selected()
         .iter()
         .filter_map(|transcript| run(transcript, ModelSubject::new).err())
         .collect();
@@ -35,7 +43,7 @@ fn the_model_answers_every_transcript() {
 
 #[test]
 fn the_server_answers_every_transcript() {
-    let transcripts = load_all();
+    let transcripts = selected();
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(2, usize::from).min(8);
@@ -61,7 +69,13 @@ fn an_altered_reply_fails() {
     for transcript in load_all() {
         for case in &transcript.cases {
             for index in 0..case.steps.len() {
-                let Action::Expect(pattern) = &case.steps[index].action else {
+                let pushed = match &case.steps[index].action {
+                    Action::Pushed { connection, .. } => Some(connection.clone()),
+                    _ => None,
+                };
+                let (Action::Expect(pattern) | Action::Pushed { pattern, .. }) =
+                    &case.steps[index].action
+                else {
                     continue;
                 };
                 let altered = pattern.alterations();
@@ -73,10 +87,16 @@ fn an_altered_reply_fails() {
                 );
                 for pattern in altered {
                     let mut case = case.clone();
-                    case.steps[index].action = Action::Expect(pattern.clone());
+                    let shown = format!("{pattern:?}");
+                    case.steps[index].action = match &pushed {
+                        Some(connection) => {
+                            Action::Pushed { connection: connection.clone(), pattern }
+                        }
+                        None => Action::Expect(pattern),
+                    };
                     assert!(
                         run_case(&case, &mut ModelSubject::new(&case)).is_err(),
-                        "{}:{}: passes as {pattern:?}",
+                        "{}:{}: passes as {shown}",
                         transcript.path.display(),
                         case.steps[index].line
                     );
@@ -124,6 +144,24 @@ fn a_malformed_transcript_is_refused() {
         (
             "== a case\n> PING\n+PONG\n! server --admin x\n",
             "test.txt:4: the flags of the server come first",
+        ),
+        ("== a case\n> PING\n+PONG\n! before\n", "test.txt:4: a table has a case of its own"),
+        ("== a case\n! before\n| | here |\n", "test.txt:3: no state here"),
+        (
+            "== a case\n! before\n! state here\n| | here |\n| > PING |\n",
+            "test.txt:5: 1 columns, not 0",
+        ),
+        (
+            "== a case\n! before\n! state here\n| | here |\n| PING | +PONG |\n",
+            "test.txt:5: a line of",
+        ),
+        (
+            "== a case\n! before\n! state here\n| | here |\n| > PING | here |\n",
+            "test.txt:5: no reply begins",
+        ),
+        (
+            "== a case\n! before\n! state here\n| | here |\n",
+            "test.txt:4: the table above has no line",
         ),
         ("== a case\n! explode\n", "test.txt:2: unknown directive"),
     ] {

@@ -4,9 +4,11 @@
 //! engine (namespaces, index, log) -> disk. See ARCHITECTURE.md.
 
 pub mod command;
+mod crc32c;
 pub mod disk;
 pub mod engine;
 pub mod hub;
+pub mod import;
 pub mod limits;
 pub mod options;
 pub mod output;

@@ -1,13 +1,23 @@
 //! Every limit of the server, with its unit. Relations between them are asserted at the end.
+//!
+//! Fuzz targets are built with small limits in the same relations: what happens at a limit is then within
+//! reach of inputs of a few hundred bytes, and a start costs no time.
+
+/// A limit of the server, and what it is for the fuzz targets.
+pub(crate) const fn scaled(limit: u64, fuzzed: u64) -> u64 {
+    if cfg!(fuzzing) { fuzzed } else { limit }
+}
 
 /// Largest payload of a record, and largest bulk argument of a request, in bytes.
-pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+pub const PAYLOAD_BYTES_MAX: usize = scaled(8 << 20, 64 << 10) as usize;
 /// Largest key in bytes: its length is one byte in the record.
 pub const KEY_BYTES_MAX: usize = 255;
 /// Longest namespace name in bytes.
 pub const NAMESPACE_NAME_BYTES_MAX: usize = 128;
 /// Longest property name of NSSET in bytes.
 pub const PROPERTY_NAME_BYTES_MAX: usize = 256;
+/// Longest subcommand of INDEX and DATA in bytes.
+pub const SUBCOMMAND_BYTES_MAX: usize = 256;
 /// Longest property value of NSSET in bytes (so also the longest namespace password).
 pub const PROPERTY_VALUE_BYTES_MAX: usize = 63;
 /// Longest password that AUTH looks at, in bytes.
@@ -17,51 +27,51 @@ pub const SELECT_PASSWORD_BYTES_MAX: usize = 255;
 
 /// Size of the write buffer in bytes. It holds at least four of the largest records, and two of it
 /// fit Docker's default of 64 MiB for /dev/shm.
-pub const WRITE_BUFFER_BYTES: usize = 32 << 20;
+pub const WRITE_BUFFER_BYTES: usize = scaled(32 << 20, 512 << 10) as usize;
 /// How many bytes of records wait before a write is started without a timer's help.
-pub const WRITE_UNIT_BYTES: u64 = 512 << 10;
+pub const WRITE_UNIT_BYTES: u64 = scaled(512 << 10, 16 << 10);
 /// Largest single write to a segment in bytes.
-pub const WRITE_BYTES_MAX: u64 = 4 << 20;
+pub const WRITE_BYTES_MAX: u64 = scaled(4 << 20, 64 << 10);
 /// How many writes to the log are on their way at once where they need not be durable one by one.
 pub const WRITES_IN_FLIGHT_MAX: usize = 4;
 /// How many records that wait for the disk are worth a write beside those on their way.
 pub const COMMIT_RECORDS: u64 = 16;
 /// How far ahead of the log's end blocks are zeroed where clients wait for the disk: an overwrite of
 /// written blocks needs no journal commit of the file system.
-pub const ZERO_AHEAD_BYTES: u64 = 4 << 20;
+pub const ZERO_AHEAD_BYTES: u64 = scaled(4 << 20, 64 << 10);
 /// Size of one zeroing write in bytes.
-pub const ZERO_UNIT_BYTES: u64 = 1 << 20;
+pub const ZERO_UNIT_BYTES: u64 = scaled(1 << 20, 16 << 10);
 /// Period of flushes under `--sync no`, in milliseconds: not a promise, but the sidecars and the time
 /// of a restart depend on the flushed part of the log.
 pub const LAZY_FLUSH_MS: u64 = 30_000;
 
 /// Smallest size of a segment in bytes; the largest is below 4 GiB.
-pub const SEGMENT_BYTES_MIN: u64 = 512 << 10;
+pub const SEGMENT_BYTES_MIN: u64 = scaled(512 << 10, 64 << 10);
 
 /// Bytes of one page of a sidecar before it is closed.
-pub const SIDECAR_PAGE_BYTES: usize = 16 << 10;
+pub const SIDECAR_PAGE_BYTES: usize = scaled(16 << 10, 256) as usize;
 
 /// Most entries that one SCAN or RSCAN returns.
-pub const SCAN_ENTRIES_MAX: usize = 512;
+pub const SCAN_ENTRIES_MAX: usize = scaled(512, 8) as usize;
 /// Most bytes of the log that one SCAN or RSCAN reads for the keys.
-pub const SCAN_READ_BYTES_MAX: u64 = 512 << 10;
+pub const SCAN_READ_BYTES_MAX: u64 = scaled(512 << 10, 32 << 10);
 /// Records nearer than this share one read of a scan, in bytes.
-pub const SCAN_GAP_BYTES: u64 = 16 << 10;
+pub const SCAN_GAP_BYTES: u64 = scaled(16 << 10, 4 << 10);
 
 /// Replies of one connection that wait in memory before its requests wait too, in bytes.
-pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
+pub const OUTPUT_BYTES_MAX: usize = scaled(1 << 20, 32 << 10) as usize;
 /// What a reply of unknown length counts for in that, in bytes: sixteen of them are under way at once.
 pub const UNKNOWN_REPLY_BYTES: usize = OUTPUT_BYTES_MAX / 16;
 /// Replies of all connections together. Beyond it a connection with more than its share waits.
-pub const OUTPUT_BYTES_TOTAL_MAX: usize = 1 << 30;
+pub const OUTPUT_BYTES_TOTAL_MAX: usize = scaled(1 << 30, 128 << 10) as usize;
 /// The share that each connection has in any case, in bytes.
-pub const OUTPUT_BYTES_SHARE: usize = 16 << 10;
+pub const OUTPUT_BYTES_SHARE: usize = scaled(16 << 10, 2 << 10) as usize;
 /// A payload of this size and more is sent from the cache or the read buffer without a copy.
-pub const SHARE_BYTES_MIN: usize = 16 << 10;
+pub const SHARE_BYTES_MIN: usize = scaled(16 << 10, 1 << 10) as usize;
 /// Requests of one connection that are under way at once.
-pub const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
+pub const REQUESTS_IN_FLIGHT_MAX: usize = scaled(1024, 32) as usize;
 /// Bytes of half-sent and waiting requests that all connections together may hold.
-pub const INPUT_BYTES_TOTAL_MAX: usize = 2 << 30;
+pub const INPUT_BYTES_TOTAL_MAX: usize = scaled(2 << 30, 512 << 10) as usize;
 
 /// What may wait for a client that is sent things unasked (MONITOR, mirrors) before it is let go, in bytes.
 pub const PUSH_OUTPUT_BYTES_MAX: usize = 32 << 20;
@@ -77,8 +87,40 @@ pub const PASSWORD_FAILURE_FORGIVEN_MS: u64 = 1000;
 /// Peers whose wrong passwords are counted at once.
 pub const THROTTLED_SOURCES_MAX: usize = 4096;
 
+/// Shortest, usual and longest time that a WAIT waits, in milliseconds.
+pub const WAIT_MS_MIN: u64 = 100;
+pub const WAIT_MS_DEFAULT: u64 = 5000;
+pub const WAIT_MS_MAX: u64 = 1_800_000;
+/// Longest word behind the requests of a MASTER, in bytes.
+pub const OWNER_BYTES_MAX: usize = 32;
+/// Longest CLIENT PAUSE in milliseconds: a forgotten one must end.
+pub const CLIENT_PAUSE_MS_MAX: u64 = 3_600_000;
+/// Longest DEBUG SLEEP in microseconds: not even a signal ends it earlier.
+pub const DEBUG_SLEEP_US_MAX: u64 = 60_000_000;
+/// Most entries of the slow log, most words of an entry, and most bytes of a word.
+pub const SLOWLOG_ENTRIES_MAX: usize = 65536;
+pub const SLOWLOG_ARGUMENTS_MAX: usize = 32;
+pub const SLOWLOG_ARGUMENT_BYTES_MAX: usize = 128;
+
 /// Longest name a client may give itself, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 256;
+
+/// Hooks that run at once; more of them wait.
+pub const HOOKS_RUNNING_MAX: usize = 64;
+/// Hooks that wait for their turn; more events than these are not told.
+pub const HOOKS_WAITING_MAX: usize = 4096;
+/// Runs of hooks that HOOKS shows.
+pub const HOOK_ENTRIES_MAX: usize = 256;
+/// Bytes of an old file that an import reads at once, where no record is larger.
+pub const IMPORT_WINDOW_BYTES: usize = 4 << 20;
+/// Index entries of one damaged old file that an import keeps to find its way, 16 bytes each.
+pub const IMPORT_HINTS_MAX: usize = 4 << 20;
+/// Keys whose newest version is lost that an import remembers up to the end of their namespace.
+pub const IMPORT_LOST_KEYS_MAX: usize = 64 << 10;
+/// Lost stretches of the old files that an import remembers, 24 bytes each.
+pub const IMPORT_LOST_RANGES_MAX: usize = 1 << 20;
+/// Lines about damage that an import prints; the others are counted.
+pub const IMPORT_DAMAGE_LINES_MAX: usize = 1000;
 
 const _: () = {
     assert!(WRITE_BUFFER_BYTES >= 3 * (PAYLOAD_BYTES_MAX + 4096));
@@ -87,4 +129,5 @@ const _: () = {
     assert!(PAYLOAD_BYTES_MAX < (1 << 24) - 1);
     // The largest request that a mirror is sent fits more than once.
     assert!(PUSH_OUTPUT_BYTES_MAX >= 2 * PAYLOAD_BYTES_MAX);
+    assert!(HOOKS_RUNNING_MAX < HOOK_ENTRIES_MAX);
 };

@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use zdb::command::{ServerState, ServerStats, Table, Throttle};
+use zdb::command::{
+    HookRuns, Latencies, Machine, Rates, SETTINGS_FILE_NAME, ServerState, ServerStats, Settings,
+    SlowLog, Table, Throttle,
+};
 use zdb::disk::Files;
 use zdb::disk::system::SystemFiles;
 use zdb::engine::log::Policy;
@@ -15,6 +18,9 @@ use zdb::options::{Mode, Options, SyncPolicy};
 use zdb::server::{Ended, Listener, Server, Tls, TlsFiles, Wire, process};
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == "import") {
+        return zdb::import::main(std::env::args_os().skip(2));
+    }
     let options = match Options::from_args(std::env::args_os()) {
         Ok(options) => options,
         Err(exit) => {
@@ -59,24 +65,21 @@ fn run(options: &Options) -> Result<Ended, String> {
         Mode::User => namespace::Mode::User,
         Mode::Sequential => namespace::Mode::Sequential,
     });
-    let policy = match options.sync_policy() {
-        SyncPolicy::Always => Policy::Always,
-        SyncPolicy::Every(period) => Policy::Every { period_ms: period.as_millis() as u64 },
-        SyncPolicy::No => Policy::No,
-    };
+    let mut settings = settings(options)?;
     let begun = Instant::now();
     let (mut engine, report) = recovery::start(
         &*files,
         StartOptions {
             mode,
-            policy,
+            policy: settings.policy,
             segment_bytes: options.datasize,
-            cache_bytes: options.cache,
+            cache_bytes: settings.cache_bytes,
             // Absolute, since its place is noted for the next start.
             buffer: options.buffer().map(|place| place.canonicalize().unwrap_or(place.into())),
             random,
         },
     )?;
+    engine.log.rotate_ms = settings.rotate_s * 1000;
     process::give_back_memory();
     for line in &report.damage {
         process::warn(&format!("damage: {line}"));
@@ -102,9 +105,7 @@ fn run(options: &Options) -> Result<Ended, String> {
         engine.log.discard_buffer();
         return Ok(Ended::Command);
     }
-    if options.maxsize > 0 {
-        engine.limit_default(options.maxsize);
-    }
+    engine.limit_default(settings.default_bytes_max);
     let mut listeners = Vec::new();
     let address = options.listen.as_deref();
     if let Some(port) = options.tcp_port() {
@@ -119,15 +120,46 @@ fn run(options: &Options) -> Result<Ended, String> {
         listeners.push(Listener::tcp(address, port, Wire::Tls { verifies })?);
     }
     let names: Vec<String> = listeners.iter().map(Listener::name).collect();
-    let mut state = state(options, mode, policy, &listeners);
+    let clients_possible = clients_possible(settings.clients_max, open_files_max);
+    settings.clients_max = settings.clients_max.min(clients_possible);
+    let mut state = state(options, mode, settings, &listeners);
+    state.clients_possible = clients_possible;
     state.admin_password = admin_password.map(|password| password.as_bytes().to_vec());
-    state.clients_max = clients_max(options.maxclients, open_files_max);
-    state.settings.push(("maxclients", state.clients_max.to_string()));
     warn_of_strangers(&state, &listeners);
     let hub = Hub::new(engine, state, options.null);
-    let server = Server::new(hub, files, listeners, signals, tls, options.verbose)?;
+    let server = Server::new(hub, files, listeners, signals, tls)?;
     process::say(&format!("zdb ready on {}", names.join(" and ")));
     server.run()
+}
+
+/// The settings of the flags, and those that CONFIG REWRITE kept where no flag gives them.
+fn settings(options: &Options) -> Result<Settings, String> {
+    let mut settings = Settings {
+        cache_bytes: options.cache,
+        default_bytes_max: options.maxsize,
+        rotate_s: options.rotate.into(),
+        clients_max: options.maxclients.into(),
+        timeout_s: options.timeout.into(),
+        verbose: options.verbose,
+        ..Settings::default()
+    };
+    settings.policy = match options.sync_policy() {
+        SyncPolicy::Always => Policy::Always,
+        SyncPolicy::Every(period) => {
+            settings.sync_period_ms = period.as_millis() as u64;
+            Policy::Every { period_ms: settings.sync_period_ms }
+        }
+        SyncPolicy::No => Policy::No,
+    };
+    let path = options.data.join(SETTINGS_FILE_NAME);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => settings
+            .apply_file(&text, |flag| options.is_given(flag))
+            .map_err(|error| format!("{}: {error}; correct or remove it", path.display()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+    }
+    Ok(settings)
 }
 
 /// The files of TLS, where there is a port for it: the flags need each other.
@@ -140,17 +172,16 @@ fn tls_files(options: &Options) -> Option<TlsFiles> {
     })
 }
 
-/// As many clients as asked for, or as may be open beside the files that the server needs.
-fn clients_max(wanted: u32, open_files_max: u64) -> u64 {
+/// As many clients as may be open beside the files that the server needs.
+fn clients_possible(wanted: u64, open_files_max: u64) -> u64 {
     let spare = open_files_max.saturating_sub(process::open_files() + OPEN_FILES_RESERVE).max(1);
-    let wanted = u64::from(wanted);
     if spare < wanted {
         process::warn(&format!(
-            "warning: at most {spare} clients instead of --maxclients {wanted}: the limit of open files is \
+            "warning: at most {spare} clients instead of maxclients {wanted}: the limit of open files is \
              {open_files_max}; raise it (ulimit -n, LimitNOFILE)"
         ));
     }
-    wanted.min(spare)
+    spare
 }
 
 /// Protected mode would otherwise show only where a client is turned away.
@@ -167,7 +198,7 @@ fn warn_of_strangers(state: &ServerState, listeners: &[Listener]) {
 fn state(
     options: &Options,
     mode: Option<namespace::Mode>,
-    policy: Policy,
+    settings: Settings,
     listeners: &[Listener],
 ) -> ServerState {
     let boot_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
@@ -176,16 +207,10 @@ fn state(
     };
     let mut instance = [0; 4];
     process::fill_random(&mut instance);
-    let appendfsync = match policy {
-        Policy::Always => "always",
-        Policy::Every { .. } => "everysec",
-        Policy::No => "no",
-    };
     let is_plain = |one: &&Listener| one.wire() == Wire::Plain && one.port().is_some();
     let port = |found: Option<&Listener>| found.and_then(Listener::port).unwrap_or(0).to_string();
     let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_string();
-    let settings = vec![
-        ("appendfsync", appendfsync.into()),
+    let fixed_settings = vec![
         ("appendonly", "yes".into()),
         ("bind", options.listen.clone().unwrap_or_else(|| "::".into())),
         ("databases", "1".into()),
@@ -195,7 +220,6 @@ fn state(
         ("port", port(listeners.iter().find(is_plain))),
         ("protected-mode", yes_no(!options.has_password())),
         ("save", String::new()),
-        ("timeout", options.timeout.to_string()),
         ("tls-auth-clients", yes_no(options.tls_ca.is_some())),
         ("tls-port", port(listeners.iter().find(|one| one.wire() != Wire::Plain))),
         ("unixsocket", options.socket.as_deref().map(path).unwrap_or_default()),
@@ -208,13 +232,22 @@ fn state(
         data_path: path(&options.data),
         index_path: path(&options.index),
         settings,
+        fixed_settings,
+        machine: Machine {
+            clock_ns: process::clock_ns,
+            sleep_us: process::sleep_us,
+            usage: process::usage,
+        },
         random: Box::new(process::fill_random),
         // As 0-db: 1 to 2^30.
         instance_id: (u32::from_le_bytes(instance) & ((1 << 30) - 1)).max(1),
         boot_s,
-        clients_max: options.maxclients.into(),
-        timeout_s: options.timeout.into(),
+        clients_possible: u64::MAX,
         throttle: Throttle::default(),
+        hooks: HookRuns::default(),
         stats: ServerStats::default(),
+        rates: Rates::default(),
+        latencies: Latencies::default(),
+        slow_log: SlowLog::default(),
     }
 }

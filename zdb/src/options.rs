@@ -8,7 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Command, CommandFactory, Parser, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::limits::{ADMIN_PASSWORD_BYTES_MAX, SEGMENT_BYTES_MIN};
 
@@ -33,6 +34,7 @@ const NO_BUFFER: &str = "none";
     after_help = "SIZE is bytes, or a number with a suffix k, M, G or T (1024-based, fractions \
                   allowed): 536870912, 512M, 1.5G.\n\
                   Flags may be shortened while unambiguous and written with one dash: -po 9900.\n\n\
+                  zdb import --help tells how to copy the directories of a 0-db v2 into new ones.\n\
                   Example: zdb --data /disk1/data --index /disk1/index --mode seq --socket /run/zdb.sock"
 )]
 pub struct Options {
@@ -130,7 +132,7 @@ pub struct Options {
     /// Program to run on events. Not built yet.
     #[arg(long, value_name = "FILE", help_heading = OPERATION)]
     pub hook: Option<PathBuf>,
-    /// Begin new files in namespaces written to, after so many seconds; 0 = never. Not built yet.
+    /// Close a data file so many seconds after its first record, full or not; 0 = when it is full.
     #[arg(long, value_name = "SECONDS", default_value_t = 0, help_heading = OPERATION)]
     pub rotate: u32,
     /// Leave the terminal once the server listens. Not built yet.
@@ -148,6 +150,10 @@ pub struct Options {
     /// Answer SET and GET with constants: the limit of the loops on this machine, for the benchmark.
     #[arg(long, hide = true)]
     pub null: bool,
+
+    /// The flags of the command line, by their long names.
+    #[arg(skip)]
+    given: Vec<String>,
 }
 
 const STORAGE: &str = "Storage";
@@ -238,8 +244,17 @@ impl Options {
     {
         let command = Self::command();
         let args = getopt_long_only(&command, args.into_iter().map(Into::into));
-        Self::try_parse_from(args)
-            .and_then(|options| {
+        command
+            .clone()
+            .try_get_matches_from(args)
+            .and_then(|matches| {
+                let mut options = Self::from_arg_matches(&matches)?;
+                options.given = matches
+                    .ids()
+                    .map(clap::Id::as_str)
+                    .filter(|id| matches.value_source(id) == Some(ValueSource::CommandLine))
+                    .map(str::to_owned)
+                    .collect();
                 options.check().map_err(|(kind, text)| Self::command().error(kind, text))?;
                 Ok(options)
             })
@@ -247,6 +262,11 @@ impl Options {
                 code: u8::from(error.use_stderr()),
                 text: error.render().to_string(),
             })
+    }
+
+    /// Whether a flag was on the command line, by its long name.
+    pub fn is_given(&self, flag: &str) -> bool {
+        self.given.iter().any(|given| given == flag)
     }
 
     /// The mode that namespaces must have; None: any.
@@ -317,7 +337,6 @@ impl Options {
     pub fn not_built_yet(&self) -> Vec<String> {
         [
             ("--hook", self.hook.is_some()),
-            ("--rotate", self.rotate > 0),
             ("--background", self.background),
             ("--logfile", self.logfile.is_some()),
             ("--threads above 1", self.threads > 1),
@@ -490,7 +509,7 @@ fn parse_port(text: &str) -> Result<Port, String> {
 }
 
 /// Bytes: digits, perhaps a fraction, perhaps k, M, G or T. `m` is refused as in 0-db.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let help = "a number with an optional suffix k, M, G or T (1024-based), as in 512k or 1.5G";
     let refused = || format!("a size is {help}");
     let (number, shift) = match text.as_bytes().last() {
@@ -579,6 +598,13 @@ mod tests {
         assert!(!options.protect && !options.verbose && !options.dump && !options.dualnet);
         assert!(options.warnings().is_empty());
         assert!(options.not_built_yet().is_empty());
+    }
+
+    #[test]
+    fn what_was_given() {
+        let options = accepted("--sync -cache=1M");
+        assert!(options.is_given("sync") && options.is_given("cache"));
+        assert!(!options.is_given("synctime") && !options.is_given("mode"));
     }
 
     #[test]
@@ -813,7 +839,6 @@ mod tests {
     fn what_is_not_built_is_named() {
         for (line, flag) in [
             ("--hook x", "--hook is"),
-            ("--rotate 1", "--rotate is"),
             ("--background", "--background is"),
             ("--logfile x", "--logfile is"),
             ("--threads 2", "--threads above 1 is"),
@@ -822,7 +847,7 @@ mod tests {
             assert_eq!(lines.len(), 1, "{line}");
             assert!(lines[0].starts_with(flag), "{line}: {}", lines[0]);
         }
-        assert!(accepted("--rotate 0 --threads 1 --secure --dump").not_built_yet().is_empty());
+        assert!(accepted("--rotate 7 --threads 1 --secure --dump").not_built_yet().is_empty());
         refused("--threads 0", "invalid value '0'");
     }
 

@@ -1,38 +1,63 @@
-//! The commands on keys.
+//! The commands on keys that 0-db has.
 
+use super::habits::SetOptions;
 use super::namespace::{Mode, Namespace, State, Version};
-use super::{Answer, Model, Session, atoll, exact};
+use super::{Answer, Command, Model, Session, exact, is_number, open};
 use crate::reply::Reply;
 
+pub(super) const COMMANDS: &[Command] = &[
+    open("SET", Model::set),
+    open("SETX", Model::set),
+    open("GET", Model::get),
+    open("MGET", Model::mget),
+    open("DEL", Model::del),
+    open("EXISTS", Model::exists),
+    open("CHECK", Model::check),
+    open("LENGTH", Model::length),
+    open("KEYTIME", Model::keytime),
+    open("HISTORY", Model::history),
+    open("DBSIZE", Model::dbsize),
+];
+
 const KEY_BYTES_MAX: usize = 255;
-const CURSOR_BYTES: usize = 17;
-/// Ends each of the model's cursors, so that no guess is one.
-const CURSOR_MARK: &[u8; 9] = b"model-cur";
+
+/// A key and its value.
+pub(super) type Value<'a> = (&'a [u8], &'a [u8]);
+
+/// The limit of a key that is written.
+pub(super) fn key_of_write(key: &[u8]) -> Result<(), &'static str> {
+    if key.len() > KEY_BYTES_MAX { Err("Key too large") } else { Ok(()) }
+}
+
+/// The limit of a key that is looked up.
+pub(super) fn key_of_read(key: &[u8]) -> Result<(), &'static str> {
+    if key.len() > KEY_BYTES_MAX { Err("Invalid key") } else { Ok(()) }
+}
 
 impl Model {
     pub(super) fn set(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
-        let now = self.now.as_secs() as u32;
-        let timestamp = match arguments {
-            [_, _, _] => now,
-            [_, _, _, _] if !session.admin => return Err("Permission denied"),
-            [_, _, _, text] => atoll(text) as u32,
+        let (key, value, options) = match arguments {
+            [_, key, value, options @ ..] => (*key, *value, options),
             _ => return Err("Unexpected arguments"),
         };
-        let (key, value) = (arguments[1], arguments[2]);
-        if key.len() > KEY_BYTES_MAX {
-            return Err("Key too large");
+        let options = match SetOptions::parse(options) {
+            Ok(options) => options,
+            Err(refusal) => return Ok(refusal),
+        };
+        if options.timestamp.is_some() && !session.admin {
+            return Err("Permission denied");
         }
+        key_of_write(key)?;
+        if !options.is_plain() {
+            return self.set_if(session, (key, value), &options);
+        }
+        let timestamp = options.timestamp.unwrap_or(self.now.as_secs() as u32);
         let namespace = self.writable(session)?;
         let current = namespace.current(key);
         if namespace.worm && current.is_some() {
             return Err("Namespace is protected by worm mode");
         }
-        let replaced = current.map_or(0, |version| version.value.len() as u64);
-        if namespace.maxsize > 0
-            && namespace.value_bytes + value.len() as u64 > namespace.maxsize + replaced
-        {
-            return Err("No space left on this namespace");
-        }
+        namespace.make_room(&[(key, value)])?;
         match namespace.mode {
             Mode::User if key.is_empty() => return Err("Invalid argument, key needed"),
             Mode::Sequential if !key.is_empty() && current.is_none() => {
@@ -47,15 +72,16 @@ impl Model {
     }
 
     pub(super) fn del(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
-        match arguments.len() {
-            3 if !session.admin => return Err("Permission denied"),
-            3 => {}
+        match arguments {
+            [_, _, word] if !is_number(word) => {
+                return Err("Invalid timestamp (DEL takes one key; UNLINK takes many)");
+            }
+            [_, _, _] if !session.admin => return Err("Permission denied"),
+            [_, _, _] => {}
             _ => exact(arguments, 2)?,
         }
         let key = arguments[1];
-        if key.len() > KEY_BYTES_MAX {
-            return Err("Invalid key");
-        }
+        key_of_read(key)?;
         let namespace = self.writable(session)?;
         if namespace.current(key).is_none() {
             return Err("Key not found");
@@ -68,7 +94,7 @@ impl Model {
     }
 
     /// The current namespace, if this connection may write into it now.
-    fn writable(&mut self, session: &Session) -> Result<&mut Namespace, &'static str> {
+    pub(super) fn writable(&mut self, session: &Session) -> Result<&mut Namespace, &'static str> {
         if !session.writable {
             return Err("Namespace is in read-only mode");
         }
@@ -80,7 +106,7 @@ impl Model {
     }
 
     /// The current namespace, if it may be read now.
-    fn readable(&mut self, session: &Session) -> Result<&mut Namespace, &'static str> {
+    pub(super) fn readable(&mut self, session: &Session) -> Result<&mut Namespace, &'static str> {
         let namespace = self.current(session);
         match namespace.state {
             State::Frozen => Err("Namespace is temporarily frozen (read-write disabled)"),
@@ -89,15 +115,13 @@ impl Model {
     }
 
     /// The one key of a reading command.
-    fn one_key<'a>(
+    pub(super) fn one_key<'a>(
         &'a mut self,
         session: &Session,
         arguments: &[&[u8]],
     ) -> Result<Option<&'a Version>, &'static str> {
         exact(arguments, 2)?;
-        if arguments[1].len() > KEY_BYTES_MAX {
-            return Err("Invalid key");
-        }
+        key_of_read(arguments[1])?;
         Ok(self.readable(session)?.current(arguments[1]))
     }
 
@@ -131,9 +155,7 @@ impl Model {
         if keys.is_empty() {
             return Err("Invalid arguments");
         }
-        if keys.iter().any(|key| key.len() > KEY_BYTES_MAX) {
-            return Err("Invalid key");
-        }
+        keys.iter().try_for_each(|key| key_of_read(key))?;
         let namespace = self.readable(session)?;
         let value = |key: &&[u8]| {
             namespace.current(key).map_or(Reply::Nil, |version| Reply::Bulk(version.value.clone()))
@@ -143,41 +165,6 @@ impl Model {
 
     pub(super) fn dbsize(&mut self, session: &mut Session, _: &[&[u8]]) -> Answer {
         Ok(Reply::Integer(self.current(session).live_count() as i64))
-    }
-
-    pub(super) fn scan(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
-        self.walk(session, arguments, false)
-    }
-
-    pub(super) fn rscan(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
-        self.walk(session, arguments, true)
-    }
-
-    fn walk(&mut self, session: &mut Session, arguments: &[&[u8]], reverse: bool) -> Answer {
-        let namespace = self.readable(session)?;
-        let after = match arguments.get(1) {
-            Some(cursor) => Some(parse_cursor(cursor).ok_or("Invalid key format")?),
-            None => None,
-        };
-        let entries = namespace.scan_from(after, reverse);
-        let (last, _) = entries.last().ok_or("No more data")?;
-        let entry = |(_, version): &(u64, &Version)| {
-            Reply::Array(vec![
-                Reply::Bulk(version.key.clone()),
-                Reply::Integer(version.value.len() as i64),
-                Reply::Integer(version.timestamp.into()),
-            ])
-        };
-        Ok(Reply::Array(vec![
-            Reply::bulk(cursor(*last)),
-            Reply::Array(entries.iter().map(entry).collect()),
-        ]))
-    }
-
-    pub(super) fn keycur(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
-        exact(arguments, 2)?;
-        let place = self.readable(session)?.place_of(arguments[1]);
-        Ok(Reply::bulk(cursor(place.ok_or("Key not found")?)))
     }
 
     pub(super) fn history(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
@@ -192,9 +179,9 @@ impl Model {
             Some(token) => {
                 let token: [u8; 8] = (*token).try_into().map_err(|_| "Invalid arguments")?;
                 let index = u64::from_le_bytes(token).checked_sub(1).ok_or("No more history")?;
-                let version =
+                let (version, is_gone) =
                     namespace.version(index as usize).ok_or("Invalid arguments (index query)")?;
-                if version.key != key {
+                if is_gone || version.key != key {
                     return Err("Invalid arguments (invalid key)");
                 }
                 version
@@ -208,16 +195,4 @@ impl Model {
             Reply::Bulk(version.value.clone()),
         ]))
     }
-}
-
-fn cursor(place: u64) -> [u8; CURSOR_BYTES] {
-    let mut bytes = [0; CURSOR_BYTES];
-    bytes[..8].copy_from_slice(&place.to_le_bytes());
-    bytes[8..].copy_from_slice(CURSOR_MARK);
-    bytes
-}
-
-fn parse_cursor(bytes: &[u8]) -> Option<u64> {
-    let (place, mark) = bytes.split_first_chunk::<8>()?;
-    (mark == CURSOR_MARK).then(|| u64::from_le_bytes(*place))
 }

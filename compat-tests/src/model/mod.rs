@@ -12,9 +12,14 @@
 //! ```
 
 mod connection;
+mod files;
+mod habits;
 mod keys;
 mod namespace;
+mod operate;
 mod settings;
+mod walk;
+mod watch;
 
 pub use connection::secure_answer;
 pub use namespace::{Mode, Namespace, Version};
@@ -54,40 +59,21 @@ const fn admin(name: &'static str, handler: Handler) -> Command {
     Command { name, admin: true, handler }
 }
 
-const COMMANDS: &[Command] = &[
-    open("SET", Model::set),
-    open("SETX", Model::set),
-    open("GET", Model::get),
-    open("MGET", Model::mget),
-    open("DEL", Model::del),
-    open("EXISTS", Model::exists),
-    open("CHECK", Model::check),
-    open("LENGTH", Model::length),
-    open("KEYTIME", Model::keytime),
-    open("SCAN", Model::scan),
-    open("SCANX", Model::scan),
-    open("RSCAN", Model::rscan),
-    open("KEYCUR", Model::keycur),
-    open("HISTORY", Model::history),
-    open("DBSIZE", Model::dbsize),
-    open("PING", |_, _, _| Ok(Reply::Simple("PONG".into()))),
-    open("TIME", Model::time),
-    open("INFO", Model::info),
-    open("AUTH", Model::auth),
-    open("SELECT", Model::select),
-    admin("NSNEW", Model::nsnew),
-    admin("NSDEL", Model::nsdel),
-    open("NSLIST", Model::nslist),
-    open("NSINFO", Model::nsinfo),
-    admin("NSSET", Model::nsset),
-    open("STOP", Model::stop),
-    open("HELLO", Model::hello),
-    open("COMMAND", Model::command),
-    open("CLIENT", Model::client),
-    open("CONFIG", Model::config),
-    open("ECHO", Model::echo),
-    open("QUIT", Model::quit),
-];
+/// All commands; each file brings its own.
+fn commands() -> impl Iterator<Item = &'static Command> {
+    [
+        keys::COMMANDS,
+        habits::COMMANDS,
+        walk::COMMANDS,
+        files::COMMANDS,
+        settings::COMMANDS,
+        connection::COMMANDS,
+        watch::COMMANDS,
+        operate::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
+}
 
 /// What the server knows of one connection.
 #[derive(Clone, Debug)]
@@ -100,14 +86,21 @@ pub struct Session {
     writable: bool,
     challenge: Option<String>,
     protocol: u8,
-    name: Bytes,
     closed: bool,
+    /// The request that runs gets its reply later, through `Watch::pushed`.
+    silent: bool,
+    watcher: watch::Watcher,
 }
 
 impl Session {
     /// Whether the server has closed the connection: it gets no more replies.
     pub fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// Tells connections apart, over all of a model's life.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 }
 
@@ -119,8 +112,12 @@ pub struct Model {
     namespace_count_ever: u64,
     session_count: u64,
     challenge_count: u64,
+    /// Wrong passwords that are not forgiven yet, as of this time.
+    failures: f64,
+    failures_at: Duration,
     now: Duration,
-    stopped: bool,
+    watch: watch::Watch,
+    operation: operate::Operation,
 }
 
 impl Model {
@@ -137,8 +134,11 @@ impl Model {
             namespace_count_ever: 1,
             session_count: 0,
             challenge_count: 0,
+            failures: 0.0,
+            failures_at: Duration::ZERO,
             now: Duration::ZERO,
-            stopped: false,
+            watch: Default::default(),
+            operation: Default::default(),
         }
     }
 
@@ -153,8 +153,9 @@ impl Model {
             writable: !self.options.protect,
             challenge: None,
             protocol: 2,
-            name: Bytes::new(),
             closed: false,
+            silent: false,
+            watcher: Default::default(),
         }
     }
 
@@ -165,12 +166,13 @@ impl Model {
 
     /// A stop and a start: data and settings stay, sessions from before must not be used again.
     pub fn restart(&mut self) {
-        self.stopped = false;
+        self.failures = 0.0;
+        self.operation.stopped = false;
     }
 
     /// Whether STOP has ended the server.
     pub fn is_stopped(&self) -> bool {
-        self.stopped
+        self.operation.stopped
     }
 
     /// The namespaces in the order of their creation.
@@ -180,17 +182,29 @@ impl Model {
 
     /// The names of all commands.
     pub fn command_names() -> impl Iterator<Item = &'static str> {
-        COMMANDS.iter().map(|command| command.name)
+        commands().map(|command| command.name)
     }
 
-    /// One request, the command's name first.
+    /// One request, the command's name first. Panics on a request that is not answered at once.
     pub fn execute(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Reply {
+        self.request(session, arguments).expect("a reply at once")
+    }
+
+    /// One request; `None` where the reply comes later, if at all, among those of `take_pushed`.
+    pub fn request(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Option<Reply> {
         assert!(!session.closed, "a closed connection sends nothing");
+        session.silent = false;
         let reply = match self.dispatch(session, arguments) {
             Ok(reply) => reply,
             Err(text) => Reply::error(text),
         };
-        if session.protocol == 3 { reply } else { reply.flattened() }
+        let reply = if session.protocol == 3 { reply } else { reply.flattened() };
+        (!session.silent).then_some(reply)
+    }
+
+    /// What was sent to connections beside the replies to their requests, with the connections' ids.
+    pub fn take_pushed(&mut self) -> Vec<(u64, Reply)> {
+        std::mem::take(&mut self.watch.pushed)
     }
 
     fn dispatch(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
@@ -201,14 +215,16 @@ impl Model {
         if arguments[0] == b"*" {
             return Err("This is not a valid command");
         }
-        let command = COMMANDS
-            .iter()
+        let command = commands()
             .find(|command| command.name.as_bytes().eq_ignore_ascii_case(arguments[0]))
             .ok_or("Command not supported")?;
-        if command.admin && !session.admin {
-            return Err("Permission denied");
-        }
-        (command.handler)(self, session, arguments)
+        let answer = if command.admin && !session.admin {
+            Err("Permission denied")
+        } else {
+            (command.handler)(self, session, arguments)
+        };
+        self.show_watchers(session, command.name, arguments);
+        answer
     }
 
     fn current(&mut self, session: &Session) -> &mut Namespace {
@@ -247,4 +263,17 @@ fn atoll(text: &[u8]) -> i64 {
         .take_while(|byte| byte.is_ascii_digit())
         .fold(0i64, |value, byte| value.saturating_mul(10).saturating_add(i64::from(byte - b'0')));
     if negative { -value } else { value }
+}
+
+/// A sign perhaps, and digits, and nothing else.
+fn is_number(word: &[u8]) -> bool {
+    let digits = match word {
+        [b'-' | b'+', digits @ ..] => digits,
+        _ => word,
+    };
+    !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+}
+
+fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, Reply)>) -> Reply {
+    Reply::Map(pairs.into_iter().map(|(name, value)| (Reply::bulk(name), value)).collect())
 }

@@ -1,5 +1,6 @@
 //! A namespace: its settings, every version of every key, and the order a scan takes.
 
+use super::files::Records;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 
@@ -38,10 +39,15 @@ pub struct Namespace {
     pub(super) maxsize: u64,
     pub(super) id_next: u64,
     versions: Vec<Version>,
+    /// How many of the versions were flushed away.
+    flushed: usize,
+    pub(super) flush_count: u64,
     /// The current version of each live key.
     live: HashMap<Bytes, usize>,
     /// Live keys by their place in a scan.
     order: BTreeMap<u64, usize>,
+    /// What was written, in its order and by file.
+    pub(super) records: Records,
     pub(super) value_bytes: u64,
     pub(super) index_bytes: u64,
 }
@@ -59,8 +65,11 @@ impl Namespace {
             maxsize: 0,
             id_next: 0,
             versions: Vec::new(),
+            flushed: 0,
+            flush_count: 0,
             live: HashMap::new(),
             order: BTreeMap::new(),
+            records: Records::new(),
             value_bytes: 0,
             index_bytes: 0,
         }
@@ -90,11 +99,12 @@ impl Namespace {
     }
 
     pub(super) fn is_fresh(&self) -> bool {
-        self.versions.is_empty()
+        self.versions.len() == self.flushed
     }
 
-    pub(super) fn version(&self, index: usize) -> Option<&Version> {
-        self.versions.get(index)
+    /// One version by its number, and whether it was flushed away.
+    pub(super) fn version(&self, index: usize) -> Option<(&Version, bool)> {
+        self.versions.get(index).map(|version| (version, index < self.flushed))
     }
 
     pub(super) fn current(&self, key: &[u8]) -> Option<&Version> {
@@ -109,9 +119,10 @@ impl Namespace {
         } else {
             Bytes::copy_from_slice(key)
         };
-        let previous = self.remove(&key);
+        let previous = self.take(&key);
         let index = self.versions.len();
         let value = Bytes::copy_from_slice(value);
+        self.records.wrote(key.clone(), value.clone(), timestamp);
         self.value_bytes += value.len() as u64;
         self.index_bytes += 64 + key.len() as u64;
         self.id_next += 1;
@@ -121,13 +132,31 @@ impl Namespace {
         key
     }
 
-    /// Takes a key out of the live ones and returns its last version.
+    /// Ends a key and returns its last version.
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<usize> {
+        let index = self.take(key)?;
+        self.records.ended(Bytes::copy_from_slice(key));
+        Some(index)
+    }
+
+    /// Takes a key out of the live ones.
+    fn take(&mut self, key: &[u8]) -> Option<usize> {
         let index = self.live.remove(key)?;
         self.order.remove(&self.place(key, index));
         self.value_bytes -= self.versions[index].value.len() as u64;
         self.index_bytes -= 64 + key.len() as u64;
         Some(index)
+    }
+
+    /// Ends every key, and their history with them; settings stay.
+    pub(super) fn flush(&mut self) {
+        self.live.clear();
+        self.order.clear();
+        self.flushed = self.versions.len();
+        self.flush_count += 1;
+        self.value_bytes = 0;
+        self.index_bytes = 0;
+        self.id_next = 0;
     }
 
     /// Where a scan finds a key's version: by its age, or by its id.

@@ -1,18 +1,27 @@
 //! The commands on namespaces.
 
-use super::connection::challenge_answer;
 use super::namespace::{Mode, Namespace, State};
-use super::{Answer, Model, Session, atoll, exact};
+use super::{Answer, Command, Model, Session, admin, atoll, exact, open};
 use crate::reply::Reply;
 use bytes::Bytes;
 use std::fmt::Write;
+
+pub(super) const COMMANDS: &[Command] = &[
+    open("SELECT", Model::select),
+    admin("NSNEW", Model::nsnew),
+    admin("NSDEL", Model::nsdel),
+    open("NSLIST", Model::nslist),
+    open("NSINFO", Model::nsinfo),
+    admin("NSSET", Model::nsset),
+    open("FLUSH", Model::flush),
+];
 
 const NAME_BYTES_MAX: usize = 128;
 const PROPERTY_BYTES_MAX: usize = 256;
 const VALUE_BYTES_MAX: usize = 63;
 const PASSWORD_BYTES_MAX: usize = 255;
 
-fn check_name(name: &[u8]) -> Result<(), &'static str> {
+pub(super) fn check_name(name: &[u8]) -> Result<(), &'static str> {
     if name.len() > NAME_BYTES_MAX {
         return Err("Namespace too long");
     }
@@ -64,6 +73,8 @@ impl Model {
     pub(super) fn select(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
         let name = *arguments.get(1).ok_or("Invalid argument")?;
         check_name(name)?;
+        // What Redis calls its first database.
+        let name = if name == b"0" && self.find(name).is_none() { b"default" } else { name };
         let namespace = self.find(name).ok_or("Namespace not found")?;
         let id = namespace.id;
         let mut writable = true;
@@ -72,13 +83,12 @@ impl Model {
                 [] if !namespace.public => return Err("Namespace protected and private"),
                 [] => writable = false,
                 [given] if given.len() > PASSWORD_BYTES_MAX => return Err("Password too long"),
-                [given] if *given != password => return Err("Access denied"),
-                [_] => {}
+                [given] => self.check_password(given, &password)?,
                 [method, answer] => {
                     if !method.eq_ignore_ascii_case(b"SECURE") {
                         return Err("Only SECURE extra method supported");
                     }
-                    challenge_answer(session, answer, &password)?;
+                    self.check_answer(session, answer, &password)?;
                 }
                 _ => return Err("Too many arguments"),
             }
@@ -121,6 +131,19 @@ impl Model {
             b"worm" => namespace.worm = yes,
             _ => return Err("Invalid property"),
         }
+        Ok(Reply::ok())
+    }
+
+    pub(super) fn flush(&mut self, session: &mut Session, _: &[&[u8]]) -> Answer {
+        let namespace = self.current(session);
+        if namespace.public || namespace.password.is_none() {
+            return Err("Flushing public namespace denied");
+        }
+        let namespace = self.writable(session)?;
+        if namespace.worm {
+            return Err("Cannot delete a key when namespace is in worm mode");
+        }
+        namespace.flush();
         Ok(Reply::ok())
     }
 
@@ -172,8 +195,9 @@ fn describe(namespace: &Namespace, admin: bool) -> String {
             field(&format!("{name}_path"), &name);
             field(&format!("{name}_active"), &format!("{name}/{letter}0"));
         }
-        field("data_current_id", &0);
-        field("data_current_offset", &0);
+        let (file, offset) = namespace.records.current();
+        field("data_current_id", &file);
+        field("data_current_offset", &offset);
     }
     text
 }

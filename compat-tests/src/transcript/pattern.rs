@@ -78,6 +78,20 @@ impl Pattern {
         }
     }
 
+    /// The texts of all errors in it.
+    pub fn errors(&self) -> Vec<&Text> {
+        match self {
+            Pattern::Error(text) => vec![text],
+            Pattern::Array(patterns, _) => patterns.iter().flat_map(Pattern::errors).collect(),
+            Pattern::Map(pairs, _) => pairs
+                .iter()
+                .flat_map(|(key, value)| [key, value])
+                .flat_map(Pattern::errors)
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Patterns that what matches this one does not match: other kinds, other texts, other counts.
     pub fn alterations(&self) -> Vec<Pattern> {
         let mut altered = vec![match self {

@@ -14,9 +14,15 @@ pub trait Subject {
     /// Takes a request; it may wait until the next reply is asked for, as in a pipeline.
     fn send(&mut self, connection: &str, form: Form, request: Vec<Vec<u8>>) -> Result<(), String>;
     fn receive(&mut self, connection: &str) -> Result<Reply, String>;
+    /// The next unanswered request has no reply, or none yet.
+    fn pass_over(&mut self, connection: &str) -> Result<(), String>;
+    /// A reply that comes by itself.
+    fn receive_pushed(&mut self, connection: &str) -> Result<Reply, String>;
     /// Waits until the connection is closed by the other side, without another reply.
     fn wait_closed(&mut self, connection: &str) -> Result<(), String>;
     fn disconnect(&mut self, connection: &str);
+    /// Closes all connections.
+    fn hang_up(&mut self);
     /// Stops and starts, whatever it was doing; connections are lost.
     fn restart(&mut self, restart: Restart) -> Result<(), String>;
     /// Waits for the end of the server and returns its exit status.
@@ -25,17 +31,24 @@ pub trait Subject {
     fn leftovers(&mut self) -> Result<(), String>;
 }
 
-/// Plays all cases, each to a subject of its own, and collects what failed.
+/// Plays all cases, each to a subject of its own but for the lines of a table, and collects what failed.
 pub fn run<S: Subject>(transcript: &Transcript, start: impl Fn(&Case) -> S) -> Result<(), String> {
-    let failed: Vec<String> = transcript
-        .cases
-        .iter()
-        .filter_map(|case| {
-            let error = run_case(case, &mut start(case)).err()?;
+    let mut failed = Vec::new();
+    let mut subject: Option<S> = None;
+    for case in &transcript.cases {
+        if !case.goes_on {
+            subject = None;
+        }
+        let used = subject.get_or_insert_with(|| start(case));
+        if let Err(error) = run_case(case, used) {
             let name = transcript.path.file_name().unwrap_or_default().to_string_lossy();
-            Some(format!("{name}:{error}\n    in the case \"{}\"", case.title))
-        })
-        .collect();
+            failed.push(format!("{name}:{error}\n    in the case \"{}\"", case.title));
+            // What it was in the middle of would disturb the next one.
+            subject = None;
+        } else {
+            used.hang_up();
+        }
+    }
     if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
 }
 
@@ -44,7 +57,10 @@ pub fn run_case(case: &Case, subject: &mut impl Subject) -> Result<(), String> {
     let mut current = String::from("main");
     let mut last_request = String::new();
     for step in &case.steps {
-        let place = |error: String| format!("{}: {error}", step.line);
+        let place = |error: String| match step.state.as_str() {
+            "" => format!("{}: {error}", step.line),
+            state => format!("{}: in the state {state}: {error}", step.line),
+        };
         match &step.action {
             Action::Send { connection, form, arguments } => {
                 let request: Result<Vec<_>, _> =
@@ -59,6 +75,15 @@ pub fn run_case(case: &Case, subject: &mut impl Subject) -> Result<(), String> {
                 if !pattern.matches(&reply, &mut variables) {
                     return Err(place(format!(
                         "expected {pattern:?}\n    got {reply:?}\n    after {last_request}"
+                    )));
+                }
+            }
+            Action::Silent => subject.pass_over(&current).map_err(place)?,
+            Action::Pushed { connection, pattern } => {
+                let reply = subject.receive_pushed(connection).map_err(place)?;
+                if !pattern.matches(&reply, &mut variables) {
+                    return Err(place(format!(
+                        "expected {pattern:?} by itself on {connection}\n    got {reply:?}"
                     )));
                 }
             }
@@ -125,6 +150,16 @@ impl Subject for ServerSubject {
         open.client.receive_for(&request).map_err(|error| format!("no reply: {error}"))
     }
 
+    fn pass_over(&mut self, connection: &str) -> Result<(), String> {
+        let open = self.flush(connection)?;
+        open.waiting.pop_front().map(drop).ok_or("no request waits for a reply".into())
+    }
+
+    fn receive_pushed(&mut self, connection: &str) -> Result<Reply, String> {
+        let open = self.flush(connection)?;
+        open.client.receive().map_err(|error| format!("nothing came: {error}"))
+    }
+
     fn wait_closed(&mut self, connection: &str) -> Result<(), String> {
         self.flush(connection)?.client.wait_closed()?;
         self.connections.remove(connection);
@@ -133,6 +168,10 @@ impl Subject for ServerSubject {
 
     fn disconnect(&mut self, connection: &str) {
         self.connections.remove(connection);
+    }
+
+    fn hang_up(&mut self) {
+        self.connections.clear();
     }
 
     fn restart(&mut self, restart: Restart) -> Result<(), String> {
@@ -191,7 +230,14 @@ fn inline(request: &[Vec<u8>]) -> Vec<u8> {
 /// The model, made for one case.
 pub struct ModelSubject {
     model: Model,
-    connections: HashMap<String, (Session, VecDeque<Reply>)>,
+    connections: HashMap<String, ModelConnection>,
+}
+
+struct ModelConnection {
+    session: Session,
+    /// What requests were answered, in their order; `None` where one was not.
+    replies: VecDeque<Option<Reply>>,
+    pushed: VecDeque<Reply>,
 }
 
 impl ModelSubject {
@@ -213,6 +259,19 @@ impl ModelSubject {
         }
         ModelSubject { model: Model::new(options), connections: HashMap::new() }
     }
+
+    fn open(&mut self, connection: &str) -> Result<&mut ModelConnection, String> {
+        self.connections.get_mut(connection).ok_or("the connection is not open".into())
+    }
+
+    fn deliver(&mut self) {
+        for (id, reply) in self.model.take_pushed() {
+            let open = self.connections.values_mut().find(|open| open.session.id() == id);
+            if let Some(open) = open {
+                open.pushed.push_back(reply);
+            }
+        }
+    }
 }
 
 impl Subject for ModelSubject {
@@ -222,33 +281,53 @@ impl Subject for ModelSubject {
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
         self.model.set_time(Duration::from_micros(now.as_micros() as u64));
-        let (session, replies) = self
-            .connections
-            .entry(connection.into())
-            .or_insert_with(|| (self.model.session(), VecDeque::new()));
-        if !session.is_closed() {
+        let open = self.connections.entry(connection.into()).or_insert_with(|| ModelConnection {
+            session: self.model.session(),
+            replies: VecDeque::new(),
+            pushed: VecDeque::new(),
+        });
+        if !open.session.is_closed() {
             let request: Vec<&[u8]> = request.iter().map(Vec::as_slice).collect();
-            replies.push_back(self.model.execute(session, &request));
+            open.replies.push_back(self.model.request(&mut open.session, &request));
         }
+        self.deliver();
         Ok(())
     }
 
     fn receive(&mut self, connection: &str) -> Result<Reply, String> {
-        let (_, replies) =
-            self.connections.get_mut(connection).ok_or("the connection is not open")?;
-        replies.pop_front().ok_or("no reply: the connection is closed".into())
+        match self.open(connection)?.replies.pop_front() {
+            Some(Some(reply)) => Ok(reply),
+            Some(None) => Err("no reply: the request is not answered at once".into()),
+            None => Err("no reply: the connection is closed".into()),
+        }
+    }
+
+    fn pass_over(&mut self, connection: &str) -> Result<(), String> {
+        match self.open(connection)?.replies.pop_front() {
+            Some(None) => Ok(()),
+            Some(Some(reply)) => Err(format!("a reply where none should be: {reply:?}")),
+            None => Err("no request waits for a reply".into()),
+        }
+    }
+
+    fn receive_pushed(&mut self, connection: &str) -> Result<Reply, String> {
+        self.open(connection)?.pushed.pop_front().ok_or("nothing came".into())
     }
 
     fn wait_closed(&mut self, connection: &str) -> Result<(), String> {
         match self.connections.remove(connection) {
-            Some((session, replies)) if session.is_closed() && replies.is_empty() => Ok(()),
-            Some((_, replies)) => Err(format!("still open, or with more replies: {replies:?}")),
+            Some(open) if open.session.is_closed() && open.replies.is_empty() => Ok(()),
+            Some(open) => Err(format!("still open, or with more replies: {:?}", open.replies)),
             None => Err("the connection is not open".into()),
         }
     }
 
     fn disconnect(&mut self, connection: &str) {
         self.connections.remove(connection);
+    }
+
+    fn hang_up(&mut self) {
+        self.connections.clear();
     }
 
     fn restart(&mut self, _: Restart) -> Result<(), String> {
@@ -262,10 +341,11 @@ impl Subject for ModelSubject {
     }
 
     fn leftovers(&mut self) -> Result<(), String> {
-        for (name, (_, replies)) in &self.connections {
-            if !replies.is_empty() {
+        for (name, open) in &self.connections {
+            if !open.replies.is_empty() || !open.pushed.is_empty() {
+                let (replies, pushed) = (&open.replies, &open.pushed);
                 return Err(format!(
-                    "more replies on the connection {name} than requests: {replies:?}"
+                    "more replies on the connection {name} than requests: {replies:?} {pushed:?}"
                 ));
             }
         }

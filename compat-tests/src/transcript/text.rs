@@ -89,6 +89,11 @@ impl Text {
         Ok(Text { tokens, source: source.into() })
     }
 
+    /// As it stands in the transcript.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The bytes of a text that has nothing to match, as requests must be.
     pub fn value(&self, variables: &Variables) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();

@@ -1,9 +1,11 @@
-//! Commands that read one key: GET, MGET, EXISTS, CHECK, LENGTH, KEYTIME, KEYCUR, HISTORY.
+//! Commands that read one key: GET, MGET, EXISTS, CHECK, LENGTH, KEYTIME, KEYCUR, HISTORY, and Redis's
+//! GETRANGE, STRLEN, TYPE, TTL, MEMORY USAGE, OBJECT ENCODING, RANDOMKEY.
 //!
 //! A record in memory is answered at once. Otherwise a task reads it: the place was taken from the
 //! index when the request was run, and the log never changes, so the answer is that of this moment
 //! whatever is written meanwhile.
 
+use super::number::is_number;
 use super::task::{Task, TaskKind};
 use super::{Context, Outcome};
 use crate::engine::index::Place;
@@ -16,6 +18,9 @@ use crate::resp::{Protocol, Request};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+/// What a key takes in the index.
+const INDEX_ENTRY_BYTES: i64 = 16;
+
 /// What a client wants to know of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -25,6 +30,15 @@ pub enum Verb {
     Length,
     KeyTime,
     KeyCursor,
+    /// From the first byte to the last, counted from the end where negative.
+    Range(i64, i64),
+    StringLength,
+    Type,
+    TimeToLive,
+    MemoryUsage,
+    Encoding,
+    /// The key itself.
+    Name,
 }
 
 pub fn get(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
@@ -54,6 +68,73 @@ pub fn keycur(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
     read(context, Verb::KeyCursor, request.get(1), out)
 }
 
+pub fn string_length(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    read(context, Verb::StringLength, request.get(1), out)
+}
+
+pub fn kind(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    read(context, Verb::Type, request.get(1), out)
+}
+
+pub fn time_to_live(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    read(context, Verb::TimeToLive, request.get(1), out)
+}
+
+pub fn range(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    let bound = |at: usize| std::str::from_utf8(request.get(at)).ok()?.parse::<i64>().ok();
+    let (Some(first), Some(last)) = (bound(2), bound(3)) else {
+        return context.error(out, "value is not an integer or out of range");
+    };
+    read(context, Verb::Range(first, last), request.get(1), out)
+}
+
+pub fn memory(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    if !request.get(1).eq_ignore_ascii_case(b"USAGE") {
+        let text = "Command not supported (MEMORY has USAGE; INFO tells about the server's memory)";
+        return context.error(out, text);
+    }
+    // SAMPLES is about nested values, which there are none of.
+    let samples = request.len() == 5 && request.get(3).eq_ignore_ascii_case(b"SAMPLES");
+    if request.len() != 3 && !(samples && is_number(request.get(4))) {
+        return context.error(out, "Unexpected arguments");
+    }
+    // The hash that the hub has is that of the second word.
+    context.hash = None;
+    read(context, Verb::MemoryUsage, request.get(2), out)
+}
+
+pub fn object(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    if !request.get(1).eq_ignore_ascii_case(b"ENCODING") {
+        let text = "Command not supported (OBJECT has ENCODING: keys are not counted or aged)";
+        return context.error(out, text);
+    }
+    if request.len() != 3 {
+        return context.error(out, "Unexpected arguments");
+    }
+    context.hash = None;
+    read(context, Verb::Encoding, request.get(2), out)
+}
+
+pub fn random_key(context: &mut Context<'_>, _request: Request<'_>, out: &mut Output) -> Outcome {
+    if let Some(refused) = context.refuse_frozen(out) {
+        return refused;
+    }
+    let mut draw = [0; 8];
+    (context.server.random)(&mut draw);
+    let draw = u64::from_le_bytes(draw);
+    let Some(place) = context.engine.any_place(context.namespace(), draw) else {
+        missing(Verb::Name, context.session.protocol, out);
+        return context.done_at(context.namespace().deleted_until);
+    };
+    if let Some(record) = context.engine.peek(place) {
+        let end = place.get() + record.head.bytes();
+        context.writer(out).bulk(record.key());
+        return context.done_at(end);
+    }
+    let kind = TaskKind::Read { verb: Verb::Name, key: Box::default() };
+    fetch_for(context, kind, place, 0, true)
+}
+
 pub fn multi_get(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
     if request.len() < 2 {
         return context.error(out, "Invalid arguments");
@@ -71,7 +152,7 @@ pub fn multi_get(context: &mut Context<'_>, request: Request<'_>, out: &mut Outp
 
 /// One element of MGET's array. The namespace may be gone since the command began.
 pub fn multi_get_part(context: &mut Context<'_>, key: &[u8], out: &mut Output) -> Outcome {
-    if !context.is_attached() {
+    if !context.attach() {
         return context.error(out, super::DETACHED);
     }
     answer(context, Verb::Get, key, out)
@@ -161,9 +242,18 @@ fn fetch_for(
 fn missing(verb: Verb, protocol: Protocol, out: &mut Output) {
     let mut writer = out.writer(protocol);
     match verb {
-        Verb::Exists => writer.integer(0),
+        Verb::Exists | Verb::StringLength => writer.integer(0),
         Verb::KeyCursor => writer.error("Key not found"),
-        Verb::Get | Verb::Check | Verb::Length | Verb::KeyTime => writer.nil(),
+        Verb::Range(..) => writer.bulk(b""),
+        Verb::Type => writer.simple("none"),
+        Verb::TimeToLive => writer.integer(-2),
+        Verb::Get
+        | Verb::Check
+        | Verb::Length
+        | Verb::KeyTime
+        | Verb::MemoryUsage
+        | Verb::Encoding
+        | Verb::Name => writer.nil(),
     }
 }
 
@@ -189,7 +279,21 @@ impl Found<'_> {
             (_, Kind::Delete) => missing(verb, protocol, out),
             (Verb::Get, _) => out.bulk(protocol, self.record.payload(), owner),
             (Verb::Exists | Verb::Check, _) => out.writer(protocol).integer(1),
-            (Verb::Length, _) => out.writer(protocol).integer(head.payload_length.into()),
+            (Verb::Range(first, last), _) => {
+                let payload = self.record.payload();
+                out.bulk(protocol, &payload[within(first, last, payload.len())], owner);
+            }
+            (Verb::Type, _) => out.writer(protocol).simple("string"),
+            (Verb::TimeToLive, _) => out.writer(protocol).integer(-1),
+            (Verb::Encoding, _) => out.writer(protocol).bulk(b"raw"),
+            (Verb::Name, _) => out.writer(protocol).bulk(self.record.key()),
+            (Verb::MemoryUsage, _) => {
+                let bytes = head.bytes() as i64 + INDEX_ENTRY_BYTES;
+                out.writer(protocol).integer(bytes);
+            }
+            (Verb::Length | Verb::StringLength, _) => {
+                out.writer(protocol).integer(head.payload_length.into())
+            }
             (Verb::KeyTime, _) => out.writer(protocol).integer(head.timestamp.into()),
             (Verb::KeyCursor, _) => {
                 // In sequential mode an id keeps its place in a scan, so the cursor holds the id.
@@ -198,6 +302,18 @@ impl Found<'_> {
             }
         }
     }
+}
+
+/// The bytes that GETRANGE means, as Redis counts: the last one is included.
+fn within(first: i64, last: i64, length: usize) -> std::ops::Range<usize> {
+    let length = length as i64;
+    let from_start = |at: i64| if at < 0 { at.saturating_add(length) } else { at };
+    if first < 0 && last < 0 && first > last {
+        return 0..0;
+    }
+    let first = from_start(first).max(0);
+    let last = from_start(last).max(0).min(length - 1);
+    if first > last || length == 0 { 0..0 } else { first as usize..last as usize + 1 }
 }
 
 /// The id in a key of a sequential namespace.
@@ -269,7 +385,7 @@ pub fn resume(
     match &fetched.record {
         Ok(bytes) => {
             let record = Verified::trusted(bytes);
-            if record.key() != key {
+            if record.key() != key && verb != Verb::Name {
                 if record.head.flags & FLAG_UNVERIFIED != 0 && !record.head.previous.is_none() {
                     return Next::Read(record.head.previous);
                 }
@@ -312,7 +428,9 @@ fn damaged(
         (Verb::Exists, _) => out.writer(protocol).integer(1),
         (Verb::Check, Some(_)) => out.writer(protocol).integer(0),
         (Verb::Check, None) => out.writer(protocol).integer(-1),
-        (Verb::Get, _) | (_, None) => out.writer(protocol).error("Internal Error"),
+        (Verb::Get | Verb::Range(..), _) | (_, None) => {
+            out.writer(protocol).error("Internal Error")
+        }
         (_, Some((_, bytes))) => {
             let record = Verified::trusted(bytes);
             Found { place, record: &record, id, seed }.render(

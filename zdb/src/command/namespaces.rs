@@ -12,8 +12,8 @@ use crate::output::Output;
 use crate::resp::Request;
 use std::fmt::Write;
 
-const TOO_LONG: &str = "Namespace too long";
-const NOT_FOUND: &str = "Namespace not found";
+pub const TOO_LONG: &str = "Namespace too long";
+pub const NOT_FOUND: &str = "Namespace not found";
 /// 0-db counts the memory of its index this way, and clients show it.
 const INDEX_BYTES_PER_KEY: u64 = 64;
 
@@ -25,11 +25,15 @@ pub fn select(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
     if name.len() > NAMESPACE_NAME_BYTES_MAX {
         return context.error(out, TOO_LONG);
     }
-    let Some(slot) = context.engine.namespaces.find(name) else {
+    // Redis knows its databases by numbers, and clients choose the first unasked.
+    let namespaces = &context.engine.namespaces;
+    let found = namespaces.find(name);
+    let default = || if name == b"0" { namespaces.find(DEFAULT_NAME) } else { None };
+    let Some(slot) = found.or_else(default) else {
         return context.error(out, NOT_FOUND);
     };
     let namespace = context.engine.namespaces.get(slot).expect("found by name");
-    let id = namespace.id;
+    let (id, origin) = (namespace.id, namespace.origin);
     let password = password_of(context, namespace);
     let writable = match password {
         None => true,
@@ -59,6 +63,7 @@ pub fn select(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
     };
     context.session.slot = slot;
     context.session.namespace = id;
+    context.session.origin = origin;
     context.session.writable = writable;
     context.ok(out)
 }
@@ -123,6 +128,28 @@ pub fn remove(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
             context.done_at(end)
         }
         Err(refusal) => refused(context, refusal, "Could not delete this namespace", out),
+    }
+}
+
+/// Ends everything in the current namespace, which must be private: one that anybody may write to is
+/// not emptied by anybody.
+pub fn flush(context: &mut Context<'_>, _request: Request<'_>, out: &mut Output) -> Outcome {
+    let namespace = context.namespace();
+    if namespace.settings.public || password_of(context, namespace).is_none() {
+        return context.error(out, "Flushing public namespace denied");
+    }
+    if let Some(refused) = context.refuse_write(out) {
+        return refused;
+    }
+    if context.namespace().settings.worm {
+        return context.error(out, "Cannot delete a key when namespace is in worm mode");
+    }
+    match context.engine.flush_namespace(context.session.slot) {
+        Ok(end) => {
+            context.ok(out);
+            context.done_at(end)
+        }
+        Err(refusal) => refused(context, refusal, "Internal Server Error", out),
     }
 }
 
@@ -215,7 +242,12 @@ fn describe(context: &Context<'_>, namespace: &Namespace) -> Result<String, std:
     writeln!(out, "public: {}", yes_no(settings.public))?;
     writeln!(out, "worm: {}", yes_no(settings.worm))?;
     writeln!(out, "locked: {}", yes_no(settings.access != Access::Open))?;
-    writeln!(out, "password: {}", yes_no(password_of(context, namespace).is_some()))?;
+    let password = password_of(context, namespace);
+    writeln!(out, "password: {}", yes_no(password.is_some()))?;
+    if context.session.is_master {
+        let raw = password.unwrap_or_default();
+        writeln!(out, "password_raw: {}", String::from_utf8_lossy(&raw))?;
+    }
     writeln!(out, "data_size_bytes: {}", namespace.live_bytes)?;
     writeln!(out, "data_size_mb: {:.2}", megabytes(namespace.live_bytes))?;
     let max_bytes = context.engine.max_bytes(namespace);
@@ -246,20 +278,18 @@ fn describe(context: &Context<'_>, namespace: &Namespace) -> Result<String, std:
     writeln!(out, "data_disk_freespace_mb: {:.2}", megabytes(data))?;
     if context.session.admin {
         let log = &context.engine.log;
-        let position = log.appended();
-        let base = log.segments.last().map_or(0, |segment| segment.base);
-        let segment = log.segments.list().len().saturating_sub(1);
+        let current = log.current();
         let (data_path, index_path) = (&context.server.data_path, &context.server.index_path);
         let names = (
-            crate::engine::log::format::segment_name(base),
-            crate::engine::log::format::sidecar_name(base),
+            crate::engine::log::format::segment_name(current.base),
+            crate::engine::log::format::sidecar_name(current.base),
         );
         writeln!(out, "data_path: {data_path}")?;
         writeln!(out, "data_active: {data_path}/{}", names.0)?;
         writeln!(out, "index_path: {index_path}")?;
         writeln!(out, "index_active: {index_path}/{}", names.1)?;
-        writeln!(out, "data_current_id: {segment}")?;
-        writeln!(out, "data_current_offset: {}", position - base)?;
+        writeln!(out, "data_current_id: {}", current.index)?;
+        writeln!(out, "data_current_offset: {}", current.offset)?;
     }
     Ok(text)
 }

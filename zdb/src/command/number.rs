@@ -16,9 +16,24 @@ pub fn atoll(text: &[u8]) -> u64 {
     if negative { value.wrapping_neg() } else { value }
 }
 
+/// Whether a word is a number and nothing else: a sign perhaps, and digits.
+pub fn is_number(word: &[u8]) -> bool {
+    let digits = word.strip_prefix(b"-").or(word.strip_prefix(b"+")).unwrap_or(word);
+    !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::atoll;
+    use super::{atoll, is_number};
+
+    #[test]
+    fn words_that_are_numbers() {
+        for (word, expected) in
+            [("1", true), ("-1", true), ("+12", true), ("", false), ("-", false), ("1x", false)]
+        {
+            assert_eq!(is_number(word.as_bytes()), expected, "{word:?}");
+        }
+    }
 
     #[test]
     fn numbers_as_in_c() {

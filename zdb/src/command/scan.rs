@@ -1,9 +1,10 @@
-//! SCAN, SCANX and RSCAN.
+//! SCAN, SCANX, RSCAN and KSCAN.
 //!
 //! A scan walks the sidecars (user mode) or the table of ids (sequential mode) for entries that are
 //! current, then reads the heads of their records for keys, lengths and times; heads that lie near
 //! each other share a read. One call returns a batch, at most what one page of a sidecar holds.
 
+use super::glob::matches;
 use super::keys::Cursor;
 use super::task::{Step, Task, TaskKind};
 use super::{Context, Outcome};
@@ -17,6 +18,8 @@ use crate::limits::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX, SCAN_GAP_BYTES, SCAN_READ_B
 use crate::output::Output;
 use crate::resp::{Protocol, Request};
 
+/// Entries that one SCAN in Redis's form looks at unless COUNT says otherwise.
+const COUNT_DEFAULT: usize = 10;
 /// Most reads of one call that are under way at once.
 const READS_MAX: usize = 64;
 
@@ -26,8 +29,30 @@ enum Direction {
     Backward,
 }
 
+/// What the reply looks like, and which keys are in it.
+enum Form {
+    /// 0-db's: a binary cursor, and each key with its length and time.
+    Entries,
+    /// Redis's: a decimal cursor and keys. The cursor is one more than the last position or id, so that 0
+    /// is left for "from the start" and "at the end".
+    Keys {
+        pattern: Option<Box<[u8]>>,
+        /// Entries that are looked at.
+        count: usize,
+        /// None of these is of the type that was asked for.
+        none: bool,
+    },
+    /// KSCAN's: the same, until there are enough keys with the prefix.
+    Prefix { prefix: Box<[u8]>, found: Vec<Vec<u8>>, looked_at: usize, from_start: bool },
+}
+
+/// How many keys a KSCAN returns at most, and after how many entries it returns what it has.
+const PREFIX_KEYS_MAX: usize = SCAN_ENTRIES_MAX;
+const PREFIX_ENTRIES_MAX: usize = 64 * SCAN_ENTRIES_MAX;
+
 pub struct Scan {
     protocol: Protocol,
+    form: Form,
     slot: usize,
     namespace: u32,
     direction: Direction,
@@ -41,6 +66,12 @@ pub struct Scan {
     candidates: Vec<Candidate>,
     reads: Vec<Option<Range>>,
     outstanding: usize,
+    /// The reply rests on the log up to here.
+    rests_on: u64,
+    /// Not all candidates of a page were taken.
+    is_cut: bool,
+    /// There is nothing behind the candidates.
+    is_at_end: bool,
 }
 
 struct Candidate {
@@ -55,15 +86,92 @@ struct Range {
     bytes: AlignedBuffer,
 }
 
+/// A cursor of 17 bytes is 0-db's, a number is Redis's: 17 digits do not check as a cursor.
 pub fn scan(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
-    begin(context, Direction::Forward, request, out)
+    let is_own =
+        |word| Cursor::decode(word, context.session.namespace, context.engine.log.seed).is_some();
+    let from = (request.len() > 1 && !is_own(request.get(1)))
+        .then(|| decimal_cursor(request.get(1)))
+        .flatten();
+    let Some(from) = from else { return entries(context, Direction::Forward, request, out) };
+    if let Some(refused) = context.refuse_frozen(out) {
+        return refused;
+    }
+    match keys_form(request) {
+        Ok(form) => begin(context, Direction::Forward, from, form),
+        Err(text) => context.error(out, &text),
+    }
 }
 
 pub fn reverse_scan(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
-    begin(context, Direction::Backward, request, out)
+    entries(context, Direction::Backward, request, out)
 }
 
-fn begin(
+pub fn prefix_scan(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    if matches!(context.namespace().keys, Keys::Sequential(_)) {
+        return context.error(out, "Index running mode doesn't support this feature");
+    }
+    let from = match request.len() {
+        2 => None,
+        3 => match decimal_cursor(request.get(2)) {
+            Some(from) => from,
+            None => return context.error(out, "Invalid key format"),
+        },
+        _ => return context.error(out, "Unexpected arguments"),
+    };
+    if request.get(1).is_empty() {
+        return context.error(out, "Invalid argument");
+    }
+    let form = Form::Prefix {
+        prefix: request.get(1).into(),
+        found: Vec::new(),
+        looked_at: 0,
+        from_start: from.is_none(),
+    };
+    begin(context, Direction::Forward, from, form)
+}
+
+/// `Some(None)`: from the start.
+fn decimal_cursor(word: &[u8]) -> Option<Option<u64>> {
+    if !word.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let cursor: u64 = std::str::from_utf8(word).ok()?.parse().ok()?;
+    Some(cursor.checked_sub(1))
+}
+
+fn keys_form(request: Request<'_>) -> Result<Form, String> {
+    let (mut pattern, mut count, mut none) = (None, COUNT_DEFAULT, false);
+    let mut at = 2;
+    while at < request.len() {
+        let word = request.get(at);
+        let is_option = [b"MATCH".as_slice(), b"COUNT", b"TYPE"]
+            .iter()
+            .any(|option| option.eq_ignore_ascii_case(word));
+        if !is_option {
+            let word = super::shown(word);
+            return Err(format!("Invalid option: {word} (MATCH, COUNT or TYPE)"));
+        }
+        let Some(value) = (at + 1 < request.len()).then(|| request.get(at + 1)) else {
+            return Err("Unexpected arguments".into());
+        };
+        if word.eq_ignore_ascii_case(b"MATCH") {
+            pattern = (value != b"*").then(|| value.into());
+        } else if word.eq_ignore_ascii_case(b"TYPE") {
+            none = !value.eq_ignore_ascii_case(b"string");
+        } else {
+            let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
+            match number {
+                Some(number) if number > 0 => count = (number as usize).min(SCAN_ENTRIES_MAX),
+                _ => return Err("value is not an integer or out of range".into()),
+            }
+        }
+        at += 2;
+    }
+    Ok(Form::Keys { pattern, count, none })
+}
+
+fn entries(
     context: &mut Context<'_>,
     direction: Direction,
     request: Request<'_>,
@@ -72,18 +180,28 @@ fn begin(
     if let Some(refused) = context.refuse_frozen(out) {
         return refused;
     }
-    let namespace = context.session.namespace;
     let from = if request.len() > 1 {
-        let Some(cursor) = Cursor::decode(request.get(1), namespace, context.engine.log.seed)
-        else {
+        let (namespace, seed) = (context.session.namespace, context.engine.log.seed);
+        let Some(cursor) = Cursor::decode(request.get(1), namespace, seed) else {
             return context.error(out, "Invalid key format");
         };
         Some(cursor.at)
     } else {
         None
     };
+    begin(context, direction, from, Form::Entries)
+}
+
+fn begin(
+    context: &mut Context<'_>,
+    direction: Direction,
+    from: Option<u64>,
+    form: Form,
+) -> Outcome {
+    let namespace = context.session.namespace;
     let mut scan = Scan {
         protocol: context.session.protocol,
+        form,
         slot: context.session.slot,
         namespace,
         direction,
@@ -94,6 +212,9 @@ fn begin(
         candidates: Vec::new(),
         reads: Vec::new(),
         outstanding: 0,
+        rests_on: 0,
+        is_cut: false,
+        is_at_end: false,
     };
     scan.place_at_start(context.engine);
     let task = Task {
@@ -130,6 +251,13 @@ impl Scan {
         }
     }
 
+    fn entries_max(&self) -> usize {
+        match &self.form {
+            Form::Keys { count, .. } => *count,
+            Form::Entries | Form::Prefix { .. } => SCAN_ENTRIES_MAX,
+        }
+    }
+
     fn is_behind(&self, position: u64) -> bool {
         match (self.direction, self.from) {
             (_, None) => true,
@@ -156,7 +284,8 @@ impl Scan {
         if self.direction == Direction::Backward {
             found.reverse();
         }
-        found.truncate(SCAN_ENTRIES_MAX);
+        self.is_cut = found.len() > self.entries_max();
+        found.truncate(self.entries_max());
         self.candidates = found;
     }
 
@@ -183,6 +312,7 @@ impl Scan {
                     let building = engine.log.segments.building();
                     let (first, body) = (building.first(), building.body());
                     self.collect(engine, sidecar::entries(first, body));
+                    self.is_at_end = self.direction == Direction::Forward && !self.is_cut;
                 }
                 match self.direction {
                     Direction::Forward => {
@@ -234,12 +364,15 @@ impl Scan {
         let Some(namespace) = engine.namespaces.get(self.slot) else { return };
         let Keys::Sequential(table) = &namespace.keys else { return };
         let mut from = self.from;
-        while self.candidates.len() < SCAN_ENTRIES_MAX {
+        while self.candidates.len() < self.entries_max() {
             let next = match self.direction {
                 Direction::Forward => table.next_live(from),
                 Direction::Backward => table.previous_live(from),
             };
-            let Some((id, place)) = next else { return };
+            let Some((id, place)) = next else {
+                self.is_at_end = true;
+                return;
+            };
             self.candidates.push(Candidate { place, at: id, head: None });
             from = Some(id);
         }
@@ -288,6 +421,7 @@ impl Scan {
             }
             kept += 1;
         }
+        self.is_at_end &= kept == self.candidates.len();
         self.candidates.truncate(kept);
         for (part, (start, end)) in ranges.iter().enumerate() {
             engine.fetch_range(Waiter::Task { task, part }, *start, *end);
@@ -296,9 +430,54 @@ impl Scan {
         ranges.len()
     }
 
-    /// Verifies the heads that were read and writes the reply.
-    /// Returns the position that it rests on.
-    fn finish(&mut self, engine: &mut Engine, out: &mut Output) -> u64 {
+    /// Verifies the heads that were read and writes the reply, with the position that it rests on; or
+    /// goes on, where there are not enough keys yet.
+    fn finish(&mut self, engine: &mut Engine, out: &mut Output) -> Finish {
+        self.verify_heads(engine);
+        let last = self.candidates.last().map(|last| last.at).filter(|_| !self.is_at_end);
+        let deleted_until =
+            engine.namespaces.get(self.slot).map_or(0, |namespace| namespace.deleted_until);
+        let rests_on = self
+            .candidates
+            .iter()
+            .filter_map(|one| Some(one.place.get() + one.head.as_ref()?.0.bytes()))
+            .max()
+            .unwrap_or(deleted_until);
+        self.rests_on = self.rests_on.max(rests_on);
+        if let Form::Prefix { prefix, found, looked_at, .. } = &mut self.form {
+            *looked_at += self.candidates.len();
+            let keys = self.candidates.drain(..).filter_map(|one| Some(one.head?.1));
+            found.extend(keys.filter(|key| key.starts_with(prefix)));
+            let enough = found.len() >= PREFIX_KEYS_MAX
+                || (*looked_at >= PREFIX_ENTRIES_MAX && !found.is_empty());
+            if last.is_some() && !enough {
+                self.from = last;
+                self.place_at_start(engine);
+                return Finish::GoesOn;
+            }
+        }
+        let seed = engine.log.seed;
+        match &self.form {
+            Form::Entries => self.write_entries(seed, out),
+            Form::Keys { pattern, none, .. } => {
+                let keys = self.candidates.iter().filter_map(|one| Some(&one.head.as_ref()?.1));
+                let keys: Vec<&Vec<u8>> = keys
+                    .filter(|key| {
+                        let fits = pattern.as_ref().is_none_or(|pattern| matches(pattern, key));
+                        fits && !none
+                    })
+                    .collect();
+                write_keys(self.protocol, last, keys.into_iter(), out);
+            }
+            Form::Prefix { found, from_start: true, .. } if found.is_empty() => {
+                out.writer(self.protocol).error("No keys match");
+            }
+            Form::Prefix { found, .. } => write_keys(self.protocol, last, found.iter(), out),
+        }
+        Finish::Done { rests_on: self.rests_on }
+    }
+
+    fn verify_heads(&mut self, engine: &mut Engine) {
         let seed = engine.log.seed;
         let mut bad = Vec::new();
         for candidate in &mut self.candidates {
@@ -319,22 +498,15 @@ impl Scan {
         for position in bad {
             engine.report_bad_read(self.namespace, position, "has a damaged head");
         }
+    }
+
+    fn write_entries(&self, seed: u64, out: &mut Output) {
         let mut writer = out.writer(self.protocol);
-        let Some(last) = self.candidates.last() else {
-            writer.error("No more data");
-            return engine.namespaces.get(self.slot).map_or(0, |namespace| namespace.deleted_until);
-        };
+        let Some(last) = self.candidates.last() else { return writer.error("No more data") };
         let cursor = Cursor { namespace: self.namespace, at: last.at };
         let whole = self.candidates.iter().filter(|candidate| candidate.head.is_some()).count();
         if whole == 0 {
-            writer.error("Internal Error");
-            return 0;
-        }
-        let mut rests_on = 0;
-        for candidate in &self.candidates {
-            if let Some((head, _)) = &candidate.head {
-                rests_on = rests_on.max(candidate.place.get() + head.bytes());
-            }
+            return writer.error("Internal Error");
         }
         writer.array(2);
         writer.bulk(&cursor.encode(seed));
@@ -345,8 +517,26 @@ impl Scan {
             writer.integer(head.payload_length.into());
             writer.integer(head.timestamp.into());
         }
-        rests_on
     }
+}
+
+enum Finish {
+    Done { rests_on: u64 },
+    GoesOn,
+}
+
+/// The reply in Redis's form; without a last entry the scan is at its end.
+fn write_keys<'k>(
+    protocol: Protocol,
+    last: Option<u64>,
+    keys: impl ExactSizeIterator<Item = &'k Vec<u8>>,
+    out: &mut Output,
+) {
+    let mut writer = out.writer(protocol);
+    writer.array(2);
+    writer.bulk(itoa::Buffer::new().format(last.map_or(0, |at| at + 1)).as_bytes());
+    writer.array(keys.len());
+    keys.for_each(|key| writer.bulk(key));
 }
 
 /// Takes an answer and goes on as far as it leads.
@@ -374,7 +564,9 @@ pub fn advance(
             if scan.outstanding > 0 {
                 return Step::Waiting;
             }
-            return Step::Finished { rests_on: scan.finish(engine, out) };
+            if let Finish::Done { rests_on } = scan.finish(engine, out) {
+                return Step::Finished { rests_on };
+            }
         }
         Answer::Page(Ok(bytes)) if bytes.is_empty() => {}
         Answer::Page(Ok(bytes)) => {
@@ -389,30 +581,30 @@ pub fn advance(
             let base = engine.log.segments.of(scan.page_first).map_or(0, |segment| segment.base);
             return page_lost(engine, scan, base, out);
         }
-        Answer::Record(_) => unreachable!("scans ask for pages and ranges"),
+        Answer::Record(_) | Answer::Written(_) => unreachable!("scans ask for pages and ranges"),
     }
     let sequential = engine
         .namespaces
         .get(scan.slot)
         .is_some_and(|namespace| matches!(namespace.keys, Keys::Sequential(_)));
-    if sequential {
-        scan.find_ids(engine);
-    } else if scan.candidates.is_empty() && scan.find_candidates(engine, again).is_none() {
-        return Step::Waiting;
+    loop {
+        if sequential {
+            scan.find_ids(engine);
+        } else if scan.candidates.is_empty() && scan.find_candidates(engine, again).is_none() {
+            return Step::Waiting;
+        }
+        scan.outstanding = scan.fetch_heads(engine, again);
+        if scan.outstanding > 0 {
+            return Step::Waiting;
+        }
+        if let Finish::Done { rests_on } = scan.finish(engine, out) {
+            return Step::Finished { rests_on };
+        }
     }
-    scan.outstanding = scan.fetch_heads(engine, again);
-    if scan.outstanding > 0 {
-        return Step::Waiting;
-    }
-    Step::Finished { rests_on: scan.finish(engine, out) }
 }
 
 fn page_lost(engine: &mut Engine, scan: &Scan, base: u64, out: &mut Output) -> Step {
-    engine.stats.index_read_errors += 1;
-    engine.log.notices.push(format!(
-        "sidecar {} cannot be read: delete it and restart zdb, which makes it anew",
-        format::sidecar_name(base)
-    ));
+    engine.report_lost_page(base);
     out.writer(scan.protocol).error("Internal Error");
     Step::Finished { rests_on: 0 }
 }

@@ -2,6 +2,7 @@
 //! ends by filling it.
 
 use super::keys::{self, Next, Verb};
+use super::raw::{self, Raw};
 use super::scan::{self, Scan};
 use crate::engine::index::Place;
 use crate::engine::log::format::{self, FLAG_UNVERIFIED, Kind, Verified};
@@ -40,6 +41,9 @@ pub enum TaskKind {
         version: Option<Bytes>,
     },
     Scan(Box<Scan>),
+    /// CONFIG REWRITE.
+    WriteFile,
+    Raw(Box<Raw>),
 }
 
 #[derive(Default)]
@@ -108,7 +112,18 @@ fn advance(
     if let TaskKind::Scan(scan) = &mut task.kind {
         return scan::advance(engine, scan, part, answer, again, out);
     }
-    let Answer::Record(fetched) = answer else { unreachable!("only scans ask for anything else") };
+    if let TaskKind::Raw(raw) = &mut task.kind {
+        return raw::advance(engine, raw, answer, again, out);
+    }
+    if let Answer::Written(result) = &answer {
+        let mut writer = out.writer(task.protocol);
+        match result {
+            Ok(()) => writer.simple("OK"),
+            Err(error) => writer.error(&format!("Rewriting config file: {error}")),
+        }
+        return Step::Finished { rests_on: 0 };
+    }
+    let Answer::Record(fetched) = answer else { unreachable!("the others ask for records") };
     match &task.kind {
         TaskKind::Read { verb, key } => {
             match keys::resume(engine, task, *verb, key, &fetched, out) {
@@ -120,7 +135,9 @@ fn advance(
             }
         }
         TaskKind::History { .. } => history(engine, task, fetched, again, out),
-        TaskKind::Scan(_) => unreachable!("handled above"),
+        TaskKind::Scan(_) | TaskKind::Raw(_) | TaskKind::WriteFile => {
+            unreachable!("handled above")
+        }
     }
 }
 

@@ -1,6 +1,6 @@
-//! SET and DEL.
+//! SET, DEL and UNLINK.
 
-use super::number::atoll;
+use super::number::{atoll, is_number};
 use super::{Context, Outcome};
 use crate::engine::index::{Entry, Place};
 use crate::engine::log::Refusal;
@@ -11,19 +11,25 @@ use crate::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use crate::output::Output;
 use crate::resp::Request;
 
-const NO_SPACE: &str = "No space left on this namespace";
-const WORM: &str = "Namespace is protected by worm mode";
+pub const NO_SPACE: &str = "No space left on this namespace";
+pub const WORM: &str = "Namespace is protected by worm mode";
+const WORM_DELETE: &str = "Cannot delete a key when namespace is in worm mode";
 
 pub fn set(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
     match request.len() {
-        3 => {}
-        4 if context.session.admin => {}
-        4 => {
-            context.server.stats.commands_unauthorized += 1;
-            return context.error(out, "Permission denied");
-        }
-        _ => return context.error(out, "Unexpected arguments"),
+        3 => set_at(context, request, None, out),
+        0..3 => context.error(out, "Unexpected arguments"),
+        _ => super::condition::set(context, request, out),
     }
+}
+
+/// SET without options, at the time given or now.
+pub fn set_at(
+    context: &mut Context<'_>,
+    request: Request<'_>,
+    timestamp: Option<u32>,
+    out: &mut Output,
+) -> Outcome {
     let (key, payload) = (request.get(1), request.get(2));
     if key.len() > KEY_BYTES_MAX {
         return context.error(out, "Key too large");
@@ -31,11 +37,7 @@ pub fn set(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) ->
     if let Some(refused) = context.refuse_write(out) {
         return refused;
     }
-    let timestamp = if request.len() == 4 {
-        parse_timestamp(request.get(3))
-    } else {
-        context.engine.now.unix_s() as u32
-    };
+    let timestamp = timestamp.unwrap_or(context.engine.now.unix_s() as u32);
     debug_assert!(payload.len() <= PAYLOAD_BYTES_MAX);
     let payload_check = format::payload_check(context.engine.log.seed, payload);
     let value = Value { payload, payload_check, timestamp };
@@ -43,11 +45,6 @@ pub fn set(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) ->
         Keys::User(_) => set_user(context, key, value, out),
         Keys::Sequential(_) => set_sequential(context, key, value, out),
     }
-}
-
-/// Seconds, kept modulo 2^32 as 0-db stores them.
-fn parse_timestamp(text: &[u8]) -> u32 {
-    atoll(text) as u32
 }
 
 struct Value<'a> {
@@ -99,7 +96,7 @@ fn look(
 }
 
 /// Asks for a record; the request is run again with it.
-fn read_first(context: &mut Context<'_>, place: Place, bytes: u64) -> Outcome {
+pub fn read_first(context: &mut Context<'_>, place: Place, bytes: u64) -> Outcome {
     let namespace = context.session.namespace;
     let waiter = Waiter::Connection(context.client.connection);
     context.engine.fetch(waiter, Some(namespace), place, bytes, true);
@@ -199,7 +196,7 @@ fn set_sequential(
 }
 
 /// Whether the namespace's limit of payload bytes lets a value in.
-fn fits(context: &Context<'_>, payload: usize, replaced: Option<u32>) -> bool {
+pub fn fits(context: &Context<'_>, payload: usize, replaced: Option<u32>) -> bool {
     let namespace = context.namespace();
     let limit = context.engine.max_bytes(namespace);
     limit == 0
@@ -236,7 +233,10 @@ pub fn delete(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
     let timestamp = match request.len() {
         2 if request.get(1).is_empty() => return context.error(out, "Invalid argument"),
         2 => context.engine.now.unix_s() as u32,
-        3 if context.session.admin => parse_timestamp(request.get(2)),
+        3 if !is_number(request.get(2)) => {
+            return context.error(out, "Invalid timestamp (DEL takes one key; UNLINK takes many)");
+        }
+        3 if context.session.admin => atoll(request.get(2)) as u32,
         3 => {
             context.server.stats.commands_unauthorized += 1;
             return context.error(out, "Permission denied");
@@ -250,25 +250,101 @@ pub fn delete(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
     if let Some(refused) = context.refuse_write(out) {
         return refused;
     }
-    let predecessor = match find_for_delete(context, key) {
-        Ok(predecessor) => predecessor,
-        Err(Some(wait)) => return wait,
-        Err(None) => {
-            context.error(out, "Key not found");
-            return context.done_at(context.namespace().deleted_until);
-        }
-    };
-    if context.namespace().settings.worm {
-        return context.error(out, "Cannot delete a key when namespace is in worm mode");
-    }
-    match context.engine.delete(context.session.slot, key, timestamp, predecessor) {
-        Ok(end) => {
+    match end_key(context, key, timestamp) {
+        Ok(Some(end)) => {
             context.ok(out);
             context.done_at(end)
         }
-        Err(Refusal::Wait) => Outcome::NeedsLog,
-        Err(Refusal::Failed) => context.error(out, "Cannot delete key (data)"),
+        Ok(None) => {
+            context.error(out, "Key not found");
+            context.done_at(context.namespace().deleted_until)
+        }
+        Err(Unfinished::Wait(outcome)) => outcome,
+        Err(Unfinished::Refused(text)) => context.error(out, text),
     }
+}
+
+/// Why a key was not ended.
+enum Unfinished {
+    Wait(Outcome),
+    Refused(&'static str),
+}
+
+/// Ends a key; tells where its tombstone ends, or that there was none to end.
+fn end_key(
+    context: &mut Context<'_>,
+    key: &[u8],
+    timestamp: u32,
+) -> Result<Option<u64>, Unfinished> {
+    let predecessor = match find_for_delete(context, key) {
+        Ok(predecessor) => predecessor,
+        Err(Some(wait)) => return Err(Unfinished::Wait(wait)),
+        Err(None) => return Ok(None),
+    };
+    if context.namespace().settings.worm {
+        return Err(Unfinished::Refused(WORM_DELETE));
+    }
+    match context.engine.delete(context.session.slot, key, timestamp, predecessor) {
+        Ok(end) => Ok(Some(end)),
+        Err(Refusal::Wait) => Err(Unfinished::Wait(Outcome::NeedsLog)),
+        Err(Refusal::Failed) => Err(Unfinished::Refused("Cannot delete key (data)")),
+    }
+}
+
+pub fn unlink(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    if request.iter().skip(1).any(|key| key.len() > KEY_BYTES_MAX) {
+        return context.error(out, "Invalid key");
+    }
+    if let Some(refused) = context.refuse_write(out) {
+        return refused;
+    }
+    context.session.unlinked = Unlinked::default();
+    Outcome::Parts(request.len() - 1)
+}
+
+/// How far an UNLINK has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unlinked {
+    count: i64,
+    /// The reply rests on the log up to here.
+    rests_on: u64,
+}
+
+/// One key of UNLINK. The keys end one after the other, as a pipeline of DELs would end them; a refusal
+/// in the middle is the reply to all.
+pub fn unlink_part(
+    context: &mut Context<'_>,
+    key: &[u8],
+    is_last: bool,
+    out: &mut Output,
+) -> Outcome {
+    if !context.attach() {
+        context.error(out, super::DETACHED);
+        return Outcome::Failed;
+    }
+    if let Some(_refused) = context.refuse_write(out) {
+        return Outcome::Failed;
+    }
+    let timestamp = context.engine.now.unix_s() as u32;
+    match end_key(context, key, timestamp) {
+        Ok(found) => {
+            let missing = context.namespace().deleted_until;
+            let unlinked = &mut context.session.unlinked;
+            unlinked.count += i64::from(found.is_some());
+            unlinked.rests_on = unlinked.rests_on.max(found.unwrap_or(missing));
+        }
+        Err(Unfinished::Wait(outcome)) => return outcome,
+        Err(Unfinished::Refused(text)) => {
+            context.error(out, text);
+            return Outcome::Failed;
+        }
+    }
+    if !is_last {
+        return Outcome::Done;
+    }
+    let Unlinked { count, rests_on } = context.session.unlinked;
+    context.writer(out).integer(count);
+    context.done_at(rests_on)
 }
 
 /// The live version that a delete ends; `Err(None)` when there is none.

@@ -36,6 +36,14 @@ impl RecordCache {
         Self { records }
     }
 
+    /// Changes how many bytes it may hold; what is too much goes at once.
+    pub fn resize(&mut self, capacity_bytes: u64) {
+        match &mut self.records {
+            Some(records) if capacity_bytes > 0 => records.set_capacity(capacity_bytes),
+            _ => *self = Self::new(capacity_bytes),
+        }
+    }
+
     pub fn get(&self, position: u64) -> Option<&Bytes> {
         self.records.as_ref()?.get(&position)
     }
@@ -51,6 +59,12 @@ impl RecordCache {
             };
         records.insert(position, record.clone());
         record
+    }
+
+    pub fn clear(&mut self) {
+        if let Some(records) = &mut self.records {
+            records.clear();
+        }
     }
 
     pub fn bytes(&self) -> u64 {

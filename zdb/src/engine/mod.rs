@@ -11,14 +11,14 @@ mod prefetch;
 pub mod recovery;
 
 use crate::disk::aligned::AlignedBuffer;
-use crate::disk::{Completion, Done, Operation, Token};
+use crate::disk::{Completion, Done, Operation, Root, Token};
 use crate::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARE_BYTES_MIN};
 use bytes::Bytes;
 use cache::RecordCache;
 use index::{Entry, HashSecret, KeyHash, PagePool, Place, SequenceTable};
 use log::format::{self, BLOCK, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
 use log::sidecar::LogEntry;
-use log::{Log, Refusal};
+use log::{Jump, Log, Refusal};
 use namespace::{Keys, Namespace, Namespaces, Settings};
 use std::collections::HashMap;
 use std::io;
@@ -72,6 +72,8 @@ pub enum Answer {
     },
     /// A page of a sidecar.
     Page(io::Result<Vec<u8>>),
+    /// A small file is written.
+    Written(io::Result<()>),
 }
 
 enum Pending {
@@ -90,6 +92,9 @@ enum Pending {
     Page {
         waiter: Waiter,
     },
+    Written {
+        waiter: Waiter,
+    },
     FreeSpace,
 }
 
@@ -101,6 +106,26 @@ pub struct Predecessor {
     pub verified: bool,
     /// Payload bytes, where it is a live version of the same key.
     pub replaced: Option<u32>,
+}
+
+/// What happened that hooks are told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Jumped(Jump),
+    NamespaceCreated(Box<[u8]>),
+    NamespaceUpdated(Box<[u8]>),
+    NamespaceReloaded(Box<[u8]>),
+    NamespaceDeleted(Box<[u8]>),
+}
+
+/// What is to happen to a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    pub key: &'a [u8],
+    /// The new value with its `payload_check`; none ends the key.
+    pub value: Option<(&'a [u8], u64)>,
+    pub timestamp: u32,
+    pub predecessor: Option<Predecessor>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -121,6 +146,8 @@ pub struct Engine {
     /// Free bytes of the data and the index file system when last asked.
     pub free_bytes: (u64, u64),
     pub answers: Vec<(Waiter, Answer)>,
+    /// What happened that hooks are told of, in its order. Whoever drives the engine takes them.
+    pub events: Vec<Event>,
     /// Limit of live payload bytes of `default` for this run; 0 = none.
     run_limit: u64,
     pool: PagePool,
@@ -147,6 +174,7 @@ impl Engine {
             stats: EngineStats::default(),
             free_bytes: (0, 0),
             answers: Vec::new(),
+            events: Vec::new(),
             run_limit: 0,
             pool,
             secret,
@@ -168,6 +196,18 @@ impl Engine {
         match &namespace.keys {
             Keys::User(table) => table.get(&self.pool, hash),
             Keys::Sequential(_) => None,
+        }
+    }
+
+    /// The place of some record that a key has now, by a number drawn at random.
+    pub fn any_place(&self, namespace: &Namespace, draw: u64) -> Option<Place> {
+        match &namespace.keys {
+            Keys::User(table) => table.any(&self.pool, draw),
+            Keys::Sequential(table) => {
+                let from = draw.checked_rem(table.next_id())?;
+                let found = table.next_live(from.checked_sub(1)).or_else(|| table.next_live(None));
+                found.map(|(_, place)| place)
+            }
         }
     }
 
@@ -320,6 +360,18 @@ impl Engine {
         self.pending.insert(token, Pending::Page { waiter });
     }
 
+    /// Replaces a small file beside the log.
+    pub fn write_file(&mut self, waiter: Waiter, name: &str, bytes: Vec<u8>) {
+        let token =
+            self.ask(Operation::WriteSmall { root: Root::Data, name: name.to_owned(), bytes });
+        self.pending.insert(token, Pending::Written { waiter });
+    }
+
+    /// From now on writes are acknowledged by another policy.
+    pub fn set_policy(&mut self, policy: log::Policy) {
+        self.log.set_policy(self.now.monotonic_ms, policy);
+    }
+
     /// Asks for the free space again, at most once a second.
     pub fn refresh_free_space(&mut self) {
         if self.now.monotonic_ms >= self.free_asked_ms + 1000 || self.free_asked_ms == 0 {
@@ -381,6 +433,24 @@ impl Engine {
             self.report_bad_read(namespace, place.get(), what);
         }
         self.answers.push((waiter, Answer::Record(Fetched { place, record })));
+    }
+
+    /// Forgets the records of a namespace that are kept in memory beside the log, with those of all
+    /// others: the cache does not know whose they are.
+    pub fn reload_namespace(&mut self, slot: usize) {
+        self.cache.clear();
+        if let Some(namespace) = self.namespaces.get(slot) {
+            self.events.push(Event::NamespaceReloaded(namespace.name.clone()));
+        }
+    }
+
+    /// Counts a page that is lost and tells the operator what to do about it.
+    pub fn report_lost_page(&mut self, base: u64) {
+        self.stats.index_read_errors += 1;
+        self.log.notices.push(format!(
+            "sidecar {} cannot be read: delete it and restart zdb, which makes it anew",
+            format::sidecar_name(base)
+        ));
     }
 
     /// Counts a bad read and tells the operator where it was.
@@ -477,8 +547,47 @@ impl Engine {
         let namespace = self.namespaces.get(slot).expect("looked up above");
         let hash = || hash.unwrap_or_else(|| self.secret.hash(key));
         let entry = entry_of(position, &head, key, namespace, hash);
-        self.log.note(&entry, end);
+        self.log.note(&[entry], end);
         apply(&mut self.namespaces, &mut self.pool, slot, &entry, end);
+        Ok(end)
+    }
+
+    /// Makes changes to different keys that count together or not at all, whatever happens to the
+    /// machine. Their records are at most `format::BATCH_BYTES_MAX` bytes.
+    pub fn change_all(&mut self, slot: usize, changes: &[Change<'_>]) -> Result<u64, Refusal> {
+        self.record_namespace(slot)?;
+        let mut members: Vec<(Head, &[u8], &[u8])> = changes
+            .iter()
+            .map(|change| {
+                let kind = if change.value.is_some() { Kind::Set } else { Kind::Delete };
+                let head = self.head(slot, kind, change.key, change.timestamp, change.predecessor);
+                let (payload, payload_check) =
+                    change.value.unwrap_or((&[], format::payload_check(self.log.seed, &[])));
+                let payload_length = payload.len() as u32;
+                (Head { payload_length, payload_check, ..head }, change.key, payload)
+            })
+            .collect();
+        let (first, end) = match self.log.append_batch(self.now.monotonic_ms, &mut members) {
+            Ok(place) => place,
+            Err(refusal) => {
+                self.count_refusal(slot, refusal);
+                return Err(refusal);
+            }
+        };
+        let namespace = self.namespaces.get(slot).expect("the command looked the namespace up");
+        let mut position = first;
+        let entries: Vec<LogEntry> = members
+            .iter()
+            .map(|(head, key, _)| {
+                let entry = entry_of(position, head, key, namespace, || self.secret.hash(key));
+                position += head.bytes();
+                entry
+            })
+            .collect();
+        self.log.note(&entries, end);
+        for entry in &entries {
+            apply(&mut self.namespaces, &mut self.pool, slot, entry, end);
+        }
         Ok(end)
     }
 
@@ -523,7 +632,7 @@ impl Engine {
             replaced: None,
         };
         let (position, end) = self.log.append(self.now.monotonic_ms, head, name, payload)?;
-        self.log.note(&control_entry(position, &head), end);
+        self.log.note(&[control_entry(position, &head)], end);
         Ok(end)
     }
 
@@ -537,6 +646,7 @@ impl Engine {
         let end = self.append_control(Kind::Namespace, id, name, &settings.encode())?;
         let slot = self.namespaces.insert(id, name, settings);
         self.namespaces.get_mut(slot).expect("just inserted").recorded = true;
+        self.events.push(Event::NamespaceCreated(name.into()));
         Ok(end)
     }
 
@@ -546,6 +656,21 @@ impl Engine {
         let end = self.append_control(Kind::Namespace, id, &name, &settings.encode())?;
         self.namespaces.change(slot, settings);
         self.namespaces.get_mut(slot).expect("still there").recorded = true;
+        self.events.push(Event::NamespaceUpdated(name));
+        Ok(end)
+    }
+
+    /// Ends everything in a namespace, history too, and goes on with an empty one of the same name and
+    /// settings: one record, in which a new id takes the name.
+    pub fn flush_namespace(&mut self, slot: usize) -> Result<u64, Refusal> {
+        let namespace = self.namespaces.get(slot).expect("the command looked the namespace up");
+        let (name, settings) = (namespace.name.clone(), namespace.settings.clone());
+        let id = self.namespaces.next_id();
+        let end = self.append_control(Kind::Namespace, id, &name, &settings.encode())?;
+        self.namespaces.replace(slot, id, settings, &mut self.pool);
+        let namespace = self.namespaces.get_mut(slot).expect("still there");
+        namespace.recorded = true;
+        namespace.deleted_until = end;
         Ok(end)
     }
 
@@ -554,6 +679,7 @@ impl Engine {
         let (id, name) = (namespace.id, namespace.name.clone());
         let end = self.append_control(Kind::NamespaceEnd, id, &name, &[])?;
         self.namespaces.remove(slot, &mut self.pool);
+        self.events.push(Event::NamespaceDeleted(name));
         Ok(end)
     }
 
@@ -589,6 +715,9 @@ impl Engine {
                 }
                 self.answers.push((waiter, Answer::Page(bytes)));
             }
+            Some(Pending::Written { waiter }) => {
+                self.answers.push((waiter, Answer::Written(result.map(|_| ()))));
+            }
             Some(Pending::FreeSpace) => {
                 if let Ok(Done::Free { data, index }) = result {
                     self.free_bytes = (data, index);
@@ -602,6 +731,7 @@ impl Engine {
     pub fn pump(&mut self) {
         self.log.now_s = self.now.unix_s();
         self.log.pump(self.now.monotonic_ms);
+        self.events.extend(self.log.jumps.drain(..).map(Event::Jumped));
     }
 
     pub fn take_operations(&mut self, out: &mut Vec<(Token, Operation)>) {

@@ -106,6 +106,8 @@ impl Keys {
 pub struct Namespace {
     /// Never used again for another namespace of this log.
     pub id: u32,
+    /// The id that clients came to it by: FLUSH gives it a new id and keeps them.
+    pub origin: u32,
     pub name: Box<[u8]>,
     pub settings: Settings,
     pub keys: Keys,
@@ -133,6 +135,7 @@ impl Namespace {
     fn new(id: u32, name: &[u8], settings: Settings) -> Self {
         Self {
             id,
+            origin: id,
             name: name.into(),
             keys: Keys::new(settings.mode),
             settings,
@@ -212,6 +215,19 @@ impl Namespaces {
         }
     }
 
+    /// Puts an empty namespace with another id and the same name into a slot.
+    pub fn replace(&mut self, slot: usize, id: u32, settings: Settings, pool: &mut PagePool) {
+        let Some(old) = self.slots[slot].take() else { return };
+        self.by_id.remove(&old.id);
+        self.by_id.insert(id, slot);
+        self.next_id = self.next_id.max(id + 1);
+        let origin = old.origin;
+        self.slots[slot] = Some(Namespace { origin, ..Namespace::new(id, &old.name, settings) });
+        if let Keys::User(mut table) = old.keys {
+            table.clear(pool);
+        }
+    }
+
     /// Gives a namespace another name, unless that is taken.
     pub fn rename(&mut self, slot: usize, name: &[u8]) {
         let Some(namespace) = &mut self.slots[slot] else { return };
@@ -249,6 +265,11 @@ impl Namespaces {
 
     pub fn iter(&self) -> impl Iterator<Item = &Namespace> {
         self.slots.iter().flatten()
+    }
+
+    /// All with their slots.
+    pub fn slots(&self) -> impl Iterator<Item = (usize, &Namespace)> {
+        self.slots.iter().enumerate().filter_map(|(slot, one)| Some((slot, one.as_ref()?)))
     }
 
     pub fn len(&self) -> usize {

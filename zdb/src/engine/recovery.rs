@@ -9,13 +9,13 @@
 use super::index::{Bulk, HashSecret, PagePool};
 use super::log::buffer::WriteBuffer;
 use super::log::format::{
-    self, ALIGN, BLOCK, Head, Kind, LogId, RECORD_BYTES_MAX, RECORD_HEAD_BYTES,
-    SEGMENT_HEADER_BYTES, SegmentHeader,
+    self, ALIGN, BATCH_HEAD_BYTES, BLOCK, FLAG_MEMBER, Head, Kind, LogId, RECORD_BYTES_MAX,
+    RECORD_HEAD_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 use super::log::segments::{Segment, Segments};
 use super::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageBuilder, PageEnd, PageHeader};
 use super::log::{Log, LogStart, Policy};
-use super::namespace::{Access, DEFAULT_NAME, Keys, Mode, Namespaces, Settings};
+use super::namespace::{Access, Keys, Mode, Namespaces, Settings};
 use super::{Engine, apply_sequential, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
@@ -24,6 +24,9 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 const IDENTITY_NAME: &str = "identity";
+/// Stands in the data directory as long as an import into it is not finished: what is there is a part of
+/// what should be, and is not served.
+pub const UNFINISHED_NAME: &str = "import-unfinished";
 /// Where the write buffer of the last start was; empty for none.
 const BUFFER_PLACE_NAME: &str = "buffer-place";
 /// Bytes of the log in memory while it is scanned.
@@ -63,6 +66,12 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
     let names = files
         .list(Root::Data)
         .map_err(|error| format!("cannot list the data directory: {error}"))?;
+    if names.iter().any(|name| name == UNFINISHED_NAME) {
+        return Err(format!(
+            "an import into this data directory did not end ({UNFINISHED_NAME} is in it): remove the data \
+             and the index directory, then run zdb import again"
+        ));
+    }
     let mut bases: Vec<u64> = names.iter().filter_map(|name| format::segment_base(name)).collect();
     bases.sort_unstable();
     let (id, secret_bytes) = identity(files, &names, &bases, &options)?;
@@ -344,7 +353,7 @@ impl Recovery<'_> {
             return Ok(ended);
         }
         let known_end = next.map(|next| next.previous_end).filter(|end| *end != 0);
-        let ended = self.scan(base, file, size, resume, known_end)?;
+        let ended = self.scan((base, file, size), resume, known_end, next.is_none())?;
         if next.is_some() && !ended.sealed && known_end != Some(ended.end) {
             self.report.damage.push(format!(
                 "segment {} at offset {}: its end is missing",
@@ -406,7 +415,7 @@ impl Recovery<'_> {
                 }
                 Ok(())
             }
-            Kind::Padding | Kind::Seal => Ok(()),
+            Kind::Padding | Kind::Seal | Kind::Batch => Ok(()),
         }
     }
 
@@ -450,16 +459,23 @@ impl Recovery<'_> {
             self.report.damage.push(format!("the settings of namespace {name:?} cannot be read"));
             return;
         };
-        let slot = match slot {
-            Some(slot) => {
+        let slot = match (slot, self.namespaces.find(name)) {
+            (Some(slot), _) => {
                 // A later record of a stand-in brings the name back.
                 self.namespaces.rename(slot, name);
                 self.namespaces.change(slot, settings);
                 slot
             }
-            None => self.namespaces.insert(head.namespace, name, settings),
+            // A new id under a name that is taken: the namespace was flushed.
+            (None, Some(slot)) => {
+                self.namespaces.replace(slot, head.namespace, settings, &mut self.pool);
+                if let Some(changes) = self.changes.get_mut(slot) {
+                    *changes = Bulk::new();
+                }
+                slot
+            }
+            (None, None) => self.namespaces.insert(head.namespace, name, settings),
         };
-        debug_assert!(head.namespace != 0 || name == DEFAULT_NAME);
         if let Some(namespace) = self.namespaces.get_mut(slot) {
             namespace.recorded = true;
         }
@@ -467,13 +483,15 @@ impl Recovery<'_> {
 
     /// Applies the records of a segment from `from` on, makes the missing part of its sidecar, and
     /// brings over what is only in the write buffer.
+    ///
+    /// A batch that is not whole does not count in the last segment: it may never have been durable. In
+    /// an earlier one it was, so its damage is that of the disk, and what is whole of it stays.
     fn scan(
         &mut self,
-        base: u64,
-        file: FileId,
-        size: u64,
+        (base, file, size): (u64, FileId, u64),
         from: u64,
         known_end: Option<u64>,
+        is_last: bool,
     ) -> Result<Ended, String> {
         let mut scanner = Scanner::new(self.files, self.buffer, self.seed, base, file, size);
         let mut builder = PageBuilder::new();
@@ -481,10 +499,15 @@ impl Recovery<'_> {
         let seed = self.segments.page_seed(base);
         let mut position = from;
         let mut sealed = false;
+        // End of the whole batch that the position is in.
+        let mut batch_end = from;
         while known_end.is_none_or(|end| position < end) {
             let Some((head, from_buffer)) = scanner.whole_at(position)? else {
                 let lost = scanner.damaged_at(position)?;
-                let behind = lost.as_ref().map_or(ALIGN, |(head, _)| head.bytes());
+                let behind = lost.as_ref().map_or(ALIGN, |(head, _)| match head.kind {
+                    Kind::Batch if !is_last => BATCH_HEAD_BYTES as u64,
+                    _ => head.bytes(),
+                });
                 let Some(next) = scanner.next_whole(position + behind)? else { break };
                 // A whole head tells where the next record is, damaged or not.
                 let next = if lost.is_some() { position + behind } else { next };
@@ -499,17 +522,32 @@ impl Recovery<'_> {
                     // replaced by an older one.
                     match head.kind {
                         Kind::Set | Kind::Delete => {
-                            self.take(&mut builder, position, &head, &key, &[]);
+                            let end = position + head.bytes();
+                            self.take(&mut builder, (position, end), &head, &key, &[]);
                         }
                         Kind::Namespace => {
                             self.slot_or_stand_in(head.namespace);
                         }
-                        Kind::Padding | Kind::Seal | Kind::NamespaceEnd => {}
+                        Kind::Padding | Kind::Seal | Kind::NamespaceEnd | Kind::Batch => {}
                     }
                 }
                 position = next;
                 continue;
             };
+            if head.kind == Kind::Batch {
+                batch_end = position + head.bytes();
+                position += BATCH_HEAD_BYTES as u64;
+                continue;
+            }
+            if is_last && head.flags & FLAG_MEMBER != 0 && position >= batch_end {
+                self.report.damage.push(format!(
+                    "segment {} at offset {}: a record of a batch that is not whole was dropped",
+                    format::segment_name(base),
+                    position - base
+                ));
+                position += head.bytes();
+                continue;
+            }
             self.report.scanned += 1;
             self.report.replayed += u64::from(from_buffer);
             let record = scanner.record(position, &head, from_buffer);
@@ -520,10 +558,10 @@ impl Recovery<'_> {
                 _ => {
                     let key = &record[RECORD_HEAD_BYTES..head.payload_offset()];
                     let payload = &record[head.payload_offset()..][..head.payload_length as usize];
-                    self.take(&mut builder, position, &head, key, payload);
+                    self.take(&mut builder, (position, end.max(batch_end)), &head, key, payload);
                 }
             }
-            if builder.is_full() {
+            if builder.is_full() && end >= batch_end {
                 pages.push(builder.finish(seed, PageEnd::Open, end));
             }
             position = end;
@@ -558,12 +596,11 @@ impl Recovery<'_> {
     fn take(
         &mut self,
         builder: &mut PageBuilder,
-        position: u64,
+        (position, end): (u64, u64),
         head: &Head,
         key: &[u8],
         payload: &[u8],
     ) {
-        let end = position + head.bytes();
         if matches!(head.kind, Kind::Namespace | Kind::NamespaceEnd) {
             builder.push(&control_entry(position, head), end);
             return self.apply_namespace(head, key, payload);

@@ -7,7 +7,7 @@
 /// Longest single argument, payload included. 0-db accepts this size and refuses one byte more.
 pub const BULK_BYTES_MAX: usize = crate::limits::PAYLOAD_BYTES_MAX;
 /// Longest sum of all arguments of one request: a payload, a key, and room for as much again.
-pub const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const REQUEST_BYTES_MAX: usize = 2 * BULK_BYTES_MAX;
 /// Most arguments of a request, command name included.
 pub const ARGUMENT_COUNT_MAX: usize = 1024;
 /// Longest `*count` or `$length` line, its LF included.
@@ -114,6 +114,12 @@ impl<'a> Request<'a> {
     #[inline]
     pub fn get(&self, index: usize) -> &'a [u8] {
         slice(self.bytes, self.spans[index])
+    }
+
+    /// The request without its last argument, and that one.
+    pub fn split_last(&self) -> Option<(Request<'a>, &'a [u8])> {
+        let (last, spans) = self.spans.split_last()?;
+        Some((Request { spans, bytes: self.bytes }, slice(self.bytes, *last)))
     }
 
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {

@@ -94,7 +94,6 @@ pub struct Server {
     stop: Stop,
     ended: Ended,
     encryption: Encryption,
-    verbose: bool,
 }
 
 impl Server {
@@ -104,7 +103,6 @@ impl Server {
         listeners: Vec<Listener>,
         signals: OwnedFd,
         tls: Option<Tls>,
-        verbose: bool,
     ) -> Result<Self, String> {
         // SAFETY: the descriptor is checked before it is owned.
         let wake = unsafe {
@@ -142,7 +140,6 @@ impl Server {
             stop: Stop::No,
             ended: Ended::Command,
             encryption: Encryption::new(tls),
-            verbose,
         })
     }
 
@@ -213,10 +210,11 @@ impl Server {
         };
         let due = [
             self.hub.engine.log.deadline_ms(),
+            self.hub.deadline_ms(),
             self.lingering.front().map(|(at, _)| *at),
             self.accept_retry.iter().map(|(at, _)| *at).min(),
             self.encryption.deadline_ms(),
-            (self.hub.server.timeout_s > 0).then_some(self.silence_ms),
+            (self.hub.server.settings.timeout_s > 0).then_some(self.silence_ms),
             stop,
         ]
         .into_iter()
@@ -285,7 +283,7 @@ impl Server {
         if peer.encrypted && tls.is_none() {
             return;
         }
-        let name = self.verbose.then(|| peer.name.clone());
+        let name = self.hub.server.settings.verbose.then(|| peer.name.clone());
         let key = self.hub.connected(peer);
         if tls.is_some() {
             self.encryption.expect_handshake(key, self.now_ms());
@@ -385,7 +383,7 @@ impl Server {
     fn look_after(&mut self, key: u64) {
         let Some(connection) = self.hub.get_mut(key) else { return };
         connection.untouch();
-        if connection.is_overrun && !connection.lingering {
+        if (connection.is_overrun || connection.is_killed) && !connection.lingering {
             return self.abandon(key);
         }
         if connection.lingering {
@@ -502,7 +500,7 @@ impl Server {
         }
         self.sockets.remove(&key);
         self.hub.remove(key);
-        if self.verbose {
+        if self.hub.server.settings.verbose {
             process::say(&format!("client {key:x} gone"));
         }
     }
@@ -576,7 +574,7 @@ impl Server {
         self.end_handshakes(now_ms);
         let due: Vec<u64> =
             self.accept_retry.extract_if(.., |(at, _)| *at <= now_ms).map(|(_, key)| key).collect();
-        if self.hub.server.timeout_s > 0 && self.silence_ms <= now_ms {
+        if self.hub.server.settings.timeout_s > 0 && self.silence_ms <= now_ms {
             self.part_with_silent(now_ms);
         }
         for key in due {

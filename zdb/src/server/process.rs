@@ -1,5 +1,6 @@
 //! What the process asks of the kernel for itself: signals, randomness, limits, memory.
 
+use crate::command::ProcessUsage;
 use std::io::{self, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 
@@ -37,6 +38,64 @@ pub fn fill_random(bytes: &mut [u8]) {
     // SAFETY: a live buffer of that length; requests of up to 256 bytes are filled as a whole.
     let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     assert!(filled == bytes.len() as isize, "the kernel gives no random bytes");
+}
+
+/// Nanoseconds of the clock that never goes back.
+pub fn clock_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a live structure; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Stops the calling thread.
+pub fn sleep_us(us: u64) {
+    std::thread::sleep(std::time::Duration::from_micros(us));
+}
+
+/// What this process has taken so far.
+pub fn usage() -> ProcessUsage {
+    let microseconds = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    let times = |who: libc::c_int| {
+        // SAFETY: plain data on the stack, which the kernel fills.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: a live structure; all of `who` are known to Linux.
+        unsafe { libc::getrusage(who, &mut usage) };
+        (microseconds(usage.ru_utime), microseconds(usage.ru_stime))
+    };
+    let (user_us, system_us) = times(libc::RUSAGE_SELF);
+    let (main_user_us, main_system_us) = times(libc::RUSAGE_THREAD);
+    let (children_user_us, children_system_us) = times(libc::RUSAGE_CHILDREN);
+    // SAFETY: sysconf only returns numbers.
+    let (page_bytes, pages) = unsafe {
+        (libc::sysconf(libc::_SC_PAGESIZE) as u64, libc::sysconf(libc::_SC_PHYS_PAGES) as u64)
+    };
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let resident: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    ProcessUsage {
+        id: std::process::id(),
+        allocated_bytes: allocated_bytes(),
+        resident_bytes: resident * page_bytes,
+        system_memory_bytes: pages * page_bytes,
+        user_us,
+        system_us,
+        main_user_us,
+        main_system_us,
+        children_user_us,
+        children_system_us,
+    }
+}
+
+/// Bytes that the allocator has handed out.
+fn allocated_bytes() -> u64 {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallinfo2 only counts.
+    unsafe {
+        let info = libc::mallinfo2();
+        (info.uordblks + info.hblkhd) as u64
+    }
+    #[cfg(not(target_env = "gnu"))]
+    0
 }
 
 /// The start took more memory than the server needs: glibc keeps it unless told otherwise.

@@ -23,8 +23,8 @@
 //! leaf, never wrong; the secret of the hash keeps them out of reach.
 
 use super::{
-    Entry, GAP, KeyHash, PAGE_BYTES, PagePool, ROOT_BITS, SLOTS_PER_PAGE, Slot, is_gap, is_of,
-    pack, tag_in, tag_of, unpack, upper_half,
+    Entry, GAP, KeyHash, PAGE_BYTES, PagePool, Place, ROOT_BITS, SLOTS_PER_PAGE, Slot, is_gap,
+    is_of, pack, tag_in, tag_of, unpack, upper_half,
 };
 use crate::engine::prefetch;
 
@@ -170,6 +170,22 @@ impl KeyTable {
                 }
             }
         }
+    }
+
+    /// The place of some live entry, chosen by `draw`: leaves alike, then slots of the leaf alike.
+    pub fn any(&self, pool: &PagePool, draw: u64) -> Option<Place> {
+        let leaves = || self.roots.iter().flat_map(|root| &root.leaves);
+        let count: usize = self.roots.iter().map(|root| root.leaves.len()).sum();
+        let first = (draw % count.max(1) as u64) as usize;
+        leaves().cycle().skip(first).take(count).find_map(|leaf| {
+            let slots = leaf.capacity();
+            let start = (draw >> 32) as usize % slots.max(1);
+            (0..slots).map(|at| (start + at) % slots).find_map(|at| {
+                let slot = pool.page(leaf.pages[at / SLOTS_PER_PAGE])[at % SLOTS_PER_PAGE];
+                let entry = (slot != GAP).then(|| unpack(slot))?;
+                (!entry.is_dead()).then_some(entry.place)
+            })
+        })
     }
 
     /// Asks the processor for the lines a `get` of this hash reads first. Worth it when several

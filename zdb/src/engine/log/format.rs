@@ -38,6 +38,15 @@ const NOT_REPLACED: u32 = u32::MAX;
 /// Set when the key of `previous` was taken for ours by its hash alone: below this record there may
 /// be one of another key with the same hash.
 pub const FLAG_UNVERIFIED: u8 = 1;
+/// Set on a record in a batch: alone it counts only where its batch was surely durable once.
+pub const FLAG_MEMBER: u8 = 2;
+
+/// Bytes before the first record of a batch: its head and a key of zeroes that aligns what follows.
+pub const BATCH_HEAD_BYTES: usize =
+    (RECORD_HEAD_BYTES + BATCH_KEY.len()).next_multiple_of(ALIGN as usize);
+const BATCH_KEY: [u8; 4] = [0; 4];
+/// Most bytes of all records in a batch.
+pub const BATCH_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
 
 const _: () = {
     assert!(LENGTHS == HEAD_CHECK + 4 && PAYLOAD_CHECK == LENGTHS + 4);
@@ -45,6 +54,7 @@ const _: () = {
     assert!(TIMESTAMP == FLAGS + 1 && NAMESPACE == TIMESTAMP + 4 && PREVIOUS == NAMESPACE + 4);
     assert!(REPLACED == PREVIOUS + 8 && RECORD_HEAD_BYTES == REPLACED + 4);
     assert!(PAYLOAD_BYTES_MAX < 1 << 24 && KEY_BYTES_MAX < 1 << 8);
+    assert!(BATCH_HEAD_BYTES == RECORD_HEAD_BYTES + BATCH_KEY.len());
 };
 
 /// Bytes of the largest record.
@@ -72,6 +82,8 @@ pub enum Kind {
     Namespace = 5,
     /// The end of a namespace and of everything in it.
     NamespaceEnd = 6,
+    /// Its payload is whole records of their own, which count together or not at all.
+    Batch = 7,
 }
 
 impl Kind {
@@ -83,6 +95,7 @@ impl Kind {
             4 => Self::Seal,
             5 => Self::Namespace,
             6 => Self::NamespaceEnd,
+            7 => Self::Batch,
             _ => return None,
         })
     }
@@ -165,9 +178,35 @@ fn head_check(seed: u64, position: u64, head_and_key: &[u8]) -> u32 {
 
 /// Writes a record to the first `head.bytes()` bytes of `out`.
 pub fn encode(out: &mut [u8], seed: u64, position: u64, head: &Head, key: &[u8], payload: &[u8]) {
-    assert!(key.len() == head.key_length as usize && payload.len() == head.payload_length as usize);
+    assert!(payload.len() == head.payload_length as usize);
     debug_assert!(head.payload_check == payload_check(seed, payload));
     let out = &mut out[..head.bytes() as usize];
+    let body = RECORD_HEAD_BYTES + key.len();
+    out[body..body + payload.len()].copy_from_slice(payload);
+    out[body + payload.len()..].fill(0);
+    encode_head(out, seed, position, head, key);
+}
+
+/// Writes the head of a batch before the records that already follow it in `out`, which is all of it.
+pub fn encode_batch(out: &mut [u8], seed: u64, position: u64) {
+    let members = &out[BATCH_HEAD_BYTES..];
+    let head = Head {
+        kind: Kind::Batch,
+        flags: 0,
+        key_length: BATCH_KEY.len() as u8,
+        payload_length: members.len() as u32,
+        payload_check: payload_check(seed, members),
+        sequence: position / ALIGN,
+        timestamp: 0,
+        namespace: 0,
+        previous: Place::NONE,
+        replaced: None,
+    };
+    encode_head(out, seed, position, &head, &BATCH_KEY);
+}
+
+fn encode_head(out: &mut [u8], seed: u64, position: u64, head: &Head, key: &[u8]) {
+    assert!(key.len() == head.key_length as usize);
     let body = RECORD_HEAD_BYTES + key.len();
     out[LENGTHS..PAYLOAD_CHECK]
         .copy_from_slice(&(head.payload_length | u32::from(head.key_length) << 24).to_le_bytes());
@@ -180,8 +219,6 @@ pub fn encode(out: &mut [u8], seed: u64, position: u64, head: &Head, key: &[u8],
     out[REPLACED..RECORD_HEAD_BYTES]
         .copy_from_slice(&head.replaced.unwrap_or(NOT_REPLACED).to_le_bytes());
     out[RECORD_HEAD_BYTES..body].copy_from_slice(key);
-    out[body..body + payload.len()].copy_from_slice(payload);
-    out[body + payload.len()..].fill(0);
     let check = head_check(seed, position, &out[..body]);
     out[HEAD_CHECK..LENGTHS].copy_from_slice(&check.to_le_bytes());
 }

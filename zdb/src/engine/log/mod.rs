@@ -10,7 +10,7 @@ pub mod segments;
 pub mod sidecar;
 
 use crate::disk::{Done, FileId, Operation, Token};
-use crate::engine::index::Place;
+use crate::engine::index::{PLACE_BITS, Place};
 use crate::limits::*;
 use buffer::WriteBuffer;
 use format::{
@@ -75,6 +75,23 @@ struct Switch {
     next_start: u64,
 }
 
+/// The log went on from one segment to the next: the bases of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Jump {
+    pub old: u64,
+    pub new: u64,
+}
+
+/// Where the next record goes, as clients see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Current {
+    /// Number of the segment in the list of all.
+    pub index: usize,
+    pub base: u64,
+    /// In the segment's file.
+    pub offset: u64,
+}
+
 pub struct Log {
     pub id: LogId,
     pub seed: u64,
@@ -91,6 +108,8 @@ pub struct Log {
     submitted: u64,
     written: u64,
     durable: u64,
+    /// Under `Policy::Always`, all writes from this position on are durable when they end.
+    durable_writes_from: u64,
     /// The lowest position whose bytes are in the buffer.
     buffered_from: u64,
     flights: VecDeque<Flight>,
@@ -104,6 +123,15 @@ pub struct Log {
     broken: Option<String>,
     /// Lines for the operator.
     pub notices: Vec<String>,
+    /// Jumps of which the old segment and its sidecar are whole on the disk.
+    pub jumps: Vec<Jump>,
+    /// Jumps whose old segment is still being finished.
+    jumping: VecDeque<Jump>,
+    /// How long after its first record a segment is closed, in milliseconds; 0 = when it is full.
+    pub rotate_ms: u64,
+    rotate_due_ms: Option<u64>,
+    /// The segment is to be closed as soon as the next one is there.
+    rotating: bool,
     pub stats: LogStats,
     /// Records appended, and how many of them a padding has closed a batch for.
     records: u64,
@@ -163,6 +191,7 @@ impl Log {
             submitted: position,
             written: position,
             durable: position,
+            durable_writes_from: 0,
             buffered_from: position,
             flights: VecDeque::new(),
             now_s: 0,
@@ -173,6 +202,11 @@ impl Log {
             zeroed: position,
             broken: None,
             notices: Vec::new(),
+            jumps: Vec::new(),
+            jumping: VecDeque::new(),
+            rotate_ms: 0,
+            rotate_due_ms: None,
+            rotating: false,
             stats: LogStats::default(),
             records: 0,
             records_padded: 0,
@@ -206,6 +240,41 @@ impl Log {
         let position = self.reserve(now_ms, bytes)?;
         head.sequence = position / format::ALIGN;
         self.put(position, &head, key, payload);
+        self.appended_record(now_ms, bytes);
+        Ok((position, position + bytes))
+    }
+
+    /// Appends records that count together or not at all, and tells where the first of them is and where
+    /// all end; each begins where the one before it ends.
+    pub fn append_batch(
+        &mut self,
+        now_ms: u64,
+        members: &mut [(Head, &[u8], &[u8])],
+    ) -> Result<(u64, u64), Refusal> {
+        let bytes: u64 = members.iter().map(|(head, ..)| head.bytes()).sum();
+        assert!(
+            bytes <= format::BATCH_BYTES_MAX as u64,
+            "the command checked the size of the batch"
+        );
+        let bytes = format::BATCH_HEAD_BYTES as u64 + bytes;
+        let position = self.reserve(now_ms, bytes)?;
+        let seed = self.seed;
+        let out = self.room(position, bytes);
+        let mut at = format::BATCH_HEAD_BYTES;
+        for (head, key, payload) in members {
+            let place = position + at as u64;
+            head.sequence = place / format::ALIGN;
+            head.flags |= format::FLAG_MEMBER;
+            format::encode(&mut out[at..], seed, place, head, key, payload);
+            at += head.bytes() as usize;
+        }
+        format::encode_batch(out, seed, position);
+        self.appended = position + bytes;
+        self.appended_record(now_ms, bytes);
+        Ok((position + format::BATCH_HEAD_BYTES as u64, position + bytes))
+    }
+
+    fn appended_record(&mut self, now_ms: u64, bytes: u64) {
         self.stats.record_bytes += bytes;
         self.records += 1;
         if self.flush_due_ms.is_none() {
@@ -216,23 +285,29 @@ impl Log {
                 Policy::No => Some(now_ms + LAZY_FLUSH_MS),
             };
         }
-        Ok((position, position + bytes))
+        if self.rotate_ms > 0 && self.rotate_due_ms.is_none() && !self.rotating {
+            self.rotate_due_ms = Some(now_ms + self.rotate_ms);
+        }
     }
 
-    /// Remembers what a record that was just appended does to the index.
-    pub fn note(&mut self, entry: &LogEntry, end: u64) {
-        self.segments.note(entry, end);
+    /// Remembers what the records that were just appended, which end at `end`, do to the index.
+    pub fn note(&mut self, entries: &[LogEntry], end: u64) {
+        self.segments.note(entries, end);
     }
 
     fn put(&mut self, position: u64, head: &Head, key: &[u8], payload: &[u8]) {
-        let bytes = head.bytes();
+        let (seed, bytes) = (self.seed, head.bytes());
+        format::encode(self.room(position, bytes), seed, position, head, key, payload);
+        self.appended = position + bytes;
+    }
+
+    /// The part of the write buffer for new bytes of the log.
+    fn room(&mut self, position: u64, bytes: u64) -> &mut [u8] {
         let end = position + bytes;
         if end - self.buffered_from > WRITE_BUFFER_BYTES as u64 {
             self.buffered_from = end - WRITE_BUFFER_BYTES as u64;
         }
-        let out = self.buffer.slice_mut(position, bytes as usize);
-        format::encode(out, self.seed, position, head, key, payload);
-        self.appended = end;
+        self.buffer.slice_mut(position, bytes as usize)
     }
 
     /// Finds the place for a record, going to the next segment where this one is full.
@@ -257,21 +332,73 @@ impl Log {
                     return Ok(self.appended);
                 }
             }
-            if self.switch.is_some() {
-                return Err(Refusal::Wait);
+            self.next_segment(now_ms, bytes)?;
+        }
+    }
+
+    /// Goes to the next segment, which takes a record of `bytes`, or asks for one.
+    fn next_segment(&mut self, now_ms: u64, bytes: u64) -> Result<(), Refusal> {
+        if self.switch.is_some() {
+            return Err(Refusal::Wait);
+        }
+        let needed = SEGMENT_HEADER_BYTES + bytes + SEAL_ROOM;
+        match &self.prepared {
+            Prepared::Ready(segment) if segment.size >= needed => {
+                self.begin_segment();
+                Ok(())
             }
-            let needed = SEGMENT_HEADER_BYTES + bytes + SEAL_ROOM;
-            match &self.prepared {
-                Prepared::Ready(segment) if segment.size >= needed => self.begin_segment(),
-                Prepared::Requested { .. } => return Err(Refusal::Wait),
-                Prepared::Failed { at_ms } if now_ms < at_ms + RETRY_MS => {
-                    return Err(Refusal::Failed);
-                }
-                Prepared::Ready(_) | Prepared::Nothing | Prepared::Failed { .. } => {
-                    self.request_segment(bytes);
-                    return Err(Refusal::Wait);
+            Prepared::Requested { .. } => Err(Refusal::Wait),
+            Prepared::Failed { at_ms } if now_ms < at_ms + RETRY_MS => Err(Refusal::Failed),
+            Prepared::Ready(_) | Prepared::Nothing | Prepared::Failed { .. } => {
+                self.request_segment(bytes);
+                match self.prepared {
+                    Prepared::Requested { .. } => Err(Refusal::Wait),
+                    _ => Err(Refusal::Failed),
                 }
             }
+        }
+    }
+
+    /// Closes the open segment, empty or not, and begins the next one.
+    pub fn jump(&mut self, now_ms: u64) -> Result<(), Refusal> {
+        if self.broken.is_some() {
+            return Err(Refusal::Failed);
+        }
+        if self.segments.last().is_none() {
+            // Clients see a first segment before there is one: it comes into being to be closed.
+            self.next_segment(now_ms, 0)?;
+        }
+        self.next_segment(now_ms, 0)
+    }
+
+    /// Where the next record goes. A log that takes no records yet shows the end of its last segment.
+    pub fn current(&self) -> Current {
+        let index = self.segments.list().len().saturating_sub(1);
+        match self.segments.last() {
+            Some(last) if self.open => {
+                Current { index, base: last.base, offset: self.appended - last.base }
+            }
+            Some(last) => Current { index, base: last.base, offset: last.end() - last.base },
+            None => Current { index, base: self.appended, offset: SEGMENT_HEADER_BYTES },
+        }
+    }
+
+    /// Changes after how long a segment with records is closed, in milliseconds; 0: never.
+    pub fn set_rotation(&mut self, rotate_ms: u64) {
+        self.rotate_ms = rotate_ms;
+        // It counts from the next record.
+        self.rotate_due_ms = None;
+    }
+
+    /// Closes a segment that has had records for long enough.
+    fn rotate_if_due(&mut self, now_ms: u64) {
+        if self.rotate_due_ms.is_some_and(|due| due <= now_ms) {
+            self.rotate_due_ms = None;
+            self.rotating = true;
+        }
+        if self.rotating && self.jump(now_ms) == Err(Refusal::Failed) {
+            self.rotating = false;
+            self.rotate_due_ms = Some(now_ms + self.rotate_ms);
         }
     }
 
@@ -282,6 +409,9 @@ impl Log {
             Some(last) if self.open => last.base + last.capacity,
             _ => self.written,
         };
+        if base + capacity > 1 << PLACE_BITS {
+            return self.cannot_grow(base);
+        }
         let header = SegmentHeader {
             log: self.id,
             base,
@@ -313,6 +443,11 @@ impl Log {
             unreachable!("only called with a prepared segment")
         };
         let next_start = segment.base + SEGMENT_HEADER_BYTES;
+        if let Some(old) = self.segments.last() {
+            self.jumping.push_back(Jump { old: old.base, new: segment.base });
+        }
+        self.rotate_due_ms = None;
+        self.rotating = false;
         if self.open {
             let end = self.seal();
             self.switch = Some(Switch { end, next_start });
@@ -383,8 +518,28 @@ impl Log {
         }
     }
 
+    /// Changes when writes are acknowledged. What was acknowledged stays so; under a stricter policy it is
+    /// flushed at once.
+    pub fn set_policy(&mut self, now_ms: u64, policy: Policy) {
+        if policy == Policy::Always && self.policy != Policy::Always {
+            self.durable_writes_from = self.submitted;
+        }
+        self.policy = policy;
+        self.flush_due_ms = match policy {
+            _ if !self.open || self.appended <= self.durable => None,
+            Policy::Always => Some(now_ms),
+            Policy::Every { period_ms } => Some(now_ms + period_ms / 2),
+            Policy::No => Some(now_ms + LAZY_FLUSH_MS),
+        };
+    }
+
     pub fn appended(&self) -> u64 {
         self.appended
+    }
+
+    /// The position up to which the log survives a power cut.
+    pub fn durable(&self) -> u64 {
+        self.durable
     }
 
     pub fn broken(&self) -> Option<&str> {
@@ -395,7 +550,10 @@ impl Log {
 
     /// When `pump` has something to do again, in milliseconds of the loop's clock.
     pub fn deadline_ms(&self) -> Option<u64> {
-        if self.broken.is_some() { None } else { self.flush_due_ms }
+        if self.broken.is_some() {
+            return None;
+        }
+        [self.flush_due_ms, self.rotate_due_ms].into_iter().flatten().min()
     }
 
     /// Asks that everything appended so far becomes durable, as before a stop.
@@ -410,6 +568,7 @@ impl Log {
         if self.broken.is_some() || !self.open {
             return;
         }
+        self.rotate_if_due(now_ms);
         let due = self.flush_due_ms.is_some_and(|due| due <= now_ms);
         if due {
             self.flush_due_ms = None;
@@ -445,6 +604,19 @@ impl Log {
         }
         self.zero_ahead();
         self.segments.write_pages(self.durable, &mut self.next_token, &mut self.operations);
+        self.report_jumps();
+    }
+
+    /// Tells of jumps once their old segment is as it stays: others may copy its files then.
+    fn report_jumps(&mut self) {
+        while let Some(jump) = self.jumping.front() {
+            // A switch is always that of the last jump. The cut of the file goes before its last page.
+            let switching = self.switch.is_some() && self.jumping.len() == 1;
+            if switching || !self.segments.is_settled(jump.old) {
+                return;
+            }
+            self.jumps.extend(self.jumping.pop_front());
+        }
     }
 
     fn submit_writes(&mut self, waits: bool) {
@@ -516,7 +688,8 @@ impl Log {
     /// Lets writes go to the next segment once the old one is durable. True when it did.
     fn finish_switch(&mut self) -> bool {
         let Some(switch) = self.switch else { return false };
-        if self.durable < switch.end || self.sync.is_some() {
+        // A zeroing of the old segment that came behind its cut would make it longer again.
+        if self.durable < switch.end || self.sync.is_some() || self.zero.is_some() {
             return false;
         }
         self.switch = None;
@@ -579,7 +752,10 @@ impl Log {
         if self.sync.is_some_and(|(sync, _)| sync == token) {
             let (_, covers) = self.sync.take().expect("just looked at");
             match result {
-                Ok(_) => self.durable = self.durable.max(covers),
+                Ok(_) => {
+                    self.durable = self.durable.max(covers);
+                    self.count_durable_writes();
+                }
                 Err(error) => self.latch("flush", covers, &error),
             }
             return;
@@ -621,9 +797,14 @@ impl Log {
         while self.flights.front().is_some_and(|flight| flight.done) {
             let flight = self.flights.pop_front().expect("just looked at");
             self.written = flight.end;
-            if self.policy == Policy::Always {
-                self.durable = flight.end;
-            }
+        }
+        self.count_durable_writes();
+    }
+
+    /// What was written durably counts once nothing before it is missing.
+    fn count_durable_writes(&mut self) {
+        if self.policy == Policy::Always && self.durable >= self.durable_writes_from {
+            self.durable = self.durable.max(self.written);
         }
     }
 
@@ -651,6 +832,20 @@ impl Log {
         }
     }
 
+    /// The log has given all its addresses away. Jumps use them up too: each takes a whole segment's.
+    fn cannot_grow(&mut self, base: u64) {
+        self.prepared = Prepared::Failed { at_ms: 0 };
+        if self.now_s != self.stats.write_error_last {
+            self.notices.push(format!(
+                "no segment can follow {}: the log's {PLACE_BITS} bits of addresses are used up. Writes \
+                 are refused, reads go on; copy the data into a new directory",
+                format::segment_name(base)
+            ));
+        }
+        self.stats.write_errors += 1;
+        self.stats.write_error_last = self.now_s;
+    }
+
     /// After a failed write or flush nobody knows what is on the disk: no more writes until a restart
     /// has looked. Reads go on.
     fn latch(&mut self, what: &str, position: u64, error: &io::Error) {
@@ -673,6 +868,8 @@ impl Log {
 
     /// Seals the open segment. The log is closed when `is_closed`.
     pub fn begin_close(&mut self) {
+        self.rotate_due_ms = None;
+        self.rotating = false;
         if self.open && self.broken.is_none() && self.switch.is_none() {
             let end = self.seal();
             self.flush_target = Some(end);

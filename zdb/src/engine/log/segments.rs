@@ -4,6 +4,7 @@
 //! A page goes to its file only when the records that it describes are durable. A sidecar is thus
 //! never ahead of its log, whatever a power cut takes.
 
+use super::format::SEGMENT_HEADER_BYTES;
 use super::sidecar::{LogEntry, PageBuilder, PageEnd, PageHeader};
 use super::{LogStats, format};
 use crate::disk::{Done, FileId, Operation, Token};
@@ -62,6 +63,11 @@ pub struct Segment {
 impl Segment {
     pub fn new(base: u64, capacity: u64, size: u64, file: FileId) -> Self {
         Self { base, capacity, size, file, pages: Vec::new(), sidecar_bytes: 0, settled: 0 }
+    }
+
+    /// Where the records of a closed segment end, padding and seal included.
+    pub fn end(&self) -> u64 {
+        self.pages.last().map_or(self.base + SEGMENT_HEADER_BYTES, |page| page.header.end)
     }
 
     /// Adds a page that waits to be written.
@@ -141,8 +147,9 @@ impl Segments {
         &self.builder
     }
 
-    pub fn note(&mut self, entry: &LogEntry, end: u64) {
-        self.builder.push(entry, end);
+    /// Takes what records did that end together: a page never ends between them.
+    pub fn note(&mut self, entries: &[LogEntry], end: u64) {
+        entries.iter().for_each(|entry| self.builder.push(entry, end));
         if self.builder.is_full() {
             self.close_page(PageEnd::Open, end);
         }
@@ -237,6 +244,11 @@ impl Segments {
             }
         }
         None
+    }
+
+    /// Whether all pages of a closed segment are in its sidecar, or will never be.
+    pub fn is_settled(&self, base: u64) -> bool {
+        self.of(base).is_none_or(|segment| segment.settled == segment.pages.len())
     }
 
     /// No page is on its way.

@@ -1,0 +1,316 @@
+//! Every error text, of the server and of 0-db, has a case: in a transcript, or in a test that is named.
+
+use compat_tests::server::workspace_dir;
+use compat_tests::transcript::{Action, load_all};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// Where the server's error texts are written.
+const SOURCES: &[&str] =
+    &["zdb/src/command", "zdb/src/hub", "zdb/src/hub.rs", "zdb/src/resp", "zdb/src/output.rs"];
+/// Its sentences are summaries, for COMMAND DOCS.
+const SUMMARIES: &str = "zdb/src/command/table.rs";
+
+/// Sentences in these sources that no client gets.
+const NO_ERRORS: &[&str] = &[
+    "has a damaged head",
+    "sidecar {} cannot be read: delete it and restart zdb, which makes it anew",
+];
+
+/// Texts that no transcript can provoke: the text, why, the file and the name of the test that does.
+const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
+    (
+        "Malformed request, array expected",
+        BYTES,
+        "requests",
+        "malformed_requests_are_refused_and_closed",
+    ),
+    ("Malformed request, header line too long", BYTES, "requests", "endless_lines_are_closed"),
+    ("Malformed query string", BYTES, "requests", "malformed_requests_are_refused_and_closed"),
+    ("Internal memory error", BYTES, "requests", "malformed_requests_are_refused_and_closed"),
+    ("Payload too big", BYTES, "requests", "the_header_is_enough_to_refuse"),
+    ("Too big inline request", BYTES, "requests", "endless_lines_are_closed"),
+    ("Unbalanced quotes in request", BYTES, "requests", "inline_commands"),
+    ("Cannot write data right now", DISK, "regressions", "a_broken_log_refuses_every_change"),
+    ("Cannot delete key (data)", DISK, "regressions", "a_broken_log_refuses_every_change"),
+    ("Could not create namespace", DISK, "regressions", "a_broken_log_refuses_every_change"),
+    ("Could not delete this namespace", DISK, "regressions", "a_broken_log_refuses_every_change"),
+    ("Internal Server Error", DISK, "regressions", "a_broken_log_refuses_every_change"),
+    (
+        "Internal Error",
+        "it takes damage on the disk",
+        "crash",
+        "a_flipped_byte_is_found_and_reported",
+    ),
+];
+const BYTES: &str = "a transcript sends requests, not bytes";
+const DISK: &str = "it takes a disk that fails";
+
+/// What 0-db 2.0.7 answers, beside what a success is answered.
+const ZERO_DB: &[&str] = &[
+    "Malformed request, array expected",
+    "Missing arguments",
+    "Too many arguments",
+    "Malformed query string",
+    "Payload too big",
+    "Internal memory error",
+    "Command not supported",
+    "This is not a valid command",
+    "Unexpected arguments",
+    "Invalid argument",
+    "Invalid arguments",
+    "Argument too long",
+    "Permission denied",
+    "Unauthorized",
+    "Your active namespace is not available anymore (probably removed).",
+    "Namespace is temporarily locked (read-only)",
+    "Namespace is temporarily frozen (read-write disabled)",
+    "Namespace is in read-only mode",
+    "Namespace is protected by worm mode",
+    "Cannot delete a key when namespace is in worm mode",
+    "No space left on this namespace",
+    "Key too large",
+    "Invalid key",
+    "Invalid argument, key needed",
+    "Invalid key, only update authorized",
+    "Cannot write data right now",
+    "Cannot write index right now",
+    "Key not found",
+    "Cannot delete key (data)",
+    "Cannot delete key (index)",
+    "Internal Error",
+    "No more data",
+    "Invalid key format",
+    "No keys match",
+    "Index running mode doesn't support this feature",
+    "Command disabled in release code, not yet available",
+    "No more history",
+    "Invalid arguments (index query)",
+    "Invalid arguments (invalid key)",
+    "Unknown command to watch",
+    "Invalid timeout",
+    "Timeout",
+    "Authentication disabled",
+    "Password too long",
+    "Access denied",
+    "Only SECURE extra method supported",
+    "Invalid hash length",
+    "No CHALLENGE requested, secure authentication not available",
+    "Internal generator error",
+    "Namespace too long",
+    "Namespace not found",
+    "Namespace protected and private",
+    "This name is not allowed",
+    "This namespace is not available",
+    "Could not create namespace",
+    "Cannot remove default namespace",
+    "This namespace doesn't exists",
+    "Could not delete this namespace",
+    "Cannot remove namespace you're currently using.",
+    "Cannot update default namespace",
+    "Invalid property",
+    "Invalid property value (expected: user, seq)",
+    "Cannot change mode of used namespace",
+    "This server instance is configured to use a single runtime mode",
+    "Flushing public namespace denied",
+    "Internal Server Error",
+    "Unknown INDEX subcommand",
+    "Unknown INDEX DIRTY subcommand",
+    "Unknown DATA subcommand",
+    "EOF",
+    "Unexpected Internal Error",
+    "Invalid Request",
+    "Internal Memory Error",
+];
+
+/// 0-db's texts that this server has no cause to send, and why.
+const NEVER: &[(&str, &str)] = &[
+    (
+        "Cannot write index right now",
+        "the index is made from the log, which is all that is written",
+    ),
+    ("Cannot delete key (index)", "the index is made from the log, which is all that is written"),
+    ("Command disabled in release code, not yet available", "KSCAN is there"),
+    (
+        "Internal generator error",
+        "random bytes come from the kernel, which does not run out of them",
+    ),
+    ("Internal Memory Error", "no reply takes memory that is not there: a server without it ends"),
+];
+
+#[test]
+fn every_error_text_of_the_server_has_a_case() {
+    let cases = cases();
+    let mut missing = Vec::new();
+    for (text, place) in texts_of_the_server() {
+        if NO_ERRORS.contains(&text.as_str()) || is_elsewhere(&text) {
+            continue;
+        }
+        if !cases.iter().any(|case| is_made_by(case, &text)) {
+            missing.push(format!("{place}: {text}"));
+        }
+    }
+    assert!(missing.is_empty(), "no transcript has these:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn every_error_text_of_0_db_has_a_case() {
+    let cases = cases();
+    let missing: Vec<&&str> = ZERO_DB
+        .iter()
+        .filter(|text| {
+            !cases.iter().any(|case| case == *text)
+                && !is_elsewhere(text)
+                && !NEVER.iter().any(|(never, _)| never == *text)
+        })
+        .collect();
+    assert!(missing.is_empty(), "no transcript has these: {missing:#?}");
+}
+
+/// The lists above say nothing that is not so.
+#[test]
+fn the_exceptions_hold() {
+    let (cases, texts) = (cases(), texts_of_the_server());
+    for (text, reason, file, test) in ELSEWHERE {
+        assert!(!cases.iter().any(|case| case == text), "{text}: a transcript has it ({reason})");
+        assert!(texts.contains_key(*text), "{text}: the server does not say that");
+        let path = workspace_dir().join("compat-tests/tests").join(file).with_extension("rs");
+        let source = std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(source.contains(&format!("fn {test}()")), "{text}: {file}.rs has no test {test}");
+    }
+    for text in NO_ERRORS {
+        assert!(texts.contains_key(*text), "{text}: the server does not say that any more");
+    }
+    for (text, reason) in NEVER {
+        assert!(!texts.contains_key(*text), "{text}: the server does say that ({reason})");
+    }
+}
+
+fn is_elsewhere(text: &str) -> bool {
+    ELSEWHERE.iter().any(|(elsewhere, ..)| *elsewhere == text)
+}
+
+/// The texts of all errors that a transcript expects.
+fn cases() -> BTreeSet<String> {
+    let mut texts = BTreeSet::new();
+    for transcript in load_all() {
+        for step in transcript.cases.iter().flat_map(|case| &case.steps) {
+            if let Action::Expect(pattern) | Action::Pushed { pattern, .. } = &step.action {
+                texts.extend(pattern.errors().iter().map(|text| text.source().to_owned()));
+            }
+        }
+    }
+    texts
+}
+
+/// Whether a text can come from a format string: its parts between the braces, in their order.
+fn is_made_by(text: &str, format: &str) -> bool {
+    let parts: Vec<&str> =
+        format.split('{').map(|part| part.split_once('}').map_or(part, |(_, part)| part)).collect();
+    let [first, middle @ .., last] = &parts[..] else { return text == format };
+    let Some(mut rest) = text.strip_prefix(first).and_then(|text| text.strip_suffix(last)) else {
+        return false;
+    };
+    middle.iter().all(|part| match rest.split_once(part) {
+        Some((_, behind)) => {
+            rest = behind;
+            true
+        }
+        None => false,
+    })
+}
+
+/// The texts in the sources of the server, with the place of the first use of each.
+///
+/// A string literal counts where it is handed to `error` or `Err`, and wherever it reads like a sentence:
+/// several words, the first one of letters. What a panic would say does not count.
+fn texts_of_the_server() -> BTreeMap<String, String> {
+    let mut texts = BTreeMap::new();
+    for source in SOURCES {
+        collect(&workspace_dir().join(source), &mut texts);
+    }
+    assert!(texts.len() > 50, "the scan has found the texts");
+    texts
+}
+
+fn collect(path: &Path, texts: &mut BTreeMap<String, String>) {
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).expect("a directory of sources") {
+            collect(&entry.expect("an entry").path(), texts);
+        }
+        return;
+    }
+    let name = path.strip_prefix(workspace_dir()).expect("it lies there").to_string_lossy();
+    if path.extension().is_none_or(|extension| extension != "rs") || name == SUMMARIES {
+        return;
+    }
+    let source =
+        std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let source = source.split("#[cfg(test)]\nmod tests").next().expect("a first part");
+    for (line, before, text) in literals(source) {
+        if is_error_text(&before, &text) {
+            texts.entry(text).or_insert_with(|| format!("{name}:{line}"));
+        }
+    }
+}
+
+fn is_error_text(before: &str, text: &str) -> bool {
+    let before = before.trim_end();
+    let statement = before.rsplit([';', '{', '}']).next().unwrap_or_default();
+    let panics = ["expect(", "panic!(", "unreachable!("].iter().any(|call| before.ends_with(call))
+        || statement.contains("assert");
+    if panics || before.ends_with("simple(") || text.is_empty() {
+        return false;
+    }
+    let is_handed_over = ["error(", "error(out,", "Err(", "refuse("]
+        .iter()
+        .any(|call| before.ends_with(call) || before.ends_with(&format!("{call} &format!(")));
+    let mut words = text.split(' ');
+    let first = words.next().unwrap_or_default().trim_end_matches(',');
+    let is_sentence = words.next().is_some()
+        && !first.is_empty()
+        && first.bytes().all(|byte| byte.is_ascii_alphabetic());
+    is_handed_over || is_sentence
+}
+
+/// The string literals of a source: the line, the code before it, the text.
+fn literals(source: &str) -> Vec<(usize, String, String)> {
+    let mut literals = Vec::new();
+    let mut code = String::new();
+    let mut line = 1;
+    let mut signs = source.chars().peekable();
+    while let Some(sign) = signs.next() {
+        line += usize::from(sign == '\n');
+        match sign {
+            '/' if signs.peek() == Some(&'/') => {
+                while signs.next_if(|&sign| sign != '\n').is_some() {}
+            }
+            // A quote as a character, not the beginning of a string.
+            '\'' if signs.peek() == Some(&'"') => {
+                signs.next();
+            }
+            '"' => {
+                let (start, is_bytes) = (line, code.ends_with('b'));
+                let mut text = String::new();
+                while let Some(sign) = signs.next_if(|&sign| sign != '"') {
+                    line += usize::from(sign == '\n');
+                    match (sign, signs.peek()) {
+                        ('\\', Some('\n')) => {
+                            while signs.next_if(|sign| sign.is_whitespace()).is_some() {}
+                        }
+                        ('\\', _) => text.extend(signs.next()),
+                        _ => text.push(sign),
+                    }
+                }
+                signs.next();
+                if !is_bytes {
+                    literals.push((start, code.clone(), text));
+                }
+                code.push_str("\"\"");
+            }
+            _ => code.push(sign),
+        }
+    }
+    literals
+}
