@@ -76,6 +76,12 @@ impl History {
         }
     }
 
+    /// The writes of a key. One without a key gets an id, which is known with its reply.
+    fn of(&self, key: &[u8]) -> impl Iterator<Item = &Write> {
+        let new_ids = if key.len() == 8 { self.keys.get([].as_slice()) } else { None };
+        self.keys.get(key).into_iter().chain(new_ids).flatten()
+    }
+
     /// A write was asked for.
     pub fn begin(
         &mut self,
@@ -138,8 +144,8 @@ impl History {
         begun: Moment,
         now: Moment,
     ) -> Result<(), String> {
-        let own = self.keys.get(key).into_iter().flatten();
-        let ours: Vec<&Write> = own
+        let ours: Vec<&Write> = self
+            .of(key)
             .chain(&self.all_keys)
             .filter(|write| write.namespace.as_deref().is_none_or(|name| name == namespace))
             .collect();
@@ -192,7 +198,7 @@ impl History {
 
     /// Whether a key was ever asked to be written, with a value of that length.
     pub fn was_written(&self, key: &[u8], length: Option<usize>) -> bool {
-        self.keys.get(key).into_iter().flatten().any(|write| match (&write.value, length) {
+        self.of(key).any(|write| match (&write.value, length) {
             (Value::Bytes(value), Some(length)) => value.len() == length,
             (Value::Missing, _) => false,
             _ => true,
@@ -202,6 +208,6 @@ impl History {
     /// Whether these bytes were ever written to this key.
     pub fn was_value(&self, key: &[u8], bytes: &[u8]) -> bool {
         let seen = Seen::Bytes(bytes);
-        self.keys.get(key).into_iter().flatten().any(|write| write.value.explains(&seen))
+        self.of(key).any(|write| write.value.explains(&seen))
     }
 }
