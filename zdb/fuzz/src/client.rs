@@ -325,10 +325,12 @@ impl Client {
                     self.look(world, here, &words[1], &Seen::Bytes(&words[2]), *begun);
                 }
             }
-            ("set" | "setx", _) if words.len() > 3 && option(&words[3]) => match reply {
-                Reply::Simple(_) => history.succeeded(first, here, now),
-                _ => history.ended(first, now),
-            },
+            ("set" | "setx", _) if words.len() > 4 || words.len() == 4 && option(&words[3]) => {
+                match reply {
+                    Reply::Simple(_) => history.succeeded(first, here, now),
+                    _ => history.ended(first, now),
+                }
+            }
             ("set" | "setx", Reply::Nil) => history.ended(first, now),
             ("set" | "setx", Reply::Bulk(key)) if words[1].is_empty() => {
                 history.refused(first);

@@ -209,6 +209,13 @@ impl World {
         self.hub.set_time(self.now);
     }
 
+    /// To when something is due, or a little.
+    pub fn advance_to_deadline(&mut self) {
+        let due = [self.hub.engine.log.deadline_ms(), self.hub.deadline_ms()];
+        let due = due.into_iter().flatten().min().unwrap_or(0);
+        self.advance(due.saturating_sub(self.now.monotonic_ms).max(20));
+    }
+
     /// Somebody sets the machine's clock.
     pub fn set_clock_back(&mut self, seconds: u64) {
         self.now.unix_us -= seconds * 1_000_000;
@@ -550,9 +557,7 @@ impl World {
                 self.ring.len() + self.orders.len(),
                 self.hub.engine.log.broken(),
             );
-            let due = [self.hub.engine.log.deadline_ms(), self.hub.deadline_ms()];
-            let due = due.into_iter().flatten().min().unwrap_or(0);
-            self.advance(due.saturating_sub(self.now.monotonic_ms).max(20));
+            self.advance_to_deadline();
         }
     }
 
