@@ -3,6 +3,7 @@
 
 mod connection;
 mod meter;
+mod metrics;
 mod orders;
 mod watchers;
 

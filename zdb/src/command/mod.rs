@@ -1,5 +1,6 @@
 //! Commands as a table, and the one gatekeeper that asks the same questions in the same order.
 
+mod argument;
 mod auth;
 mod batch;
 mod catalogue;
@@ -9,6 +10,7 @@ mod config;
 mod control;
 mod files;
 mod glob;
+mod help;
 mod hooks;
 mod info;
 mod keys;

@@ -394,7 +394,8 @@ impl Log {
     fn rotate_if_due(&mut self, now_ms: u64) {
         if self.rotate_due_ms.is_some_and(|due| due <= now_ms) {
             self.rotate_due_ms = None;
-            self.rotating = true;
+            // The setting may have changed since.
+            self.rotating = self.rotate_ms > 0;
         }
         if self.rotating && self.jump(now_ms) == Err(Refusal::Failed) {
             self.rotating = false;
