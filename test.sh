@@ -19,6 +19,12 @@ need redis-benchmark redis-tools
 need mkfs.ext4 e2fsprogs
 need mount mount
 need cc gcc
+need openssl openssl
+need stdbuf coreutils
+need tmux tmux
+need node nodejs
+need npm npm
+[ -e /usr/include/hiredis/hiredis.h ] || missing+=(libhiredis-dev)
 need /usr/bin/python3 python3
 /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 if [ "${#missing[@]}" -gt 0 ]; then
@@ -37,17 +43,33 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 command -v cargo >/dev/null || { echo "test.sh: no cargo; install Rust from https://rustup.rs" >&2; exit 1; }
 
-# The Python package redis, in an environment of its own.
 target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
+clients=$PWD/compat-tests/clients
+
+# Client libraries in an environment of their own, made anew when another version is wanted.
 python=$target/python
-if ! "$python/bin/python" -c 'import redis' 2>/dev/null; then
+wanted=$clients/python/requirements.txt
+if ! cmp -s "$wanted" "$python/requirements.txt"; then
     rm -rf "$python"
     /usr/bin/python3 -m venv "$python"
-    "$python/bin/python" -m pip install --quiet 'redis>=6'
+    "$python/bin/python" -m pip install --quiet --requirement "$wanted"
+    cp "$wanted" "$python/requirements.txt"
 fi
 export ZDB_PYTHON=$python/bin/python
+
+# The current ones want Node 20; for the 18 of Debian 12 there are the last that run on it.
+packages=$clients/node/packages-18
+[ "$(node -p 'process.versions.node.split(".")[0]')" -lt 20 ] || packages=$clients/node/packages-20
+if ! cmp -s "$packages/package-lock.json" "$target/node/package-lock.json" ||
+    [ ! -e "$target/node/node_modules/.package-lock.json" ]; then
+    rm -rf "$target/node"
+    mkdir "$target/node"
+    cp "$packages"/package*.json "$target/node"
+    (cd "$target/node" && npm ci --silent --no-audit --no-fund --ignore-scripts)
+fi
+export ZDB_NODE_MODULES=$target/node/node_modules
 
 # The server is tested as it is shipped; the tests themselves need no optimisation.
 cargo build --release --package zdb

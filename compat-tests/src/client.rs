@@ -11,6 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+type TlsStream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
 /// No reply takes longer, on a slow machine either; a test that waits longer has found a fault.
 pub const REPLY_TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -45,6 +47,7 @@ pub fn encoded<A: AsRef<[u8]>>(arguments: &[A]) -> Vec<u8> {
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
@@ -52,6 +55,7 @@ impl Stream {
         Ok(match self {
             Stream::Tcp(stream) => Stream::Tcp(stream.try_clone()?),
             Stream::Unix(stream) => Stream::Unix(stream.try_clone()?),
+            Stream::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
 
@@ -59,6 +63,10 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.write_all(bytes),
             Stream::Unix(stream) => stream.write_all(bytes),
+            Stream::Tls(stream) => {
+                stream.write_all(bytes)?;
+                stream.flush()
+            }
         }
     }
 
@@ -66,6 +74,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.read(buffer),
             Stream::Unix(stream) => stream.read(buffer),
+            Stream::Tls(stream) => stream.read(buffer),
         }
     }
 }
@@ -93,6 +102,20 @@ impl Client {
         Ok(Client::over(Stream::Unix(stream)))
     }
 
+    /// Over TLS; the handshake is made with the first request.
+    pub fn connect_tls(
+        address: SocketAddr,
+        config: std::sync::Arc<rustls::ClientConfig>,
+    ) -> io::Result<Client> {
+        let name = "localhost".try_into().expect("a name");
+        let connection = rustls::ClientConnection::new(config, name).map_err(io::Error::other)?;
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(REPLY_TIME_MAX))?;
+        stream.set_write_timeout(Some(REPLY_TIME_MAX))?;
+        Ok(Client::over(Stream::Tls(Box::new(TlsStream::new(connection, stream)))))
+    }
+
     fn over(stream: Stream) -> Client {
         Client {
             stream,
@@ -102,10 +125,19 @@ impl Client {
         }
     }
 
+    /// The TLS side of a client over TLS.
+    pub fn tls(&mut self) -> &mut TlsStream {
+        match &mut self.stream {
+            Stream::Tls(stream) => stream,
+            _ => panic!("this client does not speak TLS"),
+        }
+    }
+
     /// The socket of a TCP client, for time limits and half-closes.
     pub fn tcp(&self) -> &TcpStream {
         match &self.stream {
             Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => &stream.sock,
             Stream::Unix(_) => panic!("this client is connected over a unix socket"),
         }
     }
@@ -143,6 +175,9 @@ impl Client {
             && name.as_ref().eq_ignore_ascii_case(b"HELLO")
         {
             self.resp3 = version.as_ref() == b"3";
+        }
+        if arguments.first().is_some_and(|name| name.as_ref().eq_ignore_ascii_case(b"RESET")) {
+            self.resp3 = false;
         }
         let reply = self.receive()?;
         if reply.is_error() {
@@ -216,6 +251,7 @@ impl Client {
         let set = |stream: &Stream, on| match stream {
             Stream::Tcp(stream) => stream.set_nonblocking(on),
             Stream::Unix(stream) => stream.set_nonblocking(on),
+            Stream::Tls(stream) => stream.sock.set_nonblocking(on),
         };
         if set(&self.stream, true).is_err() {
             return false;

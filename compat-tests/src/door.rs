@@ -9,8 +9,8 @@ use tempfile::TempDir;
 pub const PASSWORD: &str = "secret";
 /// Both protocols that a client may choose.
 pub const PROTOCOLS: [u8; 2] = [2, 3];
-/// The log line of the start names the TLS address behind this.
-const TLS_READY: &str = "TLS on ";
+/// What stands behind the TLS address in the log line of the start.
+const TLS: &str = " (TLS)";
 
 /// A server with an admin's password, on a unix socket and TCP, and on TLS where that is asked for.
 pub struct Door {
@@ -76,14 +76,15 @@ impl Door {
     }
 }
 
-/// The port on which a server speaks TLS.
+/// The port on which a server speaks TLS, from the log line that says it is ready.
 #[track_caller]
 pub fn tls_port(server: &Server) -> u16 {
-    let line = server.wait_for_log("TLS", |line| line.contains(TLS_READY));
-    line.split(TLS_READY)
-        .nth(1)
-        .and_then(|place| place.split_whitespace().next())
+    let line = server.wait_for_log("TLS", |line| line.contains(TLS));
+    let before = line.split(TLS).next().expect("a split has a first part");
+    before
+        .rsplit(' ')
+        .next()
         .and_then(|place| place.parse::<std::net::SocketAddr>().ok())
-        .unwrap_or_else(|| panic!("no address in {line:?}"))
+        .unwrap_or_else(|| panic!("no address before{TLS} in {line:?}"))
         .port()
 }

@@ -8,6 +8,7 @@ pub mod checks;
 pub mod client;
 pub mod door;
 pub mod fake;
+pub mod import;
 pub mod load;
 pub mod model;
 pub mod mount;
@@ -15,6 +16,8 @@ pub mod old;
 pub mod program;
 pub mod reply;
 pub mod server;
+pub mod terminal;
+pub mod tls;
 pub mod transcript;
 
 pub use client::Client;

@@ -29,14 +29,25 @@ impl Mount {
         )
     }
 
+    /// Another way to a directory, by which nothing can be written.
+    pub fn read_only(of: &Path) -> Mount {
+        Mount::new(
+            crate::server::scratch_dir(),
+            &["--bind".as_ref(), "-o".as_ref(), "ro".as_ref(), of.as_os_str()],
+        )
+    }
+
     fn new(dir: TempDir, what: &[&std::ffi::OsStr]) -> Mount {
         let point = dir.path().join("mnt");
         std::fs::create_dir(&point).expect("the mount point can be created");
         let mut arguments = what.to_vec();
         arguments.push(point.as_os_str());
         run_as_root("mount", &arguments);
+        let writable = !arguments.contains(&"ro".as_ref());
         let mount = Mount { point, _dir: dir };
-        run_as_root("chmod", &["0777".as_ref(), mount.point.as_os_str()]);
+        if writable {
+            run_as_root("chmod", &["0777".as_ref(), mount.point.as_os_str()]);
+        }
         mount
     }
 

@@ -224,9 +224,6 @@ mod crate_redis {
         pipeline.get("p1999");
         let last = pipeline.query(connection).map(|(last,): (String,)| last);
         checks.value("a pipeline", last, "value 1999".to_owned());
-        let refused = pipe().atomic().get("p1999").query::<Value>(connection);
-        checks.refused("a transaction", refused, "");
-        checks.value("after it", connection.get("p1999"), "value 1999".to_owned());
         let expected: BTreeSet<String> = (0..2000).map(|number| format!("p{number:04}")).collect();
         let found: RedisResult<BTreeSet<String>> =
             connection.scan_match("p*").and_then(|keys| keys.collect());
@@ -241,9 +238,13 @@ mod crate_redis {
         match info {
             Err(error) => checks.holds("INFO", false, || error.to_string()),
             Ok(info) => {
-                let size = info.get::<u64>("sequential_key_size");
-                checks.same("INFO sequential_key_size", size, Some(8));
-                for field in ["redis_version", "used_memory", "connected_clients", "role"] {
+                for field in [
+                    "sequential_key_size",
+                    "redis_version",
+                    "used_memory",
+                    "connected_clients",
+                    "role",
+                ] {
                     let there = info.contains_key(&field);
                     checks.holds(field, there, || format!("is not in INFO: {info:?}"));
                 }

@@ -2,17 +2,26 @@
 //! operations go out; the loop around it moves them. Deterministic, so that a simulator can be the loop.
 
 mod connection;
+mod meter;
+mod metrics;
+mod orders;
+mod watchers;
 
 pub use connection::Connection;
 
-use crate::command::{self, ClientRef, Context, Finished, Outcome, ServerState, Source, Tasks};
+use crate::command::{
+    self, COMMANDS, ClientRef, Context, Finished, Outcome, ServerState, Source, Tasks,
+};
 use crate::disk::{Completion, Operation, Token};
 use crate::engine::index::KeyHash;
+use crate::engine::log::Policy;
 use crate::engine::{Answer, Engine, Now, Waiter};
 use crate::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_TOTAL_MAX, REJECTED_CLIENTS_MAX};
 use crate::output::Output;
 use crate::resp::{Progress, ProtocolError, Request, RequestParser};
 use connection::{Blocked, Reply, SpareInputs};
+use meter::Meter;
+use watchers::Watchers;
 
 /// How many requests of a pipeline are parsed before the first of them runs.
 const LOOK_AHEAD_REQUESTS: usize = 16;
@@ -35,6 +44,10 @@ pub struct Hub {
     /// Connections whose next request waits for the log.
     stalled: Vec<u64>,
     log_moved: bool,
+    /// By which writes were acknowledged in the turn before.
+    policy: Policy,
+    watchers: Watchers,
+    meter: Meter,
     /// Counts the turns, from 1: replies of one turn travel together.
     turn: u64,
     next_session: u64,
@@ -73,6 +86,8 @@ struct Slot {
 /// Who is at the other end.
 pub struct Peer {
     pub name: String,
+    /// Where it connected to.
+    pub local_address: String,
     /// Over loopback or a unix socket.
     pub local: bool,
     /// Bytes come in and go out through TLS.
@@ -86,6 +101,9 @@ pub struct Peer {
 impl Hub {
     pub fn new(engine: Engine, server: ServerState, null: bool) -> Self {
         Self {
+            policy: engine.log.policy,
+            watchers: Watchers::default(),
+            meter: Meter::default(),
             engine,
             server,
             null,
@@ -147,7 +165,7 @@ impl Hub {
 
     /// Whether as many clients are served as may be.
     fn is_crowded(&self) -> bool {
-        self.server.stats.clients_now >= self.server.clients_max
+        self.server.stats.clients_now >= self.server.settings.clients_max
     }
 
     /// Whether a new connection is closed without a word: the table is full, or too many clients that
@@ -185,6 +203,10 @@ impl Hub {
                 false => self.server.stats.clients_now -= 1,
             }
             self.free.push(index as u32);
+            if self.watchers.is_needed {
+                self.watchers.forget(key);
+                self.watchers_changed();
+            }
         }
     }
 
@@ -206,6 +228,14 @@ impl Hub {
         if !connection.touched {
             connection.touched = true;
             self.touched.push(connection.key);
+        }
+    }
+
+    fn touch_key(&mut self, key: u64) {
+        let Some(connection) = self.get_mut(key) else { return };
+        if !connection.touched {
+            connection.touched = true;
+            self.touched.push(key);
         }
     }
 
@@ -252,23 +282,9 @@ impl Hub {
         self.put_back(connection);
     }
 
-    /// Sends a client what it did not just ask for, as it asked before: MONITOR, MIRROR. Whoever does not
-    /// take it in time is let go, as there is no request to hold back.
-    pub fn push(&mut self, key: u64, output: Output) {
-        let Some(mut connection) = self.take(key) else { return };
-        if connection.push(output) {
-            connection.release(self.engine.log.acknowledged(), false);
-        } else if !connection.is_overrun {
-            connection.is_overrun = true;
-            self.server.stats.output_limit_disconnections += 1;
-        }
-        self.touch(&mut connection);
-        self.put_back(connection);
-    }
-
     /// The keys of clients that have been silent for too long.
     pub fn silent(&self) -> Vec<u64> {
-        let timeout_ms = self.server.timeout_s.saturating_mul(1000);
+        let timeout_ms = self.server.settings.timeout_s.saturating_mul(1000);
         let now_ms = self.engine.now.monotonic_ms;
         let is_due = |one: &&Connection| {
             !one.may_be_silent() && now_ms.saturating_sub(one.active_ms) >= timeout_ms
@@ -301,7 +317,11 @@ impl Hub {
     fn run(&mut self, connection: &mut Connection, input: &[u8]) -> usize {
         connection.is_held = self.output_bytes > OUTPUT_BYTES_TOTAL_MAX;
         let mut at = 0;
+        if input.is_empty() || !connection.may_run() {
+            return 0;
+        }
         let mut batch = std::mem::take(&mut self.batch);
+        self.meter.since_ns = self.clock_ns();
         while at < input.len() && connection.may_run() {
             let count = self.look_ahead(connection, &input[at..], &mut batch);
             if count == 0 {
@@ -311,8 +331,9 @@ impl Hub {
                 break;
             }
             let mut run = 0;
-            for parsed in &batch.requests[..count] {
+            for (number, parsed) in batch.requests[..count].iter().enumerate() {
                 let request = parsed.parser.request(&input[at + parsed.start..]);
+                self.meter.at = number as u8;
                 let goes_on = connection.may_run()
                     && (request.is_empty() || self.execute(connection, request, parsed.hash));
                 if !goes_on {
@@ -320,6 +341,10 @@ impl Hub {
                 }
                 run = parsed.end;
             }
+            self.charge(connection, |number| {
+                let parsed = &batch.requests[number];
+                parsed.parser.request(&input[at + parsed.start..])
+            });
             at += run;
             if run < batch.requests[count - 1].end {
                 // What was parsed ahead is parsed again when its turn comes.
@@ -404,6 +429,18 @@ impl Hub {
         if self.null && self.answer_null(connection, request) {
             return true;
         }
+        if self.watchers.is_needed | connection.session.is_special() {
+            return self.execute_watched(connection, request, hash);
+        }
+        self.execute_plain(connection, request, hash)
+    }
+
+    fn execute_plain(
+        &mut self,
+        connection: &mut Connection,
+        request: Request<'_>,
+        hash: Option<KeyHash>,
+    ) -> bool {
         if connection.parts > 0 {
             return self.execute_parts(connection, request);
         }
@@ -415,19 +452,25 @@ impl Hub {
         match outcome {
             Outcome::Parts(_) => {
                 connection.parts = 1;
+                connection.parts_since_ns = self.meter.since_ns;
                 return self.execute_parts(connection, request);
             }
-            Outcome::ListClients => self.list_clients(connection),
+            Outcome::Later { .. } => {
+                connection.time_reply(self.timed(connection, request));
+                connection.fetched.clear();
+                return true;
+            }
+            Outcome::Order(order) => self.carry_out(connection, *order),
             Outcome::Close => connection.closing = true,
             Outcome::Stop => self.stopping = true,
             Outcome::Done
             | Outcome::DoneAt(_)
-            | Outcome::Later { .. }
             | Outcome::Failed
             | Outcome::NeedsRecord
             | Outcome::NeedsLog => {}
         }
         connection.fetched.clear();
+        self.ran(connection, request);
         true
     }
 
@@ -449,7 +492,10 @@ impl Hub {
                 break;
             }
         }
-        connection.parts = 0;
+        connection.parts_end();
+        if let Some(command) = connection.session.running.command {
+            self.ran_alone(connection, request, command, connection.parts_since_ns);
+        }
         true
     }
 
@@ -462,6 +508,10 @@ impl Hub {
                 self.stalled.push(connection.key);
             }
             _ => return false,
+        }
+        if connection.parts == 0 {
+            // It counts when it is through.
+            self.server.stats.commands -= 1;
         }
         true
     }
@@ -492,7 +542,16 @@ impl Hub {
             hash,
             fetched: &connection.fetched,
         };
-        let outcome = run(&mut context, &mut out);
+        let mut outcome = run(&mut context, &mut out);
+        let running = connection.session.running;
+        self.account(running.command, running.is_rejected, out.head_since(mark));
+        let is_muted = connection.session.is_muted();
+        if is_muted {
+            out.undo(mark);
+            if let Outcome::DoneAt(_) = outcome {
+                outcome = Outcome::Done;
+            }
+        }
         let end = match &outcome {
             Outcome::DoneAt(end) => *end,
             _ => 0,
@@ -517,9 +576,40 @@ impl Hub {
             _ => {}
         }
         if let Outcome::Later { bytes } = outcome {
-            connection.push_reply(Reply::Waiting { bytes });
+            connection.push_reply(Reply::Waiting { bytes, is_muted, timed: None });
+        }
+        if end > 0 {
+            self.commit_begins(end);
         }
         outcome
+    }
+
+    /// Counts a reply by how it begins.
+    #[inline]
+    fn account(&mut self, command: Option<u8>, is_rejected: bool, head: [u8; 2]) {
+        if let Some(command) = command {
+            let stats = &mut self.server.stats;
+            match head {
+                [b'-', _] => {
+                    stats.errors += 1;
+                    if !is_rejected {
+                        self.server.latencies.failed(usize::from(command));
+                    }
+                }
+                [b'$', b'-'] | [b'_', _] if self.server.table.looks_up(usize::from(command)) => {
+                    stats.misses += 1;
+                }
+                [b'$' | b':', _] if self.server.table.looks_up(usize::from(command)) => {
+                    let is_missing =
+                        head == *b":0" && COMMANDS[usize::from(command)].name == "exists";
+                    stats.misses += u64::from(is_missing);
+                    stats.hits += u64::from(!is_missing);
+                }
+                _ => {}
+            }
+        } else {
+            self.server.stats.errors += u64::from(head[0] == b'-');
+        }
     }
 
     fn wait_for_log(&mut self, connection: &mut Connection) {
@@ -527,22 +617,6 @@ impl Hub {
             connection.is_unacknowledged = true;
             self.unacknowledged.push(connection.key);
         }
-    }
-
-    fn list_clients(&mut self, connection: &mut Connection) {
-        let now_s = self.engine.now.unix_s();
-        let line = |one: &Connection| {
-            let namespace = self.engine.namespaces.get(one.session.slot);
-            command::client_line(&one.session, namespace.map_or(b"", |n| &n.name), now_s)
-        };
-        let mut text = line(connection);
-        for other in self.slots.iter().filter_map(|slot| slot.connection.as_deref()) {
-            text.push_str(&line(other));
-        }
-        let mut output = Output::default();
-        output.writer(connection.session.protocol).bulk(text.as_bytes());
-        connection.push_reply(Reply::Ready { output, rests_on: 0, turn: 0 });
-        connection.release(self.engine.log.acknowledged(), false);
     }
 
     fn answer_null(&mut self, connection: &mut Connection, request: Request<'_>) -> bool {
@@ -568,6 +642,13 @@ impl Hub {
 
     /// The tidy-up after each turn: what the turn made possible happens, what is due is asked for.
     pub fn settle(&mut self) {
+        if self.watchers.is_needed {
+            self.run_deadlines();
+        }
+        if self.policy != self.engine.log.policy {
+            self.policy = self.engine.log.policy;
+            self.log_moved = true;
+        }
         loop {
             self.engine.pump();
             self.turn += 1;
@@ -614,12 +695,18 @@ impl Hub {
         let key = finished.client.connection;
         let acknowledged = self.engine.log.acknowledged();
         let broken = self.engine.log.broken().is_some();
+        let head = finished.output.head_since(Output::default().mark());
         let Some(connection) = self.get_mut(key) else { return };
-        connection.fill_reply(finished.client.reply, finished.output, finished.rests_on);
+        let timed =
+            connection.fill_reply(finished.client.reply, finished.output, finished.rests_on);
         connection.release(acknowledged, broken);
         if connection.waits_for_log() && !connection.is_unacknowledged {
             connection.is_unacknowledged = true;
             self.unacknowledged.push(key);
+        }
+        if let Some(timed) = timed {
+            self.account(Some(timed.command), false, head);
+            self.task_ended(key, *timed);
         }
         self.resume(key);
     }
@@ -627,6 +714,7 @@ impl Hub {
     fn release_acknowledged(&mut self) {
         let acknowledged = self.engine.log.acknowledged();
         let broken = self.engine.log.broken().is_some();
+        self.commits_end();
         for key in std::mem::take(&mut self.unacknowledged) {
             let Some(connection) = self.get_mut(key) else { continue };
             connection.release(acknowledged, broken);
@@ -644,5 +732,6 @@ impl Hub {
 
     pub fn set_time(&mut self, now: Now) {
         self.engine.now = now;
+        self.server.rates.tick(now.monotonic_ms, &self.server.stats);
     }
 }

@@ -4,7 +4,7 @@
 //! reach of inputs of a few hundred bytes, and a start costs no time.
 
 /// A limit of the server, and what it is for the fuzz targets.
-const fn scaled(limit: u64, fuzzed: u64) -> u64 {
+pub(crate) const fn scaled(limit: u64, fuzzed: u64) -> u64 {
     if cfg!(fuzzing) { fuzzed } else { limit }
 }
 
@@ -86,6 +86,21 @@ pub const PASSWORD_FAILURES_MAX: u64 = 32;
 pub const PASSWORD_FAILURE_FORGIVEN_MS: u64 = 1000;
 /// Peers whose wrong passwords are counted at once.
 pub const THROTTLED_SOURCES_MAX: usize = 4096;
+
+/// Shortest, usual and longest time that a WAIT waits, in milliseconds.
+pub const WAIT_MS_MIN: u64 = 100;
+pub const WAIT_MS_DEFAULT: u64 = 5000;
+pub const WAIT_MS_MAX: u64 = 1_800_000;
+/// Longest word behind the requests of a MASTER, in bytes.
+pub const OWNER_BYTES_MAX: usize = 32;
+/// Longest CLIENT PAUSE in milliseconds: a forgotten one must end.
+pub const CLIENT_PAUSE_MS_MAX: u64 = 3_600_000;
+/// Longest DEBUG SLEEP in microseconds: not even a signal ends it earlier.
+pub const DEBUG_SLEEP_US_MAX: u64 = 60_000_000;
+/// Most entries of the slow log, most words of an entry, and most bytes of a word.
+pub const SLOWLOG_ENTRIES_MAX: usize = 65536;
+pub const SLOWLOG_ARGUMENTS_MAX: usize = 32;
+pub const SLOWLOG_ARGUMENT_BYTES_MAX: usize = 128;
 
 /// Longest name a client may give itself, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 256;

@@ -58,6 +58,22 @@ impl Output {
         Mark { bytes: self.bytes.len(), shared: self.shared.len() }
     }
 
+    /// The first two bytes of what was written since `mark`, as far as there are so many.
+    #[inline]
+    pub fn head_since(&self, mark: Mark) -> [u8; 2] {
+        match self.bytes.get(mark.bytes..) {
+            Some([first, second, ..]) => [*first, *second],
+            _ => [0, 0],
+        }
+    }
+
+    /// Takes back what was written since `mark`.
+    pub fn undo(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.bytes);
+        self.shared.truncate(mark.shared);
+        self.shared_bytes = self.shared.iter().map(|(_, payload)| payload.len()).sum();
+    }
+
     /// Puts another output behind this one.
     pub fn append(&mut self, mut other: Output) {
         let before = self.bytes.len();

@@ -34,7 +34,8 @@ static redisReply *ask(redisContext *context, const char *format, ...) {
 }
 
 static void expect(const char *what, redisReply *reply, int type, const char *text, size_t length) {
-    int same = reply->type == type && reply->len == length && memcmp(reply->str, text, length) == 0;
+    int same = reply->type == type && reply->str && reply->len == length &&
+        memcmp(reply->str, text, length) == 0;
     holds(what, same, reply->str);
     freeReplyObject(reply);
 }
@@ -96,7 +97,8 @@ static void check_keys(redisContext *context) {
     expect_integer("TTL", ask(context, "TTL h3"), -1);
     redisReply *many = ask(context, "MGET h1 missing h2");
     holds("MGET", many->type == REDIS_REPLY_ARRAY && many->elements == 3 &&
-        strcmp(many->element[0]->str, "1") == 0 && many->element[1]->type == REDIS_REPLY_NIL, many->str);
+        many->element[0]->str && strcmp(many->element[0]->str, "1") == 0 &&
+        many->element[1]->type == REDIS_REPLY_NIL, many->str);
     freeReplyObject(many);
     expect_integer("UNLINK", ask(context, "UNLINK h1 h2 h3 missing"), 3);
     expect_text("DEL", ask(context, "DEL %b", binary, length), REDIS_REPLY_STATUS, "OK");

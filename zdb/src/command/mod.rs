@@ -1,27 +1,51 @@
 //! Commands as a table, and the one gatekeeper that asks the same questions in the same order.
 
+mod argument;
 mod auth;
 mod batch;
+mod catalogue;
+mod client;
 mod condition;
+mod config;
+mod control;
 mod files;
 mod glob;
+mod help;
 mod hooks;
+mod info;
 mod keys;
+mod latency;
+mod machine;
+mod measure;
 mod namespaces;
 mod number;
+mod order;
+mod rates;
 mod raw;
+mod redact;
+mod refused;
 mod scan;
 mod session;
+mod settings;
+mod slowlog;
 mod system;
 mod table;
 mod task;
 mod throttle;
+mod watch;
 mod write;
 
+pub use config::FILE_NAME as SETTINGS_FILE_NAME;
 pub use hooks::{HookRun, HookRuns};
-pub use session::Session;
-pub use system::client_line;
-pub use table::{Command, Table};
+pub use machine::{Machine, ProcessUsage};
+pub use measure::{CommandCost, Histogram, Latencies};
+pub use order::{ClientFilter, Order};
+pub use rates::Rates;
+pub use redact::{Audience, quoted, redacted};
+pub use session::{Replies, Running, Session};
+pub use settings::Settings;
+pub use slowlog::{SlowLog, kept_arguments};
+pub use table::{COMMANDS, Command, Table};
 pub use task::{ClientRef, Finished, Task, Tasks};
 pub use throttle::{Source, Throttle};
 
@@ -46,10 +70,10 @@ pub enum Outcome {
     NeedsLog,
     /// The request goes on in parts, one `part` for each of its arguments.
     Parts(usize),
+    /// The hub has something to do with other connections. Where nothing is written yet, it replies.
+    Order(Box<Order>),
     /// Of a part: the reply is written and the rest of the request is not run.
     Failed,
-    /// The reply is the list of all connections, in the form of CLIENT LIST.
-    ListClients,
     /// Reply, then close the connection.
     Close,
     /// Reply, then stop the server.
@@ -83,27 +107,32 @@ pub struct ServerState {
     pub mode: Option<crate::engine::namespace::Mode>,
     pub data_path: String,
     pub index_path: String,
-    /// For CONFIG GET: names and values.
-    pub settings: Vec<(&'static str, String)>,
+    pub settings: Settings,
+    /// What a restart could change, for CONFIG GET: names and values.
+    pub fixed_settings: Vec<(&'static str, String)>,
     pub random: FillRandom,
+    pub machine: Machine,
     pub instance_id: u32,
     pub boot_s: u64,
-    /// Most clients that are served at once.
-    pub clients_max: u64,
-    /// Silence after which a client is let go, in seconds; 0: never.
-    pub timeout_s: u64,
+    /// The most that `maxclients` may be: as many as the limit of open files allows.
+    pub clients_possible: u64,
     pub throttle: Throttle,
     pub hooks: HookRuns,
     pub stats: ServerStats,
+    pub rates: Rates,
+    pub latencies: Latencies,
+    pub slow_log: SlowLog,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServerStats {
     pub clients_lifetime: u64,
     pub clients_now: u64,
+    /// Clients that wait for others: WAIT, CLIENT PAUSE.
+    pub clients_blocked: u64,
     /// Clients turned away: too many of them, or strangers in protected mode.
     pub rejected_connections: u64,
-    /// Clients let go after `timeout_s` of silence.
+    /// Clients let go after the silence that `timeout` allows.
     pub timed_out_connections: u64,
     /// Clients let go since they did not take what is sent unasked.
     pub output_limit_disconnections: u64,
@@ -115,6 +144,11 @@ pub struct ServerStats {
     pub commands: u64,
     pub commands_failed: u64,
     pub commands_unauthorized: u64,
+    /// Replies that were errors.
+    pub errors: u64,
+    /// Reads of one key that found it, or not.
+    pub hits: u64,
+    pub misses: u64,
     pub received_bytes: u64,
     pub sent_bytes: u64,
 }
@@ -136,6 +170,8 @@ impl ServerState {
             admin: self.admin_password.is_none(),
             authenticated: false,
             writable: !self.protect,
+            admin_at_first: self.admin_password.is_none(),
+            writable_at_first: !self.protect,
             local: peer.local,
             source: peer.source,
             protocol: crate::resp::Protocol::Resp2,
@@ -144,10 +180,21 @@ impl ServerState {
             library_name: Vec::new(),
             library_version: Vec::new(),
             peer: peer.name,
+            local_address: peer.local_address,
             connected_s: now_s,
             last_command: "NULL",
             last_command_s: now_s,
+            running: Running::default(),
+            replies: Replies::On,
+            is_monitor: false,
+            is_mirror: false,
+            is_master: false,
         }
+    }
+
+    /// The value of a setting that does not change.
+    pub fn fixed_setting(&self, name: &str) -> &str {
+        self.fixed_settings.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
     }
 }
 
@@ -169,6 +216,24 @@ impl Context<'_> {
     pub fn ok(&self, out: &mut Output) -> Outcome {
         self.writer(out).simple("OK");
         Outcome::Done
+    }
+
+    /// The lines of a HELP.
+    fn help(&self, out: &mut Output, lines: &[&str]) -> Outcome {
+        let mut writer = self.writer(out);
+        writer.array(lines.len());
+        lines.iter().for_each(|line| writer.simple(line));
+        Outcome::Done
+    }
+
+    /// The error for a subcommand that a command does not have.
+    fn unknown_subcommand(&self, out: &mut Output, request: Request<'_>) -> Outcome {
+        let (name, word) = (request.get(0).to_ascii_uppercase(), request.get(1));
+        let text = refused::subcommand(&name, word).unwrap_or_else(|| {
+            let name = String::from_utf8_lossy(&name);
+            format!("Unknown {name} subcommand ({name} HELP lists them)")
+        });
+        self.error(out, &text)
     }
 
     pub fn writer<'o>(&self, out: &'o mut Output) -> ReplyWriter<'o> {
@@ -234,26 +299,39 @@ pub const DETACHED: &str = "Your active namespace is not available anymore (prob
 
 /// Runs one request.
 pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    context.session.running = Running::default();
     if !context.attach() {
         context.error(out, DETACHED);
         return Outcome::Close;
     }
     let name = request.get(0);
-    let Some(command) = context.server.table.find(name) else {
+    let Some(at) = context.server.table.position(name) else {
         context.server.stats.commands_failed += 1;
         return unknown(context, name, out);
     };
+    let command = &COMMANDS[at];
+    context.session.running.command = Some(at as u8);
     context.server.stats.commands += 1;
     context.session.last_command = command.name;
     context.session.last_command_s = context.engine.now.unix_s();
     if command.admin && !context.session.admin {
         context.server.stats.commands_unauthorized += 1;
-        return context.error(out, "Permission denied");
+        return reject(context, at, "Permission denied", out);
     }
     if let Some(text) = command.arity.refuse(request) {
-        return context.error(out, text);
+        return reject(context, at, text, out);
+    }
+    if !context.server.table.is_fast(at) {
+        context.session.running.since_ns = Some((context.server.machine.clock_ns)());
     }
     (command.run)(context, request, out)
+}
+
+/// Answers a request that does not get to its command.
+fn reject(context: &mut Context<'_>, command: usize, text: &str, out: &mut Output) -> Outcome {
+    context.session.running.is_rejected = true;
+    context.server.latencies.rejected(command);
+    context.error(out, text)
 }
 
 /// Runs one part of a request that goes on in parts: that for argument `at`.
@@ -273,10 +351,6 @@ fn unknown(context: &Context<'_>, name: &[u8], out: &mut Output) -> Outcome {
     if name == b"*" {
         return context.error(out, "This is not a valid command");
     }
-    match table::later(name) {
-        Some(later) => {
-            context.error(out, &format!("Command not supported ({later} is not built yet)"))
-        }
-        None => context.error(out, "Command not supported"),
-    }
+    let text = refused::command(name);
+    context.error(out, text.as_deref().unwrap_or("Command not supported"))
 }

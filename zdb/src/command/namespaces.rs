@@ -242,7 +242,12 @@ fn describe(context: &Context<'_>, namespace: &Namespace) -> Result<String, std:
     writeln!(out, "public: {}", yes_no(settings.public))?;
     writeln!(out, "worm: {}", yes_no(settings.worm))?;
     writeln!(out, "locked: {}", yes_no(settings.access != Access::Open))?;
-    writeln!(out, "password: {}", yes_no(password_of(context, namespace).is_some()))?;
+    let password = password_of(context, namespace);
+    writeln!(out, "password: {}", yes_no(password.is_some()))?;
+    if context.session.is_master {
+        let raw = password.unwrap_or_default();
+        writeln!(out, "password_raw: {}", String::from_utf8_lossy(&raw))?;
+    }
     writeln!(out, "data_size_bytes: {}", namespace.live_bytes)?;
     writeln!(out, "data_size_mb: {:.2}", megabytes(namespace.live_bytes))?;
     let max_bytes = context.engine.max_bytes(namespace);

@@ -121,7 +121,9 @@ pub fn advance(
                 }
             }
         }
-        Answer::Range { .. } => unreachable!("raw reads ask for pages and records"),
+        Answer::Range { .. } | Answer::Written(_) => {
+            unreachable!("raw reads ask for pages and records")
+        }
     }
     loop {
         if let Some(record) = raw.record

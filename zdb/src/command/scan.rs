@@ -581,7 +581,7 @@ pub fn advance(
             let base = engine.log.segments.of(scan.page_first).map_or(0, |segment| segment.base);
             return page_lost(engine, scan, base, out);
         }
-        Answer::Record(_) => unreachable!("scans ask for pages and ranges"),
+        Answer::Record(_) | Answer::Written(_) => unreachable!("scans ask for pages and ranges"),
     }
     let sequential = engine
         .namespaces

@@ -1,8 +1,8 @@
 //! The table of commands. COMMAND, COMMAND DOCS and the gatekeeper read the same rows.
 
 use super::{
-    Context, Outcome, auth, batch, condition, files, hooks, keys, namespaces, raw, scan, system,
-    write,
+    Context, Outcome, auth, batch, catalogue, client, condition, config, control, files, hooks,
+    info, keys, latency, namespaces, raw, scan, slowlog, system, watch, write,
 };
 use crate::output::Output;
 use crate::resp::Request;
@@ -58,6 +58,8 @@ pub struct Command {
 const READ: &[&str] = &["readonly", "fast"];
 const WRITE: &[&str] = &["write", "denyoom", "fast"];
 const ADMIN: &[&str] = &["admin"];
+const ADMIN_WRITE: &[&str] = &["admin", "write"];
+const SLOW: &[&str] = &["loading", "stale"];
 const FAST: &[&str] = &["fast", "loading", "stale"];
 const NO_KEYS: (i64, i64, i64) = (0, 0, 0);
 const ONE_KEY: (i64, i64, i64) = (1, 1, 1);
@@ -136,15 +138,15 @@ pub const COMMANDS: &[Command] = commands! {
         "How many keys the namespace has." => system::dbsize;
     "select" Any, false, FAST, NO_KEYS, "connection", "namespace [password | SECURE hash]",
         "Goes to a namespace." => namespaces::select;
-    "nsnew" Exact(2), true, ADMIN, NO_KEYS, "server", "name",
+    "nsnew" Exact(2), true, ADMIN_WRITE, NO_KEYS, "server", "name",
         "Makes a namespace." => namespaces::create;
-    "nsdel" Exact(2), true, ADMIN, NO_KEYS, "server", "name",
+    "nsdel" Exact(2), true, ADMIN_WRITE, NO_KEYS, "server", "name",
         "Removes a namespace and everything in it." => namespaces::remove;
     "nslist" Any, false, FAST, NO_KEYS, "server", "",
         "The names of all namespaces." => namespaces::list;
     "nsinfo" Exact(2), false, FAST, NO_KEYS, "server", "name",
         "Size, limits and state of a namespace." => namespaces::info;
-    "nsset" Exact(4), true, ADMIN, NO_KEYS, "server", "name property value",
+    "nsset" Exact(4), true, ADMIN_WRITE, NO_KEYS, "server", "name property value",
         "Sets maxsize, password, public, worm, lock, freeze or mode of a namespace." => namespaces::set;
     "auth" Any, false, FAST, NO_KEYS, "connection", "[default] password | SECURE CHALLENGE | SECURE hash",
         "Becomes admin." => auth::auth;
@@ -162,27 +164,38 @@ pub const COMMANDS: &[Command] = commands! {
     "echo" Any, false, FAST, NO_KEYS, "connection", "message", "Answers the message." => system::echo;
     "time" Any, false, FAST, NO_KEYS, "server", "",
         "Unix seconds and microseconds." => system::time;
-    "info" Any, false, FAST, NO_KEYS, "server", "", "State and counters of the server." => system::info;
+    "info" Any, false, SLOW, NO_KEYS, "server", "[section [section ...]]",
+        "State and counters of the server." => info::info;
     "hello" Any, false, FAST, NO_KEYS, "connection", "[protover [AUTH user password] [SETNAME name]]",
-        "Chooses RESP2 or RESP3." => system::hello;
-    "client" AtLeast(2), false, FAST, NO_KEYS, "connection", "subcommand [argument ...]",
-        "SETINFO, SETNAME, GETNAME, ID, LIST, INFO." => system::client;
-    "command" Any, false, FAST, NO_KEYS, "server", "[COUNT | DOCS | INFO | LIST]",
-        "The commands of this server." => system::command;
-    "config" AtLeast(2), true, ADMIN, NO_KEYS, "server", "GET pattern [pattern ...]",
-        "Settings of the running server." => system::config;
+        "Chooses RESP2 or RESP3." => client::hello;
+    "client" AtLeast(2), false, SLOW, NO_KEYS, "connection", "subcommand [argument ...]",
+        "Names, lists, ends and holds connections." => client::client;
+    "command" Any, false, SLOW, NO_KEYS, "server", "[subcommand [argument ...]]",
+        "The commands of this server." => catalogue::command;
+    "config" AtLeast(2), true, ADMIN, NO_KEYS, "server", "subcommand [argument ...]",
+        "Settings of the running server." => config::config;
+    "slowlog" AtLeast(2), true, ADMIN, NO_KEYS, "server", "subcommand [argument ...]",
+        "The requests that took longest." => slowlog::slowlog;
+    "latency" AtLeast(2), true, ADMIN, NO_KEYS, "server", "subcommand [argument ...]",
+        "How long commands take." => latency::latency;
+    "monitor" Any, true, ADMIN, NO_KEYS, "server", "",
+        "Shows all requests from now on." => watch::monitor;
+    "wait" Any, false, FAST, NO_KEYS, "generic", "command [milliseconds]",
+        "Tells when another client runs a command here; * for any." => watch::wait;
+    "mirror" Any, true, ADMIN, NO_KEYS, "server", "",
+        "Sends all requests from now on, for a peer to do the same." => watch::mirror;
+    "master" Any, true, ADMIN, NO_KEYS, "server", "",
+        "From now on each request ends with the id of its owner." => watch::master;
+    "role" Any, false, FAST, NO_KEYS, "server", "", "The part in a replication: master." => control::role;
+    "debug" AtLeast(2), true, ADMIN, NO_KEYS, "server", "subcommand [argument ...]",
+        "SLEEP stops the server for a time." => control::debug;
+    "reset" Any, false, FAST, NO_KEYS, "connection", "", "Makes the connection new." => control::reset;
     "quit" Any, false, FAST, NO_KEYS, "connection", "", "Closes the connection." => system::quit;
     "stop" Any, false, ADMIN, NO_KEYS, "server", "",
         "Stops the server cleanly, for an admin." => system::stop;
+    "shutdown" Any, false, ADMIN, NO_KEYS, "server", "[NOSAVE | SAVE] [NOW] [FORCE]",
+        "Stops the server cleanly, for an admin, without a reply." => control::shutdown;
 };
-
-/// Commands of 0-db that a later version brings.
-const LATER: &[&str] = &["WAIT", "MIRROR", "MASTER"];
-
-/// The name of a command that is known but not built yet.
-pub fn later(name: &[u8]) -> Option<&'static str> {
-    LATER.iter().find(|later| later.as_bytes().eq_ignore_ascii_case(name)).copied()
-}
 
 /// Slots of the hash table over the names: a power of two, some eight times the number of commands.
 const SLOTS: usize = 512;
@@ -190,6 +203,9 @@ const SLOTS: usize = 512;
 /// Finds commands by name.
 pub struct Table {
     slots: [u8; SLOTS],
+    /// Of each command, whether it is flagged as fast, and whether it reads keys that it names.
+    fast: Vec<bool>,
+    lookup: Vec<bool>,
 }
 
 impl Table {
@@ -203,7 +219,12 @@ impl Table {
             }
             slots[slot] = at as u8;
         }
-        Self { slots }
+        let fast = COMMANDS.iter().map(|command| command.flags.contains(&"fast")).collect();
+        let lookup = COMMANDS
+            .iter()
+            .map(|command| command.flags.contains(&"readonly") && command.keys != NO_KEYS)
+            .collect();
+        Self { slots, fast, lookup }
     }
 
     /// First, last and number of letters tell nearly all names apart; the rest is probing.
@@ -217,16 +238,33 @@ impl Table {
         mix % SLOTS
     }
 
-    #[inline]
     pub fn find(&self, name: &[u8]) -> Option<&'static Command> {
+        self.position(name).map(|at| &COMMANDS[at])
+    }
+
+    /// The place of a command in the table.
+    #[inline]
+    pub fn position(&self, name: &[u8]) -> Option<usize> {
         let mut slot = Self::slot(name);
         loop {
-            let command = COMMANDS.get(usize::from(self.slots[slot]))?;
-            if command.name.as_bytes().eq_ignore_ascii_case(name) {
-                return Some(command);
+            let at = usize::from(self.slots[slot]);
+            if COMMANDS.get(at)?.name.as_bytes().eq_ignore_ascii_case(name) {
+                return Some(at);
             }
             slot = (slot + 1) % SLOTS;
         }
+    }
+
+    /// Whether requests for it are too short to be timed one by one.
+    #[inline]
+    pub fn is_fast(&self, at: usize) -> bool {
+        self.fast[at]
+    }
+
+    /// Whether it reads keys that it names.
+    #[inline]
+    pub fn looks_up(&self, at: usize) -> bool {
+        self.lookup[at]
     }
 }
 

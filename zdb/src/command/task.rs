@@ -41,6 +41,8 @@ pub enum TaskKind {
         version: Option<Bytes>,
     },
     Scan(Box<Scan>),
+    /// CONFIG REWRITE.
+    WriteFile,
     Raw(Box<Raw>),
 }
 
@@ -113,6 +115,14 @@ fn advance(
     if let TaskKind::Raw(raw) = &mut task.kind {
         return raw::advance(engine, raw, answer, again, out);
     }
+    if let Answer::Written(result) = &answer {
+        let mut writer = out.writer(task.protocol);
+        match result {
+            Ok(()) => writer.simple("OK"),
+            Err(error) => writer.error(&format!("Rewriting config file: {error}")),
+        }
+        return Step::Finished { rests_on: 0 };
+    }
     let Answer::Record(fetched) = answer else { unreachable!("the others ask for records") };
     match &task.kind {
         TaskKind::Read { verb, key } => {
@@ -125,7 +135,9 @@ fn advance(
             }
         }
         TaskKind::History { .. } => history(engine, task, fetched, again, out),
-        TaskKind::Scan(_) | TaskKind::Raw(_) => unreachable!("handled above"),
+        TaskKind::Scan(_) | TaskKind::Raw(_) | TaskKind::WriteFile => {
+            unreachable!("handled above")
+        }
     }
 }
 

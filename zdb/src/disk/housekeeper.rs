@@ -28,6 +28,10 @@ pub fn perform(files: &dyn Files, operation: Operation) -> io::Result<Done> {
         Operation::ReadSidecar { name, offset, length } => {
             Ok(Done::Vector(files.read_part(Root::Index, &name, offset, length)?))
         }
+        Operation::WriteSmall { root, name, bytes } => {
+            files.write_small(root, &name, &bytes)?;
+            Ok(Done::Nothing)
+        }
         Operation::FreeSpace => Ok(Done::Free {
             data: files.free_bytes(Root::Data)?,
             index: files.free_bytes(Root::Index)?,

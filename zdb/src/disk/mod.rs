@@ -82,6 +82,12 @@ pub enum Operation {
         offset: u64,
         length: usize,
     },
+    /// Replaces a small file as a whole; durable when it is done.
+    WriteSmall {
+        root: Root,
+        name: String,
+        bytes: Vec<u8>,
+    },
     /// Free bytes of both file systems.
     FreeSpace,
 }

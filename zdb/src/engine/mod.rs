@@ -11,7 +11,7 @@ mod prefetch;
 pub mod recovery;
 
 use crate::disk::aligned::AlignedBuffer;
-use crate::disk::{Completion, Done, Operation, Token};
+use crate::disk::{Completion, Done, Operation, Root, Token};
 use crate::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARE_BYTES_MIN};
 use bytes::Bytes;
 use cache::RecordCache;
@@ -72,6 +72,8 @@ pub enum Answer {
     },
     /// A page of a sidecar.
     Page(io::Result<Vec<u8>>),
+    /// A small file is written.
+    Written(io::Result<()>),
 }
 
 enum Pending {
@@ -88,6 +90,9 @@ enum Pending {
         start: u64,
     },
     Page {
+        waiter: Waiter,
+    },
+    Written {
         waiter: Waiter,
     },
     FreeSpace,
@@ -242,7 +247,7 @@ impl Engine {
             let bytes = self.log.buffered(place.get(), head.bytes() as usize)?;
             return Some(Verified::with_head(head, bytes));
         }
-        self.cache.get(place.get()).map(|bytes| Verified::trusted(bytes))
+        self.cache.find(place.get()).map(|bytes| Verified::trusted(bytes))
     }
 
     /// A record in the write buffer at a place that a client named: verified like one from the disk.
@@ -353,6 +358,18 @@ impl Engine {
         let name = format::sidecar_name(base);
         let token = self.ask(Operation::ReadSidecar { name, offset, length });
         self.pending.insert(token, Pending::Page { waiter });
+    }
+
+    /// Replaces a small file beside the log.
+    pub fn write_file(&mut self, waiter: Waiter, name: &str, bytes: Vec<u8>) {
+        let token =
+            self.ask(Operation::WriteSmall { root: Root::Data, name: name.to_owned(), bytes });
+        self.pending.insert(token, Pending::Written { waiter });
+    }
+
+    /// From now on writes are acknowledged by another policy.
+    pub fn set_policy(&mut self, policy: log::Policy) {
+        self.log.set_policy(self.now.monotonic_ms, policy);
     }
 
     /// Asks for the free space again, at most once a second.
@@ -697,6 +714,9 @@ impl Engine {
                     Err(_) => self.stats.index_read_errors += 1,
                 }
                 self.answers.push((waiter, Answer::Page(bytes)));
+            }
+            Some(Pending::Written { waiter }) => {
+                self.answers.push((waiter, Answer::Written(result.map(|_| ()))));
             }
             Some(Pending::FreeSpace) => {
                 if let Ok(Done::Free { data, index }) = result {

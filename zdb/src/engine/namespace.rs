@@ -267,6 +267,11 @@ impl Namespaces {
         self.slots.iter().flatten()
     }
 
+    /// All with their slots.
+    pub fn slots(&self) -> impl Iterator<Item = (usize, &Namespace)> {
+        self.slots.iter().enumerate().filter_map(|(slot, one)| Some((slot, one.as_ref()?)))
+    }
+
     pub fn len(&self) -> usize {
         self.by_id.len()
     }

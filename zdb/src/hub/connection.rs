@@ -1,22 +1,24 @@
 //! One connection: what came in and is not run yet, and the replies in their order.
 
+use super::meter::Timed;
 use crate::command::Session;
 use crate::engine::Fetched;
 use crate::limits::{
-    OUTPUT_BYTES_MAX, OUTPUT_BYTES_SHARE, PUSH_OUTPUT_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX,
+    OUTPUT_BYTES_MAX, OUTPUT_BYTES_SHARE, PUSH_OUTPUT_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, scaled,
 };
 use crate::output::Output;
 use crate::resp::RequestParser;
 use std::collections::VecDeque;
 
 /// Input that a connection that cannot go on may pile up before the loop stops reading its socket.
-const STASH_BYTES_MAX: usize = 64 << 10;
+const STASH_BYTES_MAX: usize = scaled(64 << 10, 4 << 10) as usize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocked {
     No,
     OnRecord,
     OnLog,
+    OnPause,
 }
 
 /// Room for replies that an empty queue keeps.
@@ -49,8 +51,8 @@ pub enum Reply {
     /// Written; to be sent when the log is acknowledged up to `rests_on`. Replies of one turn share
     /// one of these, as their records share one write.
     Ready { output: Output, rests_on: u64, turn: u64 },
-    /// A task is at it; with an estimate of its bytes.
-    Waiting { bytes: usize },
+    /// A task is at it; with an estimate of its bytes, and whether the client wants it.
+    Waiting { bytes: usize, is_muted: bool, timed: Option<Box<Timed>> },
 }
 
 pub struct Connection {
@@ -77,6 +79,8 @@ pub struct Connection {
     pub is_encrypted: bool,
     /// It does not take what is pushed to it: the loop shall let it go.
     pub is_overrun: bool,
+    /// CLIENT KILL: the loop shall let it go.
+    pub is_killed: bool,
     /// Silence is no reason to let it go: it waits for something, or is sent things unasked.
     pub is_watching: bool,
     /// When it last sent or took something, in milliseconds of the monotonic clock.
@@ -95,6 +99,10 @@ pub struct Connection {
     pub(super) blocked: Blocked,
     /// The next element of an MGET under way; 0: none.
     pub(super) parts: usize,
+    /// When that MGET began, in nanoseconds of the machine's clock.
+    pub(super) parts_since_ns: u64,
+    /// What came unasked while it was under way.
+    pushed: Output,
     pub(super) fetched: Vec<Fetched>,
     /// Number of the first reply in the queue.
     first_reply: u64,
@@ -121,6 +129,7 @@ impl Connection {
             lingering: false,
             is_encrypted: false,
             is_overrun: false,
+            is_killed: false,
             is_watching: false,
             active_ms: 0,
             is_rejected: false,
@@ -132,6 +141,8 @@ impl Connection {
             replies: VecDeque::new(),
             blocked: Blocked::No,
             parts: 0,
+            parts_since_ns: 0,
+            pushed: Output::default(),
             fetched: Vec::new(),
             first_reply: 0,
             queued_bytes: 0,
@@ -207,8 +218,13 @@ impl Connection {
     }
 
     /// Bytes of replies that are not out yet, known or estimated.
-    pub(super) fn pending_bytes(&self) -> usize {
-        self.output.len() + self.sending.len() + self.queued_bytes
+    pub fn pending_bytes(&self) -> usize {
+        self.output.len() + self.sending.len() + self.queued_bytes + self.pushed.len()
+    }
+
+    /// Replies that wait for something, and their bytes, known or estimated.
+    pub(super) fn queued(&self) -> (usize, usize) {
+        (self.replies.len(), self.queued_bytes)
     }
 
     /// Whether its silence says nothing: it watches, waits for a reply of ours, or is let go already.
@@ -240,13 +256,36 @@ impl Connection {
         self.replies.push_back(reply);
     }
 
-    /// Puts what nobody asked for just now behind the replies. False: too much waits already.
+    /// Puts what nobody asked for just now behind the replies, never into one. False: too much waits
+    /// already.
     pub(super) fn push(&mut self, output: Output) -> bool {
         if self.pending_bytes() + output.len() > PUSH_OUTPUT_BYTES_MAX {
             return false;
         }
-        self.push_reply(Reply::Ready { output, rests_on: 0, turn: 0 });
+        if self.parts > 0 {
+            self.pushed.append(output);
+        } else if self.replies.is_empty() {
+            self.output.append(output);
+        } else {
+            self.push_reply(Reply::Ready { output, rests_on: 0, turn: 0 });
+        }
         true
+    }
+
+    /// The MGET under way is done.
+    pub(super) fn parts_end(&mut self) {
+        self.parts = 0;
+        if !self.pushed.is_empty() {
+            let output = std::mem::take(&mut self.pushed);
+            self.push_reply(Reply::Ready { output, rests_on: 0, turn: 0 });
+        }
+    }
+
+    /// The last reply of the queue is timed.
+    pub(super) fn time_reply(&mut self, of: Option<Box<Timed>>) {
+        if let Some(Reply::Waiting { timed, .. }) = self.replies.back_mut() {
+            *timed = of;
+        }
     }
 
     /// The last reply of the queue, where one of this turn can go into it too.
@@ -261,13 +300,25 @@ impl Connection {
         self.queued_bytes += bytes;
     }
 
-    /// Puts the reply of a task into its place.
-    pub(super) fn fill_reply(&mut self, number: u64, output: Output, rests_on: u64) {
-        let Some(at) = number.checked_sub(self.first_reply) else { return };
-        let Some(reply) = self.replies.get_mut(at as usize) else { return };
+    /// Puts the reply of a task into its place, and tells of its time.
+    pub(super) fn fill_reply(
+        &mut self,
+        number: u64,
+        output: Output,
+        rests_on: u64,
+    ) -> Option<Box<Timed>> {
+        let at = number.checked_sub(self.first_reply)?;
+        let reply = self.replies.get_mut(at as usize)?;
         self.queued_bytes -= reply.bytes();
-        *reply = Reply::Ready { output, rests_on, turn: 0 };
+        let is_muted = matches!(reply, Reply::Waiting { is_muted: true, .. });
+        let output = if is_muted { Output::default() } else { output };
+        let rests_on = if is_muted { 0 } else { rests_on };
+        let before = std::mem::replace(reply, Reply::Ready { output, rests_on, turn: 0 });
         self.queued_bytes += reply.bytes();
+        match before {
+            Reply::Waiting { timed, .. } => timed,
+            Reply::Ready { .. } => None,
+        }
     }
 
     /// Moves the replies that may be sent to the output.
@@ -308,7 +359,7 @@ impl Reply {
     fn bytes(&self) -> usize {
         match self {
             Reply::Ready { output, .. } => output.len(),
-            Reply::Waiting { bytes } => *bytes,
+            Reply::Waiting { bytes, .. } => *bytes,
         }
     }
 }

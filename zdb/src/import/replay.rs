@@ -1,23 +1,19 @@
 //! One namespace of a 0-db, written again: its records in their order, then a comparison with what its
 //! index says.
 
+use super::format::id_of;
 use super::format::{self, ENTRY_HEAD_BYTES, Entry, INDEX_HEADER_BYTES, SEQUENTIAL_ENTRY_BYTES};
 use super::report::{Report, shown_key};
+use super::settings;
 use super::source::{OldNamespace, Window};
 use super::walk::{Item, Lost, Walk};
 use super::writer::Writer;
 use crate::engine::index::SKIP_IDS_MAX;
-use crate::engine::namespace::{Access, Mode, Settings};
 use crate::limits::{IMPORT_LOST_KEYS_MAX, IMPORT_LOST_RANGES_MAX};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Records between two looks at the clock.
 const PROGRESS_RECORDS: u64 = 1024;
-/// Bytes of the smallest record of a sequential namespace.
-const SEQUENTIAL_RECORD_BYTES_MIN: u64 = (format::RECORD_HEAD_BYTES + format::ID_BYTES) as u64;
-/// Records that are looked at to find out a namespace's mode where no index tells it.
-const MODE_RECORDS: usize = 4096;
-
 /// What came of a namespace.
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
@@ -47,18 +43,20 @@ pub struct Replay<'a> {
     totals: Totals,
     /// The id that 0-db would have given out next.
     next_id: u64,
-    /// How many ids may have been given out in lost bytes since.
+    /// How many ids may have been given out beside, in bytes that are lost.
     ids_lost_max: u64,
+    /// Entries of the index: so many ids 0-db knows of.
+    entries_listed: u64,
     lost_ranges: Vec<LostRange>,
-    lost_keys: HashMap<Vec<u8>, (u64, u32)>,
+    lost_keys: BTreeMap<Vec<u8>, (u64, u32)>,
     /// Of each data file: where it ended, and where the new log was then. Missing ones end at 0.
     ends: BTreeMap<u32, (u64, u64)>,
 }
 
 /// Copies a namespace.
 pub fn replay(old: &OldNamespace, writer: &mut Writer, report: &mut Report) -> Result<(), String> {
-    let sequential = find_mode(old, report)?;
-    let settings = find_settings(old, sequential, report)?;
+    let sequential = settings::find_mode(old, report)?;
+    let settings = settings::find_settings(old, sequential, report)?;
     let slot = writer.create(&old.name, &settings)?;
     let mut replay = Replay {
         old,
@@ -69,8 +67,9 @@ pub fn replay(old: &OldNamespace, writer: &mut Writer, report: &mut Report) -> R
         totals: Totals::default(),
         next_id: 0,
         ids_lost_max: 0,
+        entries_listed: 0,
         lost_ranges: Vec::new(),
-        lost_keys: HashMap::new(),
+        lost_keys: BTreeMap::new(),
         ends: BTreeMap::new(),
     };
     replay.data_files()?;
@@ -81,83 +80,6 @@ pub fn replay(old: &OldNamespace, writer: &mut Writer, report: &mut Report) -> R
     }
     replay.summarise();
     Ok(())
-}
-
-/// The settings, or, where they are lost, such that nobody can do anything before somebody looked: who
-/// might read the namespace is not known.
-fn find_settings(
-    old: &OldNamespace,
-    sequential: bool,
-    report: &mut Report,
-) -> Result<Settings, String> {
-    let mode = if sequential { Mode::Sequential } else { Mode::User };
-    let what = match old.descriptor()? {
-        Ok(descriptor) => {
-            if descriptor.name != old.name {
-                report.damage(&format!(
-                    "{}: it names another namespace ({:?}); the directory's name is taken",
-                    old.descriptor_path().display(),
-                    String::from_utf8_lossy(&descriptor.name)
-                ));
-            }
-            let password = (!descriptor.password.is_empty()).then_some(descriptor.password);
-            return Ok(Settings {
-                public: descriptor.public,
-                worm: descriptor.worm,
-                max_bytes: descriptor.max_bytes,
-                password,
-                ..Settings::new(mode)
-            });
-        }
-        Err(what) => what,
-    };
-    report.damage(&format!(
-        "{}: {what}: the password and the settings of namespace {} are lost, so it is frozen; set them with \
-         NSSET, then NSSET {} freeze 0",
-        old.descriptor_path().display(),
-        old.shown(),
-        String::from_utf8_lossy(&old.name)
-    ));
-    Ok(Settings { access: Access::Frozen, public: false, ..Settings::new(mode) })
-}
-
-/// Whether a namespace is in sequential mode: the index files say so, and where none can be read, the
-/// keys do.
-fn find_mode(old: &OldNamespace, report: &mut Report) -> Result<bool, String> {
-    for number in old.index_files.keys() {
-        let mut window = Window::open(&old.index_path(*number))?;
-        if let Ok(sequential) =
-            format::check_index_header(window.at(0, INDEX_HEADER_BYTES as usize), *number)
-        {
-            return Ok(sequential);
-        }
-    }
-    let Some(first) = old.data_files.keys().next() else { return Ok(false) };
-    let mut walk = Walk::open(&old.data_path(*first), old.index_path(*first))?;
-    let mut next_id = 0;
-    let mut sequential = true;
-    for _ in 0..MODE_RECORDS {
-        match walk.next() {
-            Some(Item::Record { offset, head, .. }) => {
-                let id = walk.record(offset, &head).and_then(|(key, _)| id_of(key));
-                sequential &= id.is_some_and(|id| id <= next_id);
-                next_id += u64::from(!head.is_delete());
-            }
-            Some(Item::Placeholder { .. } | Item::Lost(_)) => {}
-            None => break,
-        }
-    }
-    let sequential = sequential && next_id > 0;
-    let mode = if sequential { "sequential" } else { "user" };
-    report.damage(&format!(
-        "{}: no index file with a whole header: the namespace is taken to be in {mode} mode, by its keys",
-        old.index_directory.display()
-    ));
-    Ok(sequential)
-}
-
-fn id_of(key: &[u8]) -> Option<u64> {
-    key.try_into().ok().map(u64::from_le_bytes)
 }
 
 impl Replay<'_> {
@@ -208,8 +130,9 @@ impl Replay<'_> {
                 self.old.index_path(number).display()
             ));
         }
+        let mut witness = self.witness(number);
         let mut done = 0;
-        while let Some(item) = walk.next() {
+        while let Some(item) = walk.next_item() {
             match item {
                 Item::Record { offset, head, healed } => {
                     if healed {
@@ -221,12 +144,23 @@ impl Replay<'_> {
                     }
                     let end = walk.position();
                     let Some((key, payload)) = walk.record(offset, &head) else { continue };
+                    if let Some(witness) = &mut witness
+                        && let Some(other) = witness.contradicts(offset, key, &head)
+                    {
+                        let key = shown_key(key, false);
+                        self.report.damage(&format!(
+                            "{} at offset {offset}: the data file says {key} at {}, the index {other}: the data file \
+                             counts",
+                            path.display(),
+                            head.timestamp
+                        ));
+                    }
                     if let Err(what) = self.take(key, payload, &head)? {
                         let key = shown_key(key, self.sequential);
                         self.lose(
                             number,
                             &Lost { start: offset, end, what, records: None, key: None },
-                        );
+                        )?;
                         self.report.damage(&format!(
                             "{} at offset {offset}: {what} ({key}); 1 record is lost",
                             path.display()
@@ -239,7 +173,7 @@ impl Replay<'_> {
                 }
                 Item::Lost(lost) => {
                     self.report_lost(&path.display().to_string(), &lost);
-                    self.lose(number, &lost);
+                    self.lose(number, &lost)?;
                 }
             }
             self.report.records += 1;
@@ -257,6 +191,14 @@ impl Replay<'_> {
         self.report.advance(walk.length().saturating_sub(done));
         self.ends.insert(number, (walk.length(), self.writer.position()));
         Ok(())
+    }
+
+    /// In sequential mode an update moves entries, and the ids themselves count up.
+    fn witness(&self, number: u32) -> Option<Witness> {
+        let is_listed = !self.sequential && self.old.index_files.contains_key(&number);
+        let window =
+            is_listed.then(|| Window::open(&self.old.index_path(number)).ok()).flatten()?;
+        Some(Witness { window, position: INDEX_HEADER_BYTES })
     }
 
     /// Writes a record anew; the inner error says why it cannot be one.
@@ -291,20 +233,21 @@ impl Replay<'_> {
     }
 
     /// Follows 0-db in giving out ids: a new key gets the next one, and an update uses one up. An id from
-    /// further on is only possible where records are lost.
+    /// further on is only possible where records are lost; it may then be a new one, or an update or
+    /// a delete of a lost one.
     fn count_id(&mut self, id: u64, is_delete: bool) -> Result<(), &'static str> {
+        let uses_up = u64::from(!is_delete);
         let furthest = self.next_id.saturating_add(self.ids_lost_max);
         let skips = id.saturating_sub(self.writer.namespace(self.slot).next_id());
-        let is_possible = if is_delete { id < furthest } else { id <= furthest };
-        if !is_possible || skips > SKIP_IDS_MAX {
-            self.next_id += u64::from(!is_delete);
+        if id >= furthest.saturating_add(uses_up) || skips > SKIP_IDS_MAX {
+            self.next_id += uses_up;
             return Err("the id of a record was never given out");
         }
-        if id >= self.next_id {
+        if id < self.next_id {
+            self.next_id += uses_up;
+        } else {
             self.next_id = id + 1;
-            self.ids_lost_max = 0;
-        } else if !is_delete {
-            self.next_id += 1;
+            self.ids_lost_max = (furthest + uses_up - self.next_id).min(self.ids_lost_max);
         }
         Ok(())
     }
@@ -330,21 +273,31 @@ impl Replay<'_> {
         ));
     }
 
-    fn lose(&mut self, file: u32, lost: &Lost) {
+    fn lose(&mut self, file: u32, lost: &Lost) -> Result<(), String> {
         let position = self.writer.position();
         self.totals.lost += lost.records.unwrap_or(1);
-        if self.lost_ranges.len() < IMPORT_LOST_RANGES_MAX {
-            self.lost_ranges.push(LostRange { file, start: lost.start, end: lost.end, position });
+        let is_full = self.lost_ranges.len() >= IMPORT_LOST_RANGES_MAX;
+        match self.lost_ranges.last_mut() {
+            // What lies between two of them was copied later than the first was lost, which is what counts.
+            Some(last) if last.file == file && is_full => last.end = lost.end,
+            _ => self.lost_ranges.push(LostRange {
+                file,
+                start: lost.start,
+                end: lost.end,
+                position,
+            }),
         }
         let id = lost.key.as_ref().and_then(|(key, _)| id_of(key)).filter(|_| self.sequential);
         if id.is_none_or(|id| self.count_id(id, false).is_err()) {
-            self.allow_ids((lost.end - lost.start) / SEQUENTIAL_RECORD_BYTES_MIN + 1);
+            self.allow_ids((lost.end - lost.start) / format::SEQUENTIAL_RECORD_BYTES_MIN + 1);
         }
-        if let Some((key, timestamp)) = &lost.key
-            && self.lost_keys.len() < IMPORT_LOST_KEYS_MAX
-        {
+        let Some((key, timestamp)) = &lost.key else { return Ok(()) };
+        if self.lost_keys.len() < IMPORT_LOST_KEYS_MAX {
             self.lost_keys.insert(key.clone(), (position, *timestamp));
+            return Ok(());
         }
+        // Too many to wait for a newer version of each: what is older is cut off at once.
+        self.drop_stale(key, *timestamp)
     }
 
     // ---------------------------------------------------------------- the index
@@ -355,7 +308,7 @@ impl Replay<'_> {
         self.lost_ranges.sort_by_key(|range| (range.file, range.start));
         let mut is_whole = self.old.index_files.len() >= self.old.data_files.len();
         let (mut shown, mut deleted) = (0u64, 0u64);
-        let mut behind: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut behind: BTreeMap<Option<u32>, u64> = BTreeMap::new();
         for number in self.old.index_files.keys().copied() {
             let path = self.old.index_path(number);
             let mut window = Window::open(&path)?;
@@ -380,6 +333,7 @@ impl Replay<'_> {
                     break;
                 };
                 position += entry.bytes();
+                self.entries_listed += 1;
                 let file = if self.sequential { entry.data_file } else { number };
                 // In sequential mode these are copies that 0-db makes on an update, with a wrong file.
                 if entry.is_deleted && self.sequential {
@@ -387,16 +341,27 @@ impl Replay<'_> {
                 }
                 let lost = self.lost_at(file, entry.offset.into());
                 if let Some((_, true)) = lost {
-                    *behind.entry(file).or_default() += 1;
+                    let known = self.ends.contains_key(&file).then_some(file);
+                    *behind.entry(known).or_default() += 1;
                 }
                 if entry.is_deleted {
                     continue;
                 }
                 let live = self.writer.live_place(self.slot, key);
                 match (live, lost) {
-                    (Some(live), Some((position, _))) if live < position => {
-                        let key = key.to_vec();
-                        self.drop_stale(&key, entry.timestamp)?;
+                    (Some(live), Some((lost, _))) if live < lost => {
+                        let Entry { timestamp, check, .. } = entry;
+                        if self.writer.holds(self.slot, key, timestamp, check)? {
+                            let key = shown_key(key, self.sequential);
+                            self.report.damage(&format!(
+                                "{} at offset {}: the entry of {key} names a wrong place; its data is whole",
+                                path.display(),
+                                position - entry.bytes()
+                            ));
+                            shown += 1;
+                        } else {
+                            self.drop_stale(key, timestamp)?;
+                        }
                     }
                     (Some(_), _) => shown += 1,
                     (None, None) => deleted += 1,
@@ -406,9 +371,13 @@ impl Replay<'_> {
         }
         for (file, count) in behind {
             self.totals.lost += count;
+            let place = match file {
+                Some(file) => format!("behind the end of {}", self.old.data_path(file).display()),
+                None => "in data files that are missing".into(),
+            };
             self.report.damage(&format!(
-                "{}: the index lists {count} records behind its end: they are lost",
-                self.old.data_path(file).display()
+                "{}: the index lists {count} records {place}: they are lost",
+                self.old.index_directory.display()
             ));
         }
         self.report_differences(is_whole, shown, deleted);
@@ -420,7 +389,7 @@ impl Replay<'_> {
         if deleted > 0 {
             self.report.damage(&format!(
                 "{directory}: the index shows {deleted} keys whose newest record in the data files is a \
-                 tombstone: they stay deleted"
+                 tombstone, or that have none: they stay deleted"
             ));
         }
         let live = self.writer.namespace(self.slot).live_keys;
@@ -437,7 +406,11 @@ impl Replay<'_> {
     /// the end of its file.
     fn lost_at(&self, file: u32, offset: u64) -> Option<(u64, bool)> {
         match self.ends.get(&file) {
-            None => return Some((0, true)),
+            // A missing file: the log stood where the file before it ended.
+            None => {
+                let before = self.ends.range(..file).next_back();
+                return Some((before.map_or(0, |(_, (_, position))| *position), true));
+            }
             Some((end, position)) if offset >= *end => return Some((*position, true)),
             Some(_) => {}
         }
@@ -472,13 +445,7 @@ impl Replay<'_> {
 
     /// Ids whose records are lost stay used up: none is given out again.
     fn use_up_ids(&mut self) -> Result<(), String> {
-        let listed: u64 = self
-            .old
-            .index_files
-            .values()
-            .map(|bytes| bytes.saturating_sub(INDEX_HEADER_BYTES) / SEQUENTIAL_ENTRY_BYTES)
-            .sum();
-        let next_id = self.next_id.max(listed);
+        let next_id = self.next_id.max(self.entries_listed);
         let given = self.writer.namespace(self.slot).next_id();
         if next_id > given && next_id - given <= SKIP_IDS_MAX {
             let last = next_id - 1;
@@ -513,5 +480,33 @@ impl Replay<'_> {
             }
         }
         self.report.say(&line);
+    }
+}
+
+/// The index file beside a data file: in user mode its entries are in the order of the records.
+struct Witness {
+    window: Window,
+    position: u64,
+}
+
+impl Witness {
+    /// What the index says of the record at `offset`, where that is another key or time.
+    fn contradicts(&mut self, offset: u64, key: &[u8], head: &format::Record) -> Option<String> {
+        if head.is_delete() {
+            return None;
+        }
+        loop {
+            let bytes = self.window.at(self.position, ENTRY_HEAD_BYTES + 255);
+            let (entry, entry_key) = Entry::parse(bytes)?;
+            if u64::from(entry.offset) > offset {
+                return None;
+            }
+            self.position += entry.bytes();
+            if u64::from(entry.offset) == offset {
+                let agrees = entry_key == key && entry.timestamp == head.timestamp;
+                let other = || format!("{} at {}", shown_key(entry_key, false), entry.timestamp);
+                return (!agrees).then(other);
+            }
+        }
     }
 }

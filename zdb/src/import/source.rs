@@ -2,6 +2,7 @@
 //! for reading only; no file is made, locked for long or changed.
 
 use super::format;
+use crate::engine::log::format::segment_base;
 use crate::limits::IMPORT_WINDOW_BYTES;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -96,7 +97,8 @@ pub fn namespaces(data: &Path, index: &Path) -> Result<Vec<OldNamespace>, String
     for directory in [data, index] {
         for (name, path) in list(directory)? {
             let is_directory = fs::metadata(&path).is_ok_and(|metadata| metadata.is_dir());
-            if !is_directory && (name == b"identity" || name.ends_with(b".log")) {
+            let is_segment = std::str::from_utf8(&name).is_ok_and(|n| segment_base(n).is_some());
+            if !is_directory && (name == b"identity" || is_segment) {
                 return Err(format!(
                     "{} is a directory of this zdb, not of a 0-db ({} is in it)",
                     directory.display(),
@@ -181,9 +183,30 @@ pub fn fingerprint(namespaces: &[OldNamespace]) -> Vec<(PathBuf, u64, i64, i64)>
     seen
 }
 
+/// Where the bytes of a window come from.
+enum Source {
+    File(File),
+    /// For a file that was never on a disk.
+    Memory(Vec<u8>),
+}
+
+impl Source {
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Source::File(file) => file.read_at(out, offset),
+            Source::Memory(bytes) => {
+                let rest = bytes.get(offset as usize..).unwrap_or_default();
+                let count = rest.len().min(out.len());
+                out[..count].copy_from_slice(&rest[..count]);
+                Ok(count)
+            }
+        }
+    }
+}
+
 /// A part of an old file in memory, which moves with what is asked for.
 pub struct Window {
-    file: File,
+    source: Source,
     length: u64,
     start: u64,
     bytes: Vec<u8>,
@@ -196,7 +219,16 @@ impl Window {
         let explain = |error: io::Error| format!("cannot open {}: {error}", path.display());
         let file = File::open(path).map_err(explain)?;
         let length = file.metadata().map_err(explain)?.size();
-        Ok(Self { file, length, start: 0, bytes: Vec::new(), unreadable: Vec::new() })
+        Ok(Self::new(Source::File(file), length))
+    }
+
+    pub fn of_bytes(bytes: Vec<u8>) -> Self {
+        let length = bytes.len() as u64;
+        Self::new(Source::Memory(bytes), length)
+    }
+
+    fn new(source: Source, length: u64) -> Self {
+        Self { source, length, start: 0, bytes: Vec::new(), unreadable: Vec::new() }
     }
 
     pub fn length(&self) -> u64 {
@@ -222,7 +254,7 @@ impl Window {
         self.bytes.resize(wanted, 0);
         let mut read = 0;
         while read < wanted {
-            match self.file.read_at(&mut self.bytes[read..], offset + read as u64) {
+            match self.source.read_at(&mut self.bytes[read..], offset + read as u64) {
                 Ok(0) => break,
                 Ok(count) => read += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -239,7 +271,7 @@ impl Window {
         let unit = UNREADABLE_UNIT_BYTES as u64;
         let to_border = (unit - offset % unit) as usize;
         let end = self.bytes.len().min(at + to_border);
-        if let Ok(count @ 1..) = self.file.read_at(&mut self.bytes[at..end], offset) {
+        if let Ok(count @ 1..) = self.source.read_at(&mut self.bytes[at..end], offset) {
             return count;
         }
         self.bytes[at..end].fill(0);

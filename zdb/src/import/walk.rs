@@ -54,29 +54,41 @@ struct Hint {
     key_length: u8,
 }
 
+/// The index file of the same number: read only where damage was met.
+enum Index {
+    Unread(PathBuf),
+    Read(Vec<Hint>),
+}
+
 pub struct Walk {
     window: Window,
     position: u64,
     /// Where the last whole record began.
     last: Option<u64>,
-    index_path: PathBuf,
-    /// Read only where damage was met.
-    hints: Option<Vec<Hint>>,
+    index: Index,
     search_bytes_left: u64,
 }
 
 impl Walk {
     pub fn open(path: &Path, index_path: PathBuf) -> Result<Self, String> {
-        let window = Window::open(path)?;
-        let length = window.length();
-        Ok(Self {
+        Ok(Self::new(Window::open(path)?, Index::Unread(index_path)))
+    }
+
+    /// A walk over files that are in memory.
+    pub fn of_bytes(data: Vec<u8>, index: Vec<u8>) -> Self {
+        let hints = read_hints(Window::of_bytes(index));
+        Self::new(Window::of_bytes(data), Index::Read(hints))
+    }
+
+    fn new(window: Window, index: Index) -> Self {
+        let search_bytes = window.length().saturating_mul(SEARCH_BYTES_FACTOR);
+        Self {
             window,
             position: DATA_HEADER_BYTES,
             last: None,
-            index_path,
-            hints: None,
-            search_bytes_left: SEARCH_BYTES_MIN.saturating_add(length * SEARCH_BYTES_FACTOR),
-        })
+            index,
+            search_bytes_left: SEARCH_BYTES_MIN.saturating_add(search_bytes),
+        }
     }
 
     pub fn check_header(&mut self, number: u32) -> Result<(), format::BadHeader> {
@@ -97,7 +109,7 @@ impl Walk {
         std::mem::take(&mut self.window.unreadable)
     }
 
-    /// Key and payload of a record that `next` gave.
+    /// Key and payload of a record that `next_item` gave.
     pub fn record(&mut self, offset: u64, head: &Record) -> Option<(&[u8], &[u8])> {
         let bytes = self.window.at(offset, head.bytes() as usize);
         let key = bytes.get(format::RECORD_HEAD_BYTES..head.payload_offset())?;
@@ -105,7 +117,7 @@ impl Walk {
         Some((key, payload))
     }
 
-    pub fn next(&mut self) -> Option<Item> {
+    pub fn next_item(&mut self) -> Option<Item> {
         let start = self.position;
         let length = self.window.length();
         if start >= length {
@@ -213,8 +225,9 @@ impl Walk {
         what: &'static str,
         key: Option<(Vec<u8>, u32)>,
     ) -> Item {
-        let known = self.hints().iter();
-        let inside = known.filter(|hint| (start..end).contains(&u64::from(hint.offset))).count();
+        let hints = self.hints();
+        let before = |end: u64| hints.partition_point(|hint| u64::from(hint.offset) < end);
+        let inside = before(end) - before(start);
         let records = match (inside as u64, &key) {
             (0, None) => None,
             (0, Some(_)) => Some(1),
@@ -250,6 +263,8 @@ impl Walk {
     fn next_hinted(&mut self, start: u64) -> Option<u64> {
         let first = self.hints().partition_point(|hint| u64::from(hint.offset) <= start);
         for at in first..self.hints().len() {
+            // An index that fits nowhere must not be read again for each record.
+            self.search_bytes_left = self.search_bytes_left.checked_sub(ENTRY_HEAD_BYTES as u64)?;
             let hint = self.hints()[at];
             let offset = u64::from(hint.offset);
             let same = self.head_at(offset).filter(|head| {
@@ -332,18 +347,21 @@ impl Walk {
         hints.get(at).copied().filter(|hint| u64::from(hint.offset) == offset)
     }
 
-    /// What the index file of the same number knows, in the order of the data file.
+    /// What the index knows, in the order of the data file.
     fn hints(&mut self) -> &[Hint] {
-        if self.hints.is_none() {
-            self.hints = Some(read_hints(&self.index_path));
+        if let Index::Unread(path) = &self.index {
+            let hints = Window::open(path).map_or_else(|_| Vec::new(), read_hints);
+            self.index = Index::Read(hints);
         }
-        self.hints.as_deref().unwrap_or_default()
+        match &self.index {
+            Index::Read(hints) => hints,
+            Index::Unread(_) => &[],
+        }
     }
 }
 
-fn read_hints(path: &Path) -> Vec<Hint> {
+fn read_hints(mut window: Window) -> Vec<Hint> {
     let mut hints = Vec::new();
-    let Ok(mut window) = Window::open(path) else { return hints };
     let mut position = INDEX_HEADER_BYTES;
     while hints.len() < IMPORT_HINTS_MAX {
         let bytes = window.at(position, ENTRY_HEAD_BYTES + 255);
@@ -359,4 +377,93 @@ fn read_hints(path: &Path) -> Vec<Hint> {
     hints.sort_unstable();
     hints.dedup();
     hints
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(out: &mut Vec<u8>, previous: usize, key: &[u8], payload: &[u8], flags: u8) -> usize {
+        let start = out.len();
+        out.push(key.len() as u8);
+        out.extend((payload.len() as u32).to_le_bytes());
+        out.extend((previous as u32).to_le_bytes());
+        out.extend(format::crc32c(payload).to_le_bytes());
+        out.push(flags);
+        out.extend([0; 4]);
+        out.extend(key);
+        out.extend(payload);
+        start
+    }
+
+    /// Walks to the end: whatever the bytes are, items follow each other without a gap and end with the file.
+    fn walk(data: &[u8], index: &[u8]) -> Vec<Item> {
+        let mut walk = Walk::of_bytes(data.to_vec(), index.to_vec());
+        let mut items = Vec::new();
+        let mut position = DATA_HEADER_BYTES;
+        while let Some(item) = walk.next_item() {
+            let (start, end) = match &item {
+                Item::Record { offset, head, .. } => {
+                    assert!(walk.record(*offset, head).is_some());
+                    (*offset, offset + head.bytes())
+                }
+                Item::Placeholder { head } => (position, position + head.bytes()),
+                Item::Lost(lost) => (lost.start, lost.end),
+            };
+            assert_eq!(start, position);
+            assert!(end > start);
+            assert_eq!(end, walk.position());
+            position = end;
+            items.push(item);
+        }
+        assert!(position >= data.len() as u64);
+        items
+    }
+
+    #[test]
+    fn no_bytes_stop_a_walk() {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = move |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 16) as usize % below.max(1)
+        };
+        for _ in 0..2000 {
+            let mut data = vec![0; DATA_HEADER_BYTES as usize];
+            let mut previous = 0;
+            for _ in 0..random(8) {
+                let payload = vec![random(256) as u8; random(40)];
+                let flags = u8::from(payload.is_empty() && random(2) == 0);
+                previous = record(&mut data, previous, b"key", &payload, flags);
+            }
+            for _ in 0..random(6) {
+                let at = random(data.len());
+                data[at] = random(256) as u8;
+            }
+            data.truncate(data.len() - random(20).min(data.len()));
+            let index: Vec<u8> = (0..random(200)).map(|_| random(256) as u8).collect();
+            walk(&data, &index);
+        }
+    }
+
+    /// A value that is itself a data file does not lead a walk astray, where the head around it is whole or
+    /// the record behind says where it began.
+    #[test]
+    fn records_in_a_payload_are_none() {
+        let mut inner = Vec::new();
+        let mut previous = 0;
+        for _ in 0..5 {
+            previous = record(&mut inner, previous, b"inner", b"payload of the inner one", 0);
+        }
+        let mut data = vec![0; DATA_HEADER_BYTES as usize];
+        let first = record(&mut data, 0, b"first", b"1", 0);
+        let outer = record(&mut data, first, b"outer", &inner, 0);
+        let last = record(&mut data, outer, b"last", b"2", 0);
+        assert_eq!(walk(&data, &[]).len(), 3);
+        data[outer + 4] = 0x55;
+        let items = walk(&data, &[]);
+        let Item::Lost(lost) = &items[1] else { panic!("{items:?}") };
+        assert_eq!((lost.start, lost.end), (outer as u64, last as u64), "{items:?}");
+    }
 }

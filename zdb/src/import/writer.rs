@@ -1,6 +1,7 @@
 //! The new log: an engine driven by a loop of its own, without sockets and without waiting for anybody.
 //! What is appended is written in large pieces, and flushed at segment ends and at the close.
 
+use super::format::crc32c;
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::system::SystemFiles;
 use crate::disk::{Completion, Done, FileId, Files, Operation, Root, housekeeper};
@@ -95,7 +96,7 @@ impl Writer {
                 // As the server, which reads only where the index leaves it open what is below.
                 let newest = if in_memory || entry.is_dead() {
                     let payload = if entry.is_dead() { 0 } else { entry.length as usize };
-                    self.newest(entry.place, key, format::record_bytes(key.len(), payload))?
+                    Some(self.newest(entry.place, key, format::record_bytes(key.len(), payload))?)
                 } else {
                     None
                 };
@@ -131,7 +132,7 @@ impl Writer {
             Some(place) => {
                 let bytes = self.namespace(slot).typical_payload_bytes();
                 let newest = self.newest(place, &key, format::record_bytes(key.len(), bytes))?;
-                let replaced = newest.filter(|one| one.is_ours).map_or(0, |one| one.length);
+                let replaced = if newest.is_ours { newest.length } else { 0 };
                 Some(Predecessor { place, verified: true, replaced: Some(replaced) })
             }
         };
@@ -160,7 +161,7 @@ impl Writer {
         let bytes = format::record_bytes(key.len(), bytes);
         let mut is_first = true;
         let predecessor = loop {
-            let Some(newest) = self.newest(place, key, bytes)? else { return Ok(false) };
+            let newest = self.newest(place, key, bytes)?;
             if newest.is_ours && !newest.live {
                 return Ok(false);
             }
@@ -192,6 +193,25 @@ impl Writer {
         }
     }
 
+    /// Whether the newest version of a key is the one with this time and CRC-32C.
+    pub fn holds(
+        &mut self,
+        slot: usize,
+        key: &[u8],
+        timestamp: u32,
+        check: u32,
+    ) -> Result<bool, String> {
+        let Some(place) = self.place(slot, key) else { return Ok(false) };
+        let bytes = self.namespace(slot).typical_payload_bytes();
+        let bytes = format::record_bytes(key.len(), bytes);
+        let same = |record: &Verified<'_>| {
+            record.key() == key
+                && record.head.timestamp == timestamp
+                && crc32c(record.payload()) == check
+        };
+        self.look(place, bytes, same)
+    }
+
     fn place(&self, slot: usize, key: &[u8]) -> Option<Place> {
         let namespace = self.namespace(slot);
         match &namespace.keys {
@@ -204,24 +224,32 @@ impl Writer {
         }
     }
 
-    /// Looks at a record, in memory or on the disk.
-    fn newest(&mut self, place: Place, key: &[u8], bytes: u64) -> Result<Option<Newest>, String> {
-        let judge = |record: &Verified<'_>| Newest {
+    fn newest(&mut self, place: Place, key: &[u8], bytes: u64) -> Result<Newest, String> {
+        self.look(place, bytes, |record| Newest {
             is_ours: record.key() == key,
             verified: record.head.flags & FLAG_UNVERIFIED == 0,
             length: record.head.payload_length,
             live: record.head.kind == Kind::Set,
             previous: record.head.previous,
-        };
+        })
+    }
+
+    /// Looks at a record, in memory or on the disk.
+    fn look<T>(
+        &mut self,
+        place: Place,
+        bytes: u64,
+        judge: impl Fn(&Verified<'_>) -> T,
+    ) -> Result<T, String> {
         if let Some(record) = self.engine.peek(place) {
-            return Ok(Some(judge(&record)));
+            return Ok(judge(&record));
         }
         self.engine.fetch(Waiter::Connection(0), None, place, bytes, false);
         for _ in 0..IDLE_TURNS_MAX {
             self.turn()?;
             if let Some((_, Answer::Record(fetched))) = self.engine.answers.pop() {
                 return match fetched.record {
-                    Ok(bytes) => Ok(Some(judge(&Verified::trusted(&bytes)))),
+                    Ok(bytes) => Ok(judge(&Verified::trusted(&bytes))),
                     Err(_) => {
                         Err("a record that was just written cannot be read back: look at the \
                                    disk of the new data directory"

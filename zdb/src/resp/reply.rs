@@ -58,6 +58,20 @@ impl<'a> ReplyWriter<'a> {
         self.out.extend_from_slice(CRLF);
     }
 
+    /// Text for people: a verbatim string in RESP3, a bulk string in RESP2.
+    pub fn verbatim(&mut self, text: &str) {
+        match self.protocol {
+            Protocol::Resp2 => self.bulk(text.as_bytes()),
+            Protocol::Resp3 => {
+                const KIND: &[u8] = b"txt:";
+                self.header(b'=', (KIND.len() + text.len()) as u64);
+                self.out.extend_from_slice(KIND);
+                self.out.extend_from_slice(text.as_bytes());
+                self.out.extend_from_slice(CRLF);
+            }
+        }
+    }
+
     /// The header of a bulk of `payload_bytes` which the caller sends from elsewhere, followed by
     /// `CRLF`.
     #[inline]

@@ -116,6 +116,12 @@ impl<'a> Request<'a> {
         slice(self.bytes, self.spans[index])
     }
 
+    /// The request without its last argument, and that one.
+    pub fn split_last(&self) -> Option<(Request<'a>, &'a [u8])> {
+        let (last, spans) = self.spans.split_last()?;
+        Some((Request { spans, bytes: self.bytes }, slice(self.bytes, *last)))
+    }
+
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + use<'a> {
         let bytes = self.bytes;
         self.spans.iter().map(move |&span| slice(bytes, span))

@@ -59,7 +59,9 @@ impl Listener {
             std::fs::remove_file(path).map_err(explain)?;
         }
         let listener = UnixListener::bind(path).map_err(explain)?;
-        Ok(Self::Unix { listener, path: path.into() })
+        // The directory may change until the socket is removed.
+        let path = std::path::absolute(path).map_err(explain)?;
+        Ok(Self::Unix { listener, path })
     }
 
     pub fn descriptor(&self) -> RawFd {
@@ -114,8 +116,15 @@ impl Listener {
         match self {
             Self::Unix { path, .. } => {
                 let name = format!("{}:0", path.display());
-                let source = Source::Unix;
-                (socket, Peer { name, local: true, encrypted: false, verified: false, source })
+                let peer = Peer {
+                    local_address: name.clone(),
+                    name,
+                    local: true,
+                    encrypted: false,
+                    verified: false,
+                    source: Source::Unix,
+                };
+                (socket, peer)
             }
             Self::Tcp { wire, .. } => {
                 let stream = TcpStream::from(socket);
@@ -136,10 +145,13 @@ impl Listener {
                 let nobody = SocketAddr::from(([0, 0, 0, 0], 0));
                 let peer = stream.peer_addr().unwrap_or(nobody);
                 let address = peer.ip().to_canonical();
+                let own = stream.local_addr().unwrap_or(nobody);
+                let own = SocketAddr::new(own.ip().to_canonical(), own.port());
                 // SAFETY: the descriptor was just taken out of the stream.
                 let socket = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
                 let peer = Peer {
                     name: SocketAddr::new(address, peer.port()).to_string(),
+                    local_address: own.to_string(),
                     local: address.is_loopback(),
                     encrypted: *wire != Wire::Plain,
                     verified: *wire == Wire::Tls { verifies: true },

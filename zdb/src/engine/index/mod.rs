@@ -221,7 +221,7 @@ fn unpack(slot: Slot) -> Entry {
 
 const SLOTS_PER_PAGE: usize = 64;
 pub const PAGE_BYTES: usize = SLOTS_PER_PAGE * size_of::<Slot>();
-const CHUNK_BYTES: usize = 2 << 20;
+const CHUNK_BYTES: usize = crate::limits::scaled(2 << 20, 64 << 10) as usize;
 const PAGES_PER_CHUNK: usize = CHUNK_BYTES / PAGE_BYTES;
 const CACHE_LINE_BYTES: usize = 64;
 

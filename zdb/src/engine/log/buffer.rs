@@ -62,10 +62,7 @@ impl WriteBuffer {
         if !new && metadata.len() != WRITE_BUFFER_BYTES as u64 {
             return Err(explain("use", &format!("its size is {} bytes", metadata.len())));
         }
-        // All of it now: a page that cannot be had later would kill the process with SIGBUS.
-        // SAFETY: fallocate on an open descriptor touches no memory.
-        if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, WRITE_BUFFER_BYTES as i64) } != 0 {
-            let error = io::Error::last_os_error();
+        if let Err(error) = allocate(&file) {
             if new {
                 let _ = std::fs::remove_file(&path);
             }
@@ -138,7 +135,21 @@ fn place(directory: &Path, log: LogId) -> PathBuf {
     directory.join(format!("zdb-{}", log.to_hex()))
 }
 
+/// All of it now: a page that cannot be had later would kill the process with SIGBUS. A fuzz target starts
+/// a server a thousand times a second, and touches a few pages of each.
+fn allocate(file: &File) -> io::Result<()> {
+    if cfg!(fuzzing) {
+        return file.set_len(WRITE_BUFFER_BYTES as u64);
+    }
+    // SAFETY: fallocate on an open descriptor touches no memory.
+    match unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, WRITE_BUFFER_BYTES as i64) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn map_twice(file: &File) -> io::Result<NonNull<u8>> {
+    let populate = if cfg!(fuzzing) { 0 } else { libc::MAP_POPULATE };
     // SAFETY: the first call reserves address space that nobody else has; the two fixed mappings
     // replace exactly that space.
     unsafe {
@@ -158,7 +169,7 @@ fn map_twice(file: &File) -> io::Result<NonNull<u8>> {
                 reserved.byte_add(half * WRITE_BUFFER_BYTES),
                 WRITE_BUFFER_BYTES,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_POPULATE,
+                libc::MAP_SHARED | libc::MAP_FIXED | populate,
                 file.as_raw_fd(),
                 0,
             );

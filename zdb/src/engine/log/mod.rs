@@ -108,6 +108,8 @@ pub struct Log {
     submitted: u64,
     written: u64,
     durable: u64,
+    /// Under `Policy::Always`, all writes from this position on are durable when they end.
+    durable_writes_from: u64,
     /// The lowest position whose bytes are in the buffer.
     buffered_from: u64,
     flights: VecDeque<Flight>,
@@ -189,6 +191,7 @@ impl Log {
             submitted: position,
             written: position,
             durable: position,
+            durable_writes_from: 0,
             buffered_from: position,
             flights: VecDeque::new(),
             now_s: 0,
@@ -380,11 +383,19 @@ impl Log {
         }
     }
 
+    /// Changes after how long a segment with records is closed, in milliseconds; 0: never.
+    pub fn set_rotation(&mut self, rotate_ms: u64) {
+        self.rotate_ms = rotate_ms;
+        // It counts from the next record.
+        self.rotate_due_ms = None;
+    }
+
     /// Closes a segment that has had records for long enough.
     fn rotate_if_due(&mut self, now_ms: u64) {
         if self.rotate_due_ms.is_some_and(|due| due <= now_ms) {
             self.rotate_due_ms = None;
-            self.rotating = true;
+            // The setting may have changed since.
+            self.rotating = self.rotate_ms > 0;
         }
         if self.rotating && self.jump(now_ms) == Err(Refusal::Failed) {
             self.rotating = false;
@@ -508,8 +519,28 @@ impl Log {
         }
     }
 
+    /// Changes when writes are acknowledged. What was acknowledged stays so; under a stricter policy it is
+    /// flushed at once.
+    pub fn set_policy(&mut self, now_ms: u64, policy: Policy) {
+        if policy == Policy::Always && self.policy != Policy::Always {
+            self.durable_writes_from = self.submitted;
+        }
+        self.policy = policy;
+        self.flush_due_ms = match policy {
+            _ if !self.open || self.appended <= self.durable => None,
+            Policy::Always => Some(now_ms),
+            Policy::Every { period_ms } => Some(now_ms + period_ms / 2),
+            Policy::No => Some(now_ms + LAZY_FLUSH_MS),
+        };
+    }
+
     pub fn appended(&self) -> u64 {
         self.appended
+    }
+
+    /// The position up to which the log survives a power cut.
+    pub fn durable(&self) -> u64 {
+        self.durable
     }
 
     pub fn broken(&self) -> Option<&str> {
@@ -722,7 +753,10 @@ impl Log {
         if self.sync.is_some_and(|(sync, _)| sync == token) {
             let (_, covers) = self.sync.take().expect("just looked at");
             match result {
-                Ok(_) => self.durable = self.durable.max(covers),
+                Ok(_) => {
+                    self.durable = self.durable.max(covers);
+                    self.count_durable_writes();
+                }
                 Err(error) => self.latch("flush", covers, &error),
             }
             return;
@@ -764,9 +798,14 @@ impl Log {
         while self.flights.front().is_some_and(|flight| flight.done) {
             let flight = self.flights.pop_front().expect("just looked at");
             self.written = flight.end;
-            if self.policy == Policy::Always {
-                self.durable = flight.end;
-            }
+        }
+        self.count_durable_writes();
+    }
+
+    /// What was written durably counts once nothing before it is missing.
+    fn count_durable_writes(&mut self) {
+        if self.policy == Policy::Always && self.durable >= self.durable_writes_from {
+            self.durable = self.durable.max(self.written);
         }
     }
 

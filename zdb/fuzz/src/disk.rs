@@ -1,0 +1,369 @@
+//! The two directories in memory, with what a power cut takes.
+//!
+//! What was written and not yet flushed is kept as a list of changes. A power cut keeps some of them, in
+//! any order: a block whole, not at all, or torn between two sectors. The same holds for the length of a
+//! file, and for names in a directory that was not flushed. What a flush covered stays.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use zdb::disk::aligned::AlignedBuffer;
+use zdb::disk::{FileId, Files, Root};
+
+const BLOCK: u64 = 4096;
+const SECTOR: usize = 512;
+const FREE_BYTES: u64 = 1 << 30;
+
+type Block = Arc<[u8; BLOCK as usize]>;
+
+/// Numbers that follow from a seed.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    pub fn below(&mut self, count: u64) -> u64 {
+        self.next() % count.max(1)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Content {
+    bytes: u64,
+    blocks: BTreeMap<u64, Block>,
+}
+
+#[derive(Clone)]
+enum Change {
+    Block(u64, Block),
+    Length(u64),
+}
+
+impl Content {
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Block(at, block) => drop(self.blocks.insert(at, block)),
+            Change::Length(bytes) => {
+                self.blocks.split_off(&bytes.div_ceil(BLOCK));
+                let within = (bytes % BLOCK) as usize;
+                if bytes < self.bytes
+                    && within > 0
+                    && let Some(block) = self.blocks.get_mut(&(bytes / BLOCK))
+                {
+                    Arc::make_mut(block)[within..].fill(0);
+                }
+                self.bytes = bytes;
+            }
+        }
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> usize {
+        let bytes = (self.bytes.saturating_sub(offset)).min(out.len() as u64) as usize;
+        let mut at = 0;
+        while at < bytes {
+            let position = offset + at as u64;
+            let within = (position % BLOCK) as usize;
+            let step = (BLOCK as usize - within).min(bytes - at);
+            match self.blocks.get(&(position / BLOCK)) {
+                Some(block) => {
+                    out[at..at + step].copy_from_slice(&block[within..within + step]);
+                }
+                None => out[at..at + step].fill(0),
+            }
+            at += step;
+        }
+        bytes
+    }
+}
+
+#[derive(Clone, Default)]
+struct Inode {
+    now: Content,
+    durable: Content,
+    /// What leads from `durable` to `now`.
+    changes: Vec<Change>,
+}
+
+impl Inode {
+    fn change(&mut self, change: Change) {
+        self.now.apply(change.clone());
+        self.changes.push(change);
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        if offset + bytes.len() as u64 > self.now.bytes {
+            self.change(Change::Length(offset + bytes.len() as u64));
+        }
+        let mut at = 0;
+        while at < bytes.len() {
+            let position = offset + at as u64;
+            let within = (position % BLOCK) as usize;
+            let step = (BLOCK as usize - within).min(bytes.len() - at);
+            let number = position / BLOCK;
+            let mut block = self.now.blocks.get(&number).map_or([0; BLOCK as usize], |old| **old);
+            block[within..within + step].copy_from_slice(&bytes[at..at + step]);
+            self.change(Change::Block(number, Arc::new(block)));
+            at += step;
+        }
+    }
+
+    fn sync(&mut self) {
+        for change in self.changes.drain(..) {
+            self.durable.apply(change);
+        }
+    }
+
+    fn cut_power(&mut self, random: &mut Random) {
+        for change in std::mem::take(&mut self.changes) {
+            match (random.below(4), change) {
+                (0, _) => {}
+                (1, Change::Block(at, block)) => {
+                    let torn = random.below(BLOCK / SECTOR as u64) as usize * SECTOR;
+                    let old = self.durable.blocks.get(&at).map_or([0; BLOCK as usize], |old| **old);
+                    let mut mixed = *block;
+                    match random.below(2) {
+                        0 => mixed[torn..].copy_from_slice(&old[torn..]),
+                        _ => mixed[..torn].copy_from_slice(&old[..torn]),
+                    }
+                    self.durable.apply(Change::Block(at, Arc::new(mixed)));
+                }
+                (_, change) => self.durable.apply(change),
+            }
+        }
+        // A block behind the end of a file is not there.
+        self.durable.blocks.split_off(&self.durable.bytes.div_ceil(BLOCK));
+        self.now = self.durable.clone();
+    }
+}
+
+#[derive(Default)]
+struct State {
+    inodes: Vec<Inode>,
+    names: BTreeMap<(bool, String), usize>,
+    durable_names: BTreeMap<(bool, String), usize>,
+    /// Open files by id; ids are not used again, so that a stale one is noticed.
+    open: BTreeMap<i32, usize>,
+    next_id: i32,
+    /// Bytes that a new segment can have, where the disk is nearly full.
+    room_bytes: Option<u64>,
+}
+
+/// The directories `--data` and `--index`.
+#[derive(Default)]
+pub struct MemoryFiles {
+    state: Mutex<State>,
+}
+
+fn key(root: Root, name: &str) -> (bool, String) {
+    (root == Root::Data, name.to_owned())
+}
+
+impl State {
+    fn inode(&mut self, file: FileId) -> &mut Inode {
+        let at = *self.open.get(&file.0).expect("a file is used while it is open");
+        &mut self.inodes[at]
+    }
+
+    fn named(&mut self, root: Root, name: &str) -> io::Result<&mut Inode> {
+        let at = *self.names.get(&key(root, name)).ok_or(io::ErrorKind::NotFound)?;
+        Ok(&mut self.inodes[at])
+    }
+
+    fn named_or_new(&mut self, root: Root, name: &str) -> &mut Inode {
+        let fresh = self.inodes.len();
+        let at = *self.names.entry(key(root, name)).or_insert(fresh);
+        if at == fresh {
+            self.inodes.push(Inode::default());
+        }
+        &mut self.inodes[at]
+    }
+
+    fn open(&mut self, at: usize) -> FileId {
+        self.next_id += 1;
+        self.open.insert(self.next_id, at);
+        FileId(self.next_id)
+    }
+
+    fn sync_directory(&mut self, root: Root) {
+        let of = |name: &(bool, String)| name.0 == (root == Root::Data);
+        self.durable_names.retain(|name, _| !of(name));
+        let now = self.names.iter().filter(|(name, _)| of(name));
+        self.durable_names.extend(now.map(|(name, at)| (name.clone(), *at)));
+    }
+}
+
+impl MemoryFiles {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no thread panics and goes on")
+    }
+
+    /// Limits the segments that are made from now on.
+    pub fn set_room(&self, bytes: Option<u64>) {
+        self.state().room_bytes = bytes;
+    }
+
+    /// A process has ended: its files are closed.
+    pub fn close_all(&self) {
+        self.state().open.clear();
+    }
+
+    /// Takes what was not flushed, or a part of it.
+    pub fn cut_power(&self, random: &mut Random) {
+        let state = &mut *self.state();
+        let mut names: Vec<_> =
+            state.names.keys().chain(state.durable_names.keys()).cloned().collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            let (now, durable) = (state.names.get(&name), state.durable_names.get(&name));
+            let kept = if random.below(2) == 0 { now } else { durable }.copied();
+            match kept {
+                Some(at) => drop(state.names.insert(name, at)),
+                None => drop(state.names.remove(&name)),
+            }
+        }
+        state.durable_names = state.names.clone();
+        state.inodes.iter_mut().for_each(|inode| inode.cut_power(random));
+    }
+
+    pub fn write(&self, file: FileId, offset: u64, bytes: &[u8]) {
+        let mut state = self.state();
+        let inode = state.inode(file);
+        assert!(offset + bytes.len() as u64 <= inode.now.bytes, "the log stays in its segment");
+        inode.write(offset, bytes);
+    }
+
+    pub fn read(&self, file: FileId, offset: u64, length: u64) -> AlignedBuffer {
+        let mut buffer = AlignedBuffer::new(length as usize);
+        let read = self.state().inode(file).now.read(offset, &mut buffer);
+        buffer.truncate(read);
+        buffer
+    }
+}
+
+impl Files for MemoryFiles {
+    fn list(&self, root: Root) -> io::Result<Vec<String>> {
+        let state = self.state();
+        let of = state.names.keys().filter(|(data, _)| *data == (root == Root::Data));
+        Ok(of.map(|(_, name)| name.clone()).collect())
+    }
+
+    fn open(&self, root: Root, name: &str) -> io::Result<FileId> {
+        let mut state = self.state();
+        let at = *state.names.get(&key(root, name)).ok_or(io::ErrorKind::NotFound)?;
+        Ok(state.open(at))
+    }
+
+    fn create(
+        &self,
+        root: Root,
+        name: &str,
+        capacity: u64,
+        capacity_min: u64,
+    ) -> io::Result<(FileId, u64)> {
+        let mut state = self.state();
+        let room = state.room_bytes.unwrap_or(u64::MAX);
+        let mut size = capacity;
+        while size > room {
+            if size / 2 < capacity_min {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            size = (size / 2).next_multiple_of(BLOCK);
+        }
+        let inode = state.named_or_new(root, name);
+        inode.change(Change::Length(0));
+        inode.change(Change::Length(size));
+        let at = state.names[&key(root, name)];
+        Ok((state.open(at), size))
+    }
+
+    fn close(&self, file: FileId) {
+        assert!(self.state().open.remove(&file.0).is_some(), "a file is closed once");
+    }
+
+    fn size(&self, file: FileId) -> io::Result<u64> {
+        Ok(self.state().inode(file).now.bytes)
+    }
+
+    fn read_at(&self, file: FileId, offset: u64, buffer: &mut AlignedBuffer) -> io::Result<usize> {
+        Ok(self.state().inode(file).now.read(offset, buffer))
+    }
+
+    fn write_at(&self, file: FileId, offset: u64, bytes: &AlignedBuffer) -> io::Result<()> {
+        self.state().inode(file).write(offset, bytes);
+        Ok(())
+    }
+
+    fn next_written(&self, file: FileId, offset: u64) -> io::Result<Option<u64>> {
+        let mut state = self.state();
+        let found = state.inode(file).now.blocks.range(offset / BLOCK..).next();
+        Ok(found.map(|(at, _)| (at * BLOCK).max(offset)))
+    }
+
+    fn sync(&self, file: FileId) -> io::Result<()> {
+        self.state().inode(file).sync();
+        Ok(())
+    }
+
+    fn truncate(&self, file: FileId, length: u64) -> io::Result<()> {
+        self.state().inode(file).change(Change::Length(length));
+        Ok(())
+    }
+
+    fn sync_directory(&self, root: Root) -> io::Result<()> {
+        self.state().sync_directory(root);
+        Ok(())
+    }
+
+    fn remove(&self, root: Root, name: &str) -> io::Result<()> {
+        self.state().names.remove(&key(root, name)).ok_or(io::ErrorKind::NotFound)?;
+        Ok(())
+    }
+
+    fn read_small(&self, root: Root, name: &str) -> io::Result<Vec<u8>> {
+        let mut state = self.state();
+        let content = &state.named(root, name)?.now;
+        let mut bytes = vec![0; content.bytes as usize];
+        content.read(0, &mut bytes);
+        Ok(bytes)
+    }
+
+    fn read_part(&self, root: Root, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut state = self.state();
+        let content = &state.named(root, name)?.now;
+        let mut bytes = vec![0; length];
+        if content.read(offset, &mut bytes) < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(bytes)
+    }
+
+    fn write_small(&self, root: Root, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        let at = state.inodes.len();
+        let mut inode = Inode::default();
+        inode.write(0, bytes);
+        inode.sync();
+        state.inodes.push(inode);
+        state.names.insert(key(root, name), at);
+        state.sync_directory(root);
+        Ok(())
+    }
+
+    fn write_part(&self, root: Root, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        let inode = state.named_or_new(root, name);
+        inode.write(offset, bytes);
+        inode.change(Change::Length(offset + bytes.len() as u64));
+        Ok(())
+    }
+
+    fn free_bytes(&self, _root: Root) -> io::Result<u64> {
+        Ok(FREE_BYTES)
+    }
+}

@@ -1,0 +1,213 @@
+//! What clients asked for and were told, and whether a read can be explained by it.
+//!
+//! A key is a register: each write took effect at some moment between its request and its reply. A value
+//! that was read must be that of a write which may have been the last one at some moment of the read.
+//! Writes of which nobody knows whether they took effect never hide an older value.
+
+use std::collections::HashMap;
+
+/// Moments, counted by the world.
+pub type Moment = u64;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Missing,
+    Bytes(Vec<u8>),
+    /// The command does something that the model does not follow.
+    Any,
+}
+
+/// What a read tells.
+#[derive(Clone, Debug)]
+pub enum Seen<'a> {
+    Missing,
+    Bytes(&'a [u8]),
+    Present,
+    Length(usize),
+}
+
+impl Value {
+    fn explains(&self, seen: &Seen<'_>) -> bool {
+        match (self, seen) {
+            (Self::Any, _) | (Self::Missing, Seen::Missing) => true,
+            (Self::Bytes(value), Seen::Bytes(bytes)) => value == bytes,
+            (Self::Bytes(_), Seen::Present) => true,
+            (Self::Bytes(value), Seen::Length(length)) => value.len() == *length,
+            _ => false,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Write {
+    id: u64,
+    /// `None`: the connection may be in any namespace when it runs.
+    namespace: Option<Vec<u8>>,
+    value: Value,
+    begun: Moment,
+    /// `Moment::MAX`: it may still happen.
+    ended: Moment,
+    /// It took effect, and what it left survives.
+    certain: bool,
+}
+
+#[derive(Default)]
+pub struct History {
+    keys: HashMap<Vec<u8>, Vec<Write>>,
+    /// Writes to every key of a namespace: its end, or a flush.
+    all_keys: Vec<Write>,
+    next: u64,
+    /// A power cut or damage may have taken what was written since.
+    pub lenient: bool,
+}
+
+/// A write that is under way. `key` is `None` for all keys.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    key: Option<Vec<u8>>,
+    id: u64,
+}
+
+impl History {
+    fn list(&mut self, key: Option<&[u8]>) -> &mut Vec<Write> {
+        match key {
+            Some(key) => self.keys.entry(key.to_vec()).or_default(),
+            None => &mut self.all_keys,
+        }
+    }
+
+    /// The writes of a key. One without a key gets an id, which is known with its reply.
+    fn of(&self, key: &[u8]) -> impl Iterator<Item = &Write> {
+        let new_ids = if key.len() == 8 { self.keys.get([].as_slice()) } else { None };
+        self.keys.get(key).into_iter().chain(new_ids).flatten()
+    }
+
+    /// A write was asked for.
+    pub fn begin(
+        &mut self,
+        namespace: Option<&[u8]>,
+        key: Option<&[u8]>,
+        value: Value,
+        begun: Moment,
+    ) -> Ticket {
+        self.next += 1;
+        let id = self.next;
+        let namespace = namespace.map(<[u8]>::to_vec);
+        let write = Write { id, namespace, value, begun, ended: Moment::MAX, certain: false };
+        self.list(key).push(write);
+        Ticket { key: key.map(<[u8]>::to_vec), id }
+    }
+
+    fn find(&mut self, ticket: &Ticket) -> Option<&mut Write> {
+        self.list(ticket.key.as_deref()).iter_mut().find(|write| write.id == ticket.id)
+    }
+
+    /// It took effect in that namespace.
+    pub fn succeeded(&mut self, ticket: &Ticket, namespace: &[u8], now: Moment) {
+        if let Some(write) = self.find(ticket) {
+            write.namespace.get_or_insert_with(|| namespace.to_vec());
+            write.ended = now;
+            write.certain = write.value != Value::Any;
+        }
+    }
+
+    /// It is over, and nobody knows whether it took effect.
+    pub fn ended(&mut self, ticket: &Ticket, now: Moment) {
+        if let Some(write) = self.find(ticket) {
+            write.ended = now;
+        }
+    }
+
+    /// It surely did nothing.
+    pub fn refused(&mut self, ticket: &Ticket) {
+        let id = ticket.id;
+        self.list(ticket.key.as_deref()).retain(|write| write.id != id);
+    }
+
+    /// The server is gone: what was under way did happen, or never will. Of what was acknowledged after
+    /// `kept_until`, nobody knows whether it is still there.
+    pub fn restarted(&mut self, kept_until: Moment, now: Moment) {
+        for write in self.keys.values_mut().flatten().chain(&mut self.all_keys) {
+            if write.ended == Moment::MAX {
+                write.ended = now;
+            }
+            write.certain &= write.ended <= kept_until;
+        }
+    }
+
+    /// Whether a read between two moments can have seen this.
+    pub fn check(
+        &self,
+        namespace: &[u8],
+        key: &[u8],
+        seen: &Seen<'_>,
+        begun: Moment,
+        now: Moment,
+    ) -> Result<(), String> {
+        let ours: Vec<&Write> = self
+            .of(key)
+            .chain(&self.all_keys)
+            .filter(|write| write.namespace.as_deref().is_none_or(|name| name == namespace))
+            .collect();
+        let last_certain = ours
+            .iter()
+            .filter(|write| write.certain && write.namespace.is_some() && write.ended < begun)
+            .map(|write| write.begun)
+            .max()
+            .unwrap_or(0);
+        let explained = ours.iter().any(|write| {
+            write.begun <= now && write.ended >= last_certain && write.value.explains(seen)
+        }) || (last_certain == 0 && matches!(seen, Seen::Missing));
+        let lenient = self.lenient
+            && (matches!(seen, Seen::Missing)
+                || ours.iter().any(|write| write.value.explains(seen)));
+        if explained || lenient {
+            return Ok(());
+        }
+        let near: Vec<String> = ours
+            .iter()
+            .rev()
+            .take(8)
+            .map(|write| {
+                let value = match &write.value {
+                    Value::Bytes(bytes) => {
+                        format!(
+                            "{} bytes {}",
+                            bytes.len(),
+                            bytes[..bytes.len().min(12)].escape_ascii()
+                        )
+                    }
+                    other => format!("{other:?}"),
+                };
+                format!("  {value} in {}..{} certain {}", write.begun, write.ended, write.certain)
+            })
+            .collect();
+        let seen = match seen {
+            Seen::Bytes(bytes) => {
+                format!("{} bytes {}", bytes.len(), bytes[..bytes.len().min(12)].escape_ascii())
+            }
+            other => format!("{other:?}"),
+        };
+        Err(format!(
+            "key {} of {} read between {begun} and {now} as {seen}, but was written:\n{}",
+            key.escape_ascii(),
+            namespace.escape_ascii(),
+            near.join("\n")
+        ))
+    }
+
+    /// Whether a key was ever asked to be written, with a value of that length.
+    pub fn was_written(&self, key: &[u8], length: Option<usize>) -> bool {
+        self.of(key).any(|write| match (&write.value, length) {
+            (Value::Bytes(value), Some(length)) => value.len() == length,
+            (Value::Missing, _) => false,
+            _ => true,
+        })
+    }
+
+    /// Whether these bytes were ever written to this key.
+    pub fn was_value(&self, key: &[u8], bytes: &[u8]) -> bool {
+        let seen = Seen::Bytes(bytes);
+        self.of(key).any(|write| write.value.explains(&seen))
+    }
+}

@@ -1,0 +1,107 @@
+//! The counters of NSINFO, counted again by SCAN.
+
+use crate::reply::{self, Reply};
+use crate::words;
+use crate::world::World;
+use std::collections::BTreeSet;
+
+/// Most calls of SCAN in one namespace.
+const PAGES_MAX: usize = 10_000;
+
+/// Asks as an admin, and waits for the reply.
+fn ask(world: &mut World, key: u64, request: &[&[u8]]) -> Reply {
+    let request: Vec<Vec<u8>> = request.iter().map(|word| word.to_vec()).collect();
+    world.hub.received(key, &words::encode(&request));
+    let mut bytes = Vec::new();
+    for _ in 0..1000 {
+        world.turn();
+        let Some(connection) = world.hub.get_mut(key) else { break };
+        let mut slices = Vec::new();
+        connection.sending.slices(0, &mut slices);
+        connection.output.slices(0, &mut slices);
+        slices.into_iter().for_each(|slice| bytes.extend_from_slice(slice));
+        connection.sending.clear();
+        connection.output.clear();
+        connection.is_sending = false;
+        if let Ok(Some((reply, _))) = reply::parse(&bytes, false) {
+            return reply;
+        }
+        world.finish_all();
+        world.advance(20);
+    }
+    panic!("no reply to {:?}: {}", request, bytes.escape_ascii())
+}
+
+fn field(lines: &[u8], name: &str) -> u64 {
+    let lines = String::from_utf8_lossy(lines);
+    let value = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    value.and_then(|value| value.trim().parse().ok()).expect("NSINFO has the field")
+}
+
+/// Walks all namespaces. Where the disk failed there is nothing to compare.
+pub fn recount(world: &mut World) {
+    if !world.is_trusted() {
+        return;
+    }
+    let at = world.connect(true);
+    let key = world.clients.remove(at).key;
+    if world.setup.password {
+        ask(world, key, &[b"AUTH", words::PASSWORD.as_bytes()]);
+    }
+    let Reply::Many(names) = ask(world, key, &[b"NSLIST"]) else { panic!("NSLIST is a list") };
+    for name in names {
+        let name = name.bulk().expect("names are bulks").to_vec();
+        ask(world, key, &[b"NSSET", &name, b"password", b"*"]);
+        ask(world, key, &[b"NSSET", &name, b"freeze", b"0"]);
+        if ask(world, key, &[b"SELECT", &name]).is_error() {
+            ask(world, key, &[b"SELECT", &name, words::PASSWORD.as_bytes()]);
+        }
+        let (forward, keys, bytes) = walk(world, key, b"SCAN");
+        let (backward, ..) = walk(world, key, b"RSCAN");
+        assert_eq!(forward, backward, "SCAN and RSCAN show the same keys");
+        let Reply::Bulk(info) = ask(world, key, &[b"NSINFO", &name]) else {
+            panic!("NSINFO of {}", name.escape_ascii())
+        };
+        let entries = forward.len() as u64;
+        assert_eq!(field(&info, "entries"), entries, "entries of {}", name.escape_ascii());
+        assert_eq!(field(&info, "data_size_bytes"), bytes, "bytes of {}", name.escape_ascii());
+        assert_eq!(field(&info, "index_size_bytes"), entries * 64 + keys, "bytes of keys");
+        assert_eq!(ask(world, key, &[b"DBSIZE"]), Reply::Integer(entries as i64), "DBSIZE");
+        for key_there in &forward {
+            let found = ask(world, key, &[b"EXISTS", key_there]);
+            assert_eq!(found, Reply::Integer(1), "SCAN shows a key that is there");
+        }
+    }
+}
+
+/// All keys of the namespace, the sum of their bytes and of their values' bytes.
+fn walk(world: &mut World, key: u64, command: &[u8]) -> (BTreeSet<Vec<u8>>, u64, u64) {
+    let mut found = BTreeSet::new();
+    let (mut keys, mut bytes) = (0, 0);
+    let mut cursor: Option<Vec<u8>> = None;
+    for _ in 0..PAGES_MAX {
+        let reply = match &cursor {
+            Some(cursor) => ask(world, key, &[command, cursor]),
+            None => ask(world, key, &[command]),
+        };
+        let Reply::Many(page) = reply else {
+            assert_eq!(reply, Reply::Error(b"No more data".to_vec()));
+            return (found, keys, bytes);
+        };
+        let [Reply::Bulk(next), Reply::Many(entries)] = page.as_slice() else {
+            panic!("a page of SCAN is {page:?}")
+        };
+        cursor = Some(next.clone());
+        for entry in entries {
+            let Reply::Many(fields) = entry else { panic!("an entry is {entry:?}") };
+            let [Reply::Bulk(name), Reply::Integer(length), Reply::Integer(_)] = fields.as_slice()
+            else {
+                panic!("an entry is {entry:?}")
+            };
+            keys += name.len() as u64;
+            bytes += *length as u64;
+            assert!(found.insert(name.clone()), "SCAN shows {} twice", name.escape_ascii());
+        }
+    }
+    panic!("SCAN does not end")
+}

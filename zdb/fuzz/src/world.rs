@@ -1,0 +1,622 @@
+//! A server without sockets, files and a clock: the hub and its engine, the disk in memory, clients. It
+//! does what the loop of the server does, in the order that its owner chooses.
+
+use crate::client::{self, Client};
+use crate::disk::{MemoryFiles, Random};
+use crate::history::{History, Moment};
+use crate::words;
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use zdb::command::{ServerState, ServerStats, Table};
+use zdb::disk::housekeeper;
+use zdb::disk::{Completion, Done, FileId, Files, Operation, Root, Token};
+use zdb::engine::log::{Policy, format};
+use zdb::engine::recovery::{self, StartOptions};
+use zdb::engine::{Engine, Now};
+use zdb::hub::{Hub, Peer};
+use zdb::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX};
+
+/// Most bytes that one receive brings.
+const PIECE_BYTES_MAX: usize = 16 << 10;
+const BLOCK: u64 = format::BLOCK;
+/// Rounds in which everything that waits must come to its end.
+const QUIET_ROUNDS_MAX: usize = 2000;
+/// The clock at the start, in microseconds.
+const START_US: u64 = 1_800_000_000_000_000;
+
+/// What the server was started with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub policy: Policy,
+    /// Whether the write buffer outlives a killed process.
+    pub shared_buffer: bool,
+    pub segment_bytes: u64,
+    pub cache_bytes: u64,
+    pub password: bool,
+    pub protect: bool,
+}
+
+/// How an operation of the disk ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Well,
+    /// Only a part was done, which is told.
+    Short,
+    /// An error, and a part was done all the same.
+    Failed,
+    /// A read brings other bytes than were written.
+    Flipped,
+    /// The disk is full.
+    Full,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    No,
+    Draining,
+    Closing { begun: bool },
+}
+
+pub struct World {
+    pub setup: Setup,
+    pub clients: Vec<Client>,
+    pub history: History,
+    pub hub: Hub,
+    pub now: Now,
+    files: Arc<MemoryFiles>,
+    /// Operations of the ring, which end in any order.
+    pub ring: Vec<(Token, Operation)>,
+    /// Operations of the housekeeper, which end in theirs.
+    pub orders: VecDeque<(Token, Operation)>,
+    moment: Moment,
+    /// How far the log was at which moments.
+    marks: Vec<(Moment, u64)>,
+    bad_reads: bool,
+    pub bad_writes: bool,
+    /// A power cut may leave a later record without an earlier one.
+    lost_power: bool,
+    stop: Stop,
+}
+
+/// Where the write buffers of this process live.
+fn buffer_directory() -> PathBuf {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY
+        .get_or_init(|| {
+            let memory = PathBuf::from("/dev/shm");
+            let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };
+            let directory = parent.join(format!("zdb-fuzz-{}", std::process::id()));
+            std::fs::create_dir_all(&directory).expect("a directory for write buffers");
+            directory
+        })
+        .clone()
+}
+
+fn forget_buffers() {
+    for entry in std::fs::read_dir(buffer_directory()).into_iter().flatten().flatten() {
+        let _ = std::fs::remove_file(entry.path());
+    }
+}
+
+fn start(files: &MemoryFiles, setup: &Setup) -> Engine {
+    let options = StartOptions {
+        mode: None,
+        policy: setup.policy,
+        segment_bytes: setup.segment_bytes,
+        cache_bytes: setup.cache_bytes,
+        buffer: setup.shared_buffer.then(buffer_directory),
+        random: *b"a log of the fuzzer and its keys",
+    };
+    match recovery::start(files, options) {
+        Ok((engine, _)) => engine,
+        Err(line) => panic!("the server does not start: {line}"),
+    }
+}
+
+fn state(setup: &Setup) -> ServerState {
+    let mut random = Random(1);
+    ServerState {
+        table: Table::new(),
+        admin_password: setup.password.then(|| words::PASSWORD.into()),
+        protect: setup.protect && setup.password,
+        mode: None,
+        data_path: "data".into(),
+        index_path: "index".into(),
+        settings: vec![("dir", "data".into()), ("port", "9900".into())],
+        random: Box::new(move |bytes| {
+            bytes.iter_mut().for_each(|byte| *byte = random.next() as u8)
+        }),
+        instance_id: 1,
+        boot_s: START_US / 1_000_000,
+        stats: ServerStats::default(),
+    }
+}
+
+impl World {
+    pub fn new(setup: Setup) -> Self {
+        forget_buffers();
+        let files = Arc::new(MemoryFiles::default());
+        let mut hub = Hub::new(start(&files, &setup), state(&setup), false);
+        let now = Now { unix_us: START_US, monotonic_ms: 1 };
+        hub.set_time(now);
+        Self {
+            setup,
+            clients: Vec::new(),
+            history: History::default(),
+            hub,
+            now,
+            files,
+            ring: Vec::new(),
+            orders: VecDeque::new(),
+            moment: 1,
+            marks: Vec::new(),
+            bad_reads: false,
+            bad_writes: false,
+            lost_power: false,
+            stop: Stop::No,
+        }
+    }
+
+    fn checks<'a>(history: &'a mut History, now: Moment, bad_reads: bool) -> client::World<'a> {
+        client::World { history, now, bad_reads }
+    }
+
+    fn tick(&mut self) -> Moment {
+        self.moment += 1;
+        self.moment
+    }
+
+    /// Whether nothing happened that makes counters and contents differ.
+    pub fn is_trusted(&self) -> bool {
+        let broken = self.hub.engine.log.broken().is_some();
+        !(self.bad_reads || self.bad_writes || self.lost_power || broken)
+    }
+
+    pub fn advance(&mut self, ms: u64) {
+        self.now.monotonic_ms += ms;
+        self.now.unix_us += ms * 1000;
+        self.hub.set_time(self.now);
+    }
+
+    /// Somebody sets the machine's clock.
+    pub fn set_clock_back(&mut self, seconds: u64) {
+        self.now.unix_us -= seconds * 1_000_000;
+        self.hub.set_time(self.now);
+    }
+
+    pub fn set_room(&mut self, bytes: Option<u64>) {
+        self.files.set_room(bytes);
+    }
+
+    // ---------------------------------------------------------------- clients
+
+    pub fn connect(&mut self, local: bool) -> usize {
+        let peer = Peer { name: "127.0.0.1:1".into(), local };
+        let key = self.hub.connected(peer);
+        self.clients.push(Client::new(key));
+        self.clients.len() - 1
+    }
+
+    /// Brings up to `count` bytes of a client's requests to the hub, as far as it reads them.
+    pub fn deliver(&mut self, at: usize, count: usize) {
+        let now = self.tick();
+        let client = &mut self.clients[at];
+        let count = count.min(client.wire.len()).min(PIECE_BYTES_MAX);
+        let Some(connection) = self.hub.get_mut(client.key) else { return };
+        if count == 0 || client.ended || !connection.wants_input() {
+            return;
+        }
+        let bytes: Vec<u8> = client.wire.drain(..count).collect();
+        if client.closed {
+            return;
+        }
+        client.deliver(&bytes, &mut Self::checks(&mut self.history, now, self.bad_reads));
+        self.hub.received(client.key, &bytes);
+    }
+
+    /// The client reads up to `count` bytes of its replies.
+    pub fn read(&mut self, at: usize, count: usize) {
+        let now = self.tick();
+        let client = &mut self.clients[at];
+        let Some(connection) = self.hub.get_mut(client.key) else { return };
+        if !connection.is_sending || count == 0 {
+            return;
+        }
+        let mut slices = Vec::new();
+        connection.sending.slices(connection.sent, &mut slices);
+        let mut bytes = Vec::new();
+        for slice in slices {
+            bytes.extend_from_slice(&slice[..slice.len().min(count - bytes.len())]);
+        }
+        connection.sent += bytes.len();
+        if connection.sent >= connection.sending.len() {
+            connection.sending.clear();
+            connection.sent = 0;
+            connection.is_sending = false;
+        }
+        self.hub.server.stats.sent_bytes += bytes.len() as u64;
+        client.read(&bytes, &mut Self::checks(&mut self.history, now, self.bad_reads));
+        self.hub.resume(client.key);
+    }
+
+    /// The client closes its side, or with `abort` is gone altogether.
+    pub fn end(&mut self, at: usize, abort: bool) {
+        let client = &mut self.clients[at];
+        client.ended = true;
+        let Some(connection) = self.hub.get_mut(client.key) else { return };
+        if abort {
+            connection.closing = true;
+            connection.eof = true;
+            connection.lingering = true;
+            connection.sending.clear();
+            connection.is_sending = false;
+            connection.output.clear();
+            client.closed = true;
+            self.hub.resume(client.key);
+        } else {
+            self.hub.ended(client.key);
+        }
+    }
+
+    fn look_after(&mut self, key: u64) {
+        let Some(connection) = self.hub.get_mut(key) else { return };
+        connection.untouch();
+        if connection.lingering {
+            if connection.eof && !connection.is_sending {
+                self.hub.remove(key);
+            }
+        } else if !connection.is_sending && !connection.output.is_empty() {
+            std::mem::swap(&mut connection.output, &mut connection.sending);
+            connection.is_sending = true;
+            connection.sent = 0;
+        } else if connection.is_finished() {
+            connection.lingering = true;
+            connection.closing = true;
+            let gone = connection.eof;
+            if let Some(client) = self.clients.iter_mut().find(|client| client.key == key) {
+                client.closed = true;
+            }
+            if gone {
+                self.hub.remove(key);
+            }
+        }
+    }
+
+    // ---------------------------------------------------------------- the turn
+
+    /// Lets the hub settle, and takes what it wants.
+    pub fn turn(&mut self) {
+        let mut operations = Vec::new();
+        let mut touched = Vec::new();
+        loop {
+            self.step_stop();
+            self.hub.settle();
+            self.hub.take_operations(&mut operations);
+            for (token, operation) in operations.drain(..) {
+                match operation {
+                    Operation::Write { .. }
+                    | Operation::Zero { .. }
+                    | Operation::Sync { .. }
+                    | Operation::Read { .. } => self.ring.push((token, operation)),
+                    slow => self.orders.push_back((token, slow)),
+                }
+            }
+            self.hub.take_touched(&mut touched);
+            if touched.is_empty() {
+                let eager = (0..self.clients.len()).filter(|at| {
+                    let client = &self.clients[*at];
+                    !client.slow && !client.closed
+                });
+                let sending: Vec<usize> = eager
+                    .filter(|at| {
+                        let key = self.clients[*at].key;
+                        self.hub.get_mut(key).is_some_and(|connection| connection.is_sending)
+                    })
+                    .collect();
+                if sending.is_empty() {
+                    break;
+                }
+                sending.into_iter().for_each(|at| self.read(at, usize::MAX));
+            }
+            touched.drain(..).for_each(|key| self.look_after(key));
+        }
+        self.hub.engine.log.notices.clear();
+        let appended = self.hub.engine.log.appended();
+        if self.marks.last().is_none_or(|(_, last)| *last != appended) {
+            self.marks.push((self.moment, appended));
+        } else if let Some((moment, _)) = self.marks.last_mut() {
+            *moment = self.moment;
+        }
+        self.check_limits();
+    }
+
+    fn check_limits(&mut self) {
+        let mut stashed = 0;
+        for key in self.hub.keys() {
+            let Some(connection) = self.hub.get_mut(key) else { continue };
+            stashed += connection.stashed();
+            // Beside the limit, replies of unknown length that were under way when it was met.
+            let bytes = connection.pending_bytes();
+            let most = OUTPUT_BYTES_MAX + 40 * (PAYLOAD_BYTES_MAX + 1024);
+            assert!(bytes <= most, "{bytes} bytes of replies wait on one connection");
+        }
+        assert!(stashed <= INPUT_BYTES_TOTAL_MAX, "{stashed} bytes of requests wait");
+    }
+
+    /// The steps of a stop, as the loop takes them.
+    fn step_stop(&mut self) {
+        match self.stop {
+            Stop::No if self.hub.stopping => {
+                self.stop = Stop::Draining;
+                for key in self.hub.keys() {
+                    if let Some(connection) = self.hub.get_mut(key) {
+                        connection.closing = true;
+                    }
+                    self.hub.resume(key);
+                }
+                self.hub.engine.log.flush();
+            }
+            Stop::Closing { begun: false } if !self.hub.engine.log.is_switching() => {
+                self.hub.engine.log.begin_close();
+                self.stop = Stop::Closing { begun: true };
+            }
+            _ => {}
+        }
+    }
+
+    // ---------------------------------------------------------------- the disk
+
+    /// Ends an operation of the ring.
+    pub fn finish(&mut self, at: usize, fate: Fate, random: &mut Random) {
+        if at >= self.ring.len() {
+            return;
+        }
+        let (token, operation) = self.ring.swap_remove(at);
+        if client::traced() && fate != Fate::Well {
+            eprintln!("{}: {operation:?} ends: {fate:?}", self.moment);
+        }
+        let result = self.perform(operation, fate, random);
+        self.tick();
+        self.hub.completed(Completion { token, result });
+    }
+
+    fn perform(
+        &mut self,
+        operation: Operation,
+        fate: Fate,
+        random: &mut Random,
+    ) -> io::Result<Done> {
+        let failed = || io::Error::from_raw_os_error(5);
+        match operation {
+            Operation::Write { file, offset, position, length, durable } => {
+                let bytes = self.hub.engine.log.buffered(position, length as usize);
+                let bytes = bytes.expect("what is being written is in the buffer");
+                let part = random.below(length / 512 + 1) * 512;
+                let written = if fate == Fate::Well { length } else { part };
+                self.files.write(file, offset, &bytes[..written as usize]);
+                if fate == Fate::Failed || fate == Fate::Full || written == 0 {
+                    self.bad_writes = true;
+                }
+                match fate {
+                    Fate::Failed | Fate::Full => return Err(failed()),
+                    _ if durable => self.files.sync(file)?,
+                    _ => {}
+                }
+                Ok(Done::Count(written))
+            }
+            Operation::Zero { file, offset, length } => {
+                self.files.write(file, offset, &vec![0; length as usize]);
+                if fate == Fate::Failed { Err(failed()) } else { Ok(Done::Count(length)) }
+            }
+            Operation::Sync { file } => {
+                if fate == Fate::Failed {
+                    self.bad_writes = true;
+                    return Err(failed());
+                }
+                self.files.sync(file)?;
+                Ok(Done::Count(0))
+            }
+            Operation::Read { file, offset, length } => {
+                assert!(offset % BLOCK == 0 && length % BLOCK == 0);
+                let mut buffer = self.files.read(file, offset, length);
+                self.bad_reads |= fate != Fate::Well;
+                match fate {
+                    Fate::Well | Fate::Full => {}
+                    Fate::Failed => return Err(failed()),
+                    Fate::Short => buffer.truncate((random.below(length / 512) * 512) as usize),
+                    Fate::Flipped => {
+                        let at = random.below(buffer.len() as u64) as usize;
+                        if let Some(byte) = buffer.get_mut(at) {
+                            *byte ^= 1 << random.below(8);
+                        }
+                    }
+                }
+                Ok(Done::Bytes(buffer))
+            }
+            slow => {
+                if let (Operation::CreateSegment { .. }, Fate::Full) = (&slow, fate) {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                if fate == Fate::Failed {
+                    self.bad_reads |= matches!(slow, Operation::ReadSidecar { .. });
+                    return Err(failed());
+                }
+                housekeeper::perform(&*self.files, slow)
+            }
+        }
+    }
+
+    /// Ends the next operation of the housekeeper.
+    pub fn finish_order(&mut self, fate: Fate, random: &mut Random) {
+        if let Some((token, operation)) = self.orders.pop_front() {
+            let result = self.perform(operation, fate, random);
+            self.tick();
+            self.hub.completed(Completion { token, result });
+        }
+    }
+
+    /// Ends all that is under way, well.
+    pub fn finish_all(&mut self) {
+        let mut random = Random(0);
+        for _ in 0..self.ring.len() {
+            self.finish(0, Fate::Well, &mut random);
+        }
+        for _ in 0..self.orders.len() {
+            self.finish_order(Fate::Well, &mut random);
+        }
+    }
+
+    /// Everything goes on until nothing is left to do: every request has its reply then.
+    pub fn quiet(&mut self) {
+        for client in &mut self.clients {
+            client.slow = false;
+        }
+        for round in 0.. {
+            for at in 0..self.clients.len() {
+                self.deliver(at, usize::MAX);
+            }
+            self.turn();
+            let idle = self.ring.is_empty() && self.orders.is_empty();
+            self.finish_all();
+            self.turn();
+            let waiting = self.clients.iter().filter(|client| !client.closed && !client.ended);
+            let waiting: Vec<&Client> = waiting
+                .filter(|client| client.unanswered() > 0 || !client.wire.is_empty())
+                .collect();
+            let closing = self.hub.stopping;
+            if idle && self.ring.is_empty() && (waiting.is_empty() || closing) {
+                return;
+            }
+            assert!(
+                round < QUIET_ROUNDS_MAX,
+                "no end: {} clients wait, the first for {:?}, {} bytes not taken; {} operations; log {:?}",
+                waiting.len(),
+                waiting.first().map(|client| client.oldest()),
+                waiting.first().map_or(0, |client| client.wire.len()),
+                self.ring.len() + self.orders.len(),
+                self.hub.engine.log.broken(),
+            );
+            self.advance(20);
+        }
+    }
+
+    // ---------------------------------------------------------------- the end, and a new start
+
+    /// Stops in order, and starts again.
+    pub fn restart(&mut self) {
+        self.hub.stopping = true;
+        self.quiet();
+        self.stop = Stop::Closing { begun: false };
+        for round in 0.. {
+            self.turn();
+            let log = &self.hub.engine.log;
+            if self.stop == (Stop::Closing { begun: true }) && log.is_closed() {
+                break;
+            }
+            assert!(round < QUIET_ROUNDS_MAX, "the log does not close");
+            self.finish_all();
+            self.advance(20);
+        }
+        let clean = self.hub.engine.log.broken().is_none();
+        let summary = self.hub.engine.log.finish_close();
+        if let Some((base, file)) = summary.unused {
+            self.files.close(file);
+            let _ = self.files.remove(Root::Data, &format::segment_name(base));
+        }
+        if let Some((FileId(file), length)) = summary.cut {
+            let _ = self.files.truncate(FileId(file), length);
+        }
+        // After a clean stop nothing is lost to a power cut either.
+        if clean {
+            self.files.cut_power(&mut Random(7));
+            forget_buffers();
+        }
+        self.start_again(Moment::MAX);
+    }
+
+    /// The process is killed or, with `power`, the machine is; what was under way is done in part.
+    pub fn kill(&mut self, power: bool, random: &mut Random) {
+        for (_, operation) in std::mem::take(&mut self.ring) {
+            let fate = match random.below(3) {
+                0 => continue,
+                1 => Fate::Failed,
+                _ => Fate::Well,
+            };
+            if matches!(
+                operation,
+                Operation::Write { .. } | Operation::Sync { .. } | Operation::Zero { .. }
+            ) {
+                let bad_writes = self.bad_writes;
+                let _ = self.perform(operation, fate, random);
+                self.bad_writes = bad_writes;
+            }
+        }
+        for _ in 0..random.below(self.orders.len() as u64 + 1) {
+            if let Some((_, operation)) = self.orders.pop_front() {
+                let _ = housekeeper::perform(&*self.files, operation);
+            }
+        }
+        let kept = self.acknowledged_kept(power);
+        if power {
+            self.lost_power = true;
+            self.files.cut_power(random);
+            forget_buffers();
+        }
+        self.start_again(kept);
+    }
+
+    /// Until which moment what was acknowledged is surely still there.
+    fn acknowledged_kept(&self, power: bool) -> Moment {
+        match self.setup.policy {
+            Policy::Always => Moment::MAX,
+            _ if !power => Moment::MAX,
+            _ => self.kept_until(),
+        }
+    }
+
+    /// When all that was appended by then is durable now.
+    fn kept_until(&self) -> Moment {
+        let durable = self.hub.engine.log.durable();
+        self.marks
+            .iter()
+            .take_while(|(_, appended)| *appended <= durable)
+            .last()
+            .map_or(0, |(moment, _)| *moment)
+    }
+
+    fn start_again(&mut self, kept_until: Moment) {
+        let now = self.tick();
+        if client::traced() {
+            eprintln!("{now}: a new start; kept is what was acknowledged until {kept_until}");
+        }
+        self.history.restarted(kept_until, now);
+        self.ring.clear();
+        self.orders.clear();
+        self.clients.clear();
+        self.marks.clear();
+        self.files.close_all();
+        self.files.set_room(None);
+        self.stop = Stop::No;
+        self.bad_writes = false;
+        // The old process lets go of its buffer before the new one takes it.
+        let mut spare = World::placeholder();
+        std::mem::swap(&mut self.hub, &mut spare);
+        drop(spare);
+        self.hub = Hub::new(start(&self.files, &self.setup), state(&self.setup), false);
+        self.hub.set_time(self.now);
+    }
+
+    fn placeholder() -> Hub {
+        let setup = Setup {
+            policy: Policy::No,
+            shared_buffer: false,
+            segment_bytes: 64 << 10,
+            cache_bytes: 0,
+            password: false,
+            protect: false,
+        };
+        Hub::new(start(&MemoryFiles::default(), &setup), state(&setup), false)
+    }
+}

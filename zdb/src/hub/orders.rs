@@ -1,0 +1,128 @@
+//! What commands ask of the hub about connections: CLIENT LIST, INFO, KILL, PAUSE, and who watches.
+
+use super::Hub;
+use super::connection::{Blocked, Connection, Reply};
+use crate::command::Order;
+use crate::output::Output;
+use crate::resp::{Protocol, ReplyWriter};
+
+impl Hub {
+    pub(super) fn carry_out(&mut self, connection: &mut Connection, order: Order) {
+        let now_s = self.engine.now.unix_s();
+        let now_ms = self.engine.now.monotonic_ms;
+        let key = connection.key;
+        match order {
+            Order::List(filter) => {
+                let others = self.slots.iter().filter_map(|slot| slot.connection.as_deref());
+                let text: String = others
+                    .chain([&*connection])
+                    .filter(|one| filter.matches(&one.session, now_s))
+                    .map(|one| self.client_line(one))
+                    .collect();
+                self.reply(connection, |writer| writer.verbatim(&text));
+            }
+            Order::Describe => {
+                let text = self.client_line(connection);
+                self.reply(connection, |writer| writer.verbatim(&text));
+            }
+            Order::Kill { filter, old_form } => {
+                let mut count = 0;
+                for key in self.keys() {
+                    let Some(other) = self.get_mut(key) else { continue };
+                    if filter.matches(&other.session, now_s) && !other.closing {
+                        other.is_killed = true;
+                        other.closing = true;
+                        count += 1;
+                        self.touch_key(key);
+                    }
+                }
+                let me = !filter.not_me && filter.matches(&connection.session, now_s);
+                count += i64::from(me);
+                self.reply(connection, |writer| match (old_form, count) {
+                    (false, _) => writer.integer(count),
+                    (true, 0) => writer.error("No such client"),
+                    (true, _) => writer.simple("OK"),
+                });
+                // It gets its reply.
+                connection.closing |= me;
+            }
+            Order::Pause { ms, all } => {
+                self.watchers.pause(now_ms + ms, all);
+                self.reply(connection, |writer| writer.simple("OK"));
+            }
+            Order::Unpause => {
+                self.watchers.unpause();
+                self.reply(connection, |writer| writer.simple("OK"));
+            }
+            Order::Monitor => {
+                connection.session.is_monitor = true;
+                self.watchers.monitor(key);
+            }
+            Order::Mirror => {
+                connection.session.is_mirror = true;
+                self.watchers.mirror(key);
+            }
+            Order::Wait { command, ms } => self.watchers.wait(key, command, now_ms + ms),
+            Order::Unwatch => {
+                connection.session.is_monitor = false;
+                connection.session.is_mirror = false;
+                self.watchers.forget(key);
+            }
+        }
+        let session = &connection.session;
+        connection.is_watching =
+            session.is_monitor || session.is_mirror || self.watchers.is_waiting(key);
+        self.watchers_changed();
+    }
+
+    /// Puts a reply behind those that are there.
+    fn reply(&self, connection: &mut Connection, write: impl FnOnce(&mut ReplyWriter<'_>)) {
+        if connection.session.is_muted() {
+            return;
+        }
+        let mut output = Output::default();
+        write(&mut output.writer(connection.session.protocol));
+        connection.push_reply(Reply::Ready { output, rests_on: 0, turn: 0 });
+        connection.release(self.engine.log.acknowledged(), false);
+    }
+
+    /// One line of CLIENT LIST, with Redis's names for the fields that mean something here.
+    fn client_line(&self, one: &Connection) -> String {
+        let session = &one.session;
+        let now_s = self.engine.now.unix_s();
+        let namespace = self.engine.namespaces.get(session.slot);
+        let namespace = namespace.map_or(&b""[..], |namespace| &namespace.name);
+        let input = one.stashed();
+        let (queued, queued_bytes) = one.queued();
+        let waiting = one.output.len() + one.sending.len();
+        let flags: String = [
+            (session.is_monitor || session.is_mirror, 'O'),
+            (session.is_master, 'M'),
+            (self.watchers.is_waiting(one.key) || one.blocked == Blocked::OnPause, 'b'),
+            (one.closing, 'c'),
+        ]
+        .into_iter()
+        .filter_map(|(is_so, flag)| is_so.then_some(flag))
+        .collect();
+        format!(
+            "id={} addr={} laddr={} name={} age={} idle={} flags={} db={} ns={} sub=0 psub=0 ssub=0 multi=-1 \
+             watch=0 qbuf={input} obl={waiting} oll={queued} omem={queued_bytes} tot-mem={} events={} cmd={} \
+             user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
+            session.id,
+            session.peer,
+            session.local_address,
+            String::from_utf8_lossy(&session.name),
+            now_s.saturating_sub(session.connected_s),
+            now_s.saturating_sub(session.last_command_s),
+            if flags.is_empty() { "N" } else { &flags },
+            session.slot,
+            String::from_utf8_lossy(namespace).escape_default(),
+            size_of::<Connection>() + input + waiting + queued_bytes,
+            if one.is_sending { "rw" } else { "r" },
+            session.last_command,
+            if session.protocol == Protocol::Resp3 { 3 } else { 2 },
+            String::from_utf8_lossy(&session.library_name),
+            String::from_utf8_lossy(&session.library_version),
+        )
+    }
+}
