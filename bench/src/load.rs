@@ -64,10 +64,10 @@ pub struct Load {
 }
 
 const RANDOM: Keys = Keys::Random { span: 1_000_000_000 };
-const FIXED_100: Keys = Keys::Fixed { prefix: *b"fix:", count: 100_000 };
+pub const FIXED_100: Keys = Keys::Fixed { prefix: *b"fix:", count: 100_000 };
 /// 128 MiB and 64 MiB: both fit the read cache, so these compare the way through memory and network.
 const FIXED_4K: Keys = Keys::Fixed { prefix: *b"4ki:", count: 32_768 };
-const FIXED_64K: Keys = Keys::Fixed { prefix: *b"64k:", count: 1_024 };
+pub const FIXED_64K: Keys = Keys::Fixed { prefix: *b"64k:", count: 1_024 };
 
 /// The read cache that zdb gets in every load but the ten million keys.
 pub const CACHE: &str = "256M";
@@ -154,6 +154,7 @@ pub const LOADS: &[Load] = &[
 
 /// The parts of a run besides the groups of loads.
 pub const CROSS_CHECK: &str = "redis-benchmark";
+pub const CROWD: &str = "slow-readers";
 pub const MEMORY: &str = "memory";
 pub const START: &str = "start";
 

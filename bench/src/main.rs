@@ -2,6 +2,7 @@
 
 mod chart;
 mod client;
+mod crowd;
 mod load;
 mod machine;
 mod measure;
@@ -12,7 +13,7 @@ mod targets;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use load::{CROSS_CHECK, LOADS, MEMORY, START};
+use load::{CROSS_CHECK, CROWD, LOADS, MEMORY, START};
 use machine::Machine;
 use measure::Run;
 use report::Report;
@@ -140,6 +141,7 @@ fn list() -> Result<()> {
     println!(
         "{CROSS_CHECK}\n    the real redis-benchmark, -t set,get -r 1000000000 -d 100 -c 50, -P 1 and 16"
     );
+    println!("{CROWD}\n    10,000 connections, with and without 1,000 that hardly read");
     println!("{MEMORY}\n    resident memory before and after 10 million keys");
     println!("{START}\n    time of a start with 10 million keys");
     Ok(())
@@ -148,7 +150,7 @@ fn list() -> Result<()> {
 fn check_names(names: &[String]) -> Result<()> {
     for name in names {
         let known = LOADS.iter().any(|load| load.id == name || load.group == name)
-            || [CROSS_CHECK, MEMORY, START].contains(&name.as_str());
+            || [CROSS_CHECK, CROWD, MEMORY, START].contains(&name.as_str());
         ensure!(known, "--only {name}: no load or group has that name; --list shows them");
     }
     Ok(())
@@ -223,6 +225,9 @@ fn measure_all(options: &Options, run: &Run) -> Result<Report> {
                 round,
                 &mut report,
             )?;
+        }
+        if chosen(CROWD) {
+            crowd::run(run, round, &mut report)?;
         }
     }
     if chosen(MEMORY) || chosen(START) {

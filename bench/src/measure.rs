@@ -181,7 +181,7 @@ fn awake<T>(
     }
 }
 
-fn measure_one(run: &Run, server: &Server, load: &Load, round: usize) -> Result<Sample> {
+pub fn measure_one(run: &Run, server: &Server, load: &Load, round: usize) -> Result<Sample> {
     let constant = server.kind == Kind::Null;
     let (busy_before, begin) = (busy_time()?, Instant::now());
     let (all_before, own_before) = (server.cpu()?, client::own_cpu()?);
@@ -301,7 +301,7 @@ impl<'a> CsvRow<'a> {
     }
 }
 
-fn say(title: &str, server: Kind, sample: &Sample, run: &Run, round: usize) {
+pub fn say(title: &str, server: Kind, sample: &Sample, run: &Run, round: usize) {
     eprintln!(
         "round {}/{}  {:<36} {:<5} {:>11} requests/s {:>8.2} us CPU/request",
         round + 1,

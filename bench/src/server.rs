@@ -326,6 +326,8 @@ fn command_line(programs: &Programs, setup: &Setup, port: u16) -> Command {
             command.arg("--data").arg(data).arg("--index").arg(setup.directory.join("index"));
             command.args(["--listen", "127.0.0.1", "--port", &port.to_string()]);
             command.args(["--sync", setup.sync.flag(), "--cache", setup.cache]);
+            // Those that a measurement leaves are still going when the next ones come.
+            command.args(["--maxclients", "20000"]);
             if setup.kind == Kind::Null {
                 command.arg("--null");
             }

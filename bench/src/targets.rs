@@ -1,5 +1,6 @@
 //! What zdb is to reach, as data, and whether a run reached it.
 
+use crate::crowd;
 use crate::load::{LOADS, MEMORY, START};
 use crate::report::{Report, Series};
 use crate::server::Kind;
@@ -12,6 +13,8 @@ enum Figure {
     CpuPerRequest,
     BytesPerKey,
     StartTime,
+    /// Divided by that of another load of the same server.
+    LatencyP99Of(&'static str),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +40,11 @@ const fn null(load: &'static str, bound: Bound) -> Target {
     Target { load, figure: Figure::RequestsPerSecond, against: Some(Kind::Null), bound }
 }
 
+/// Slow readers make the others wait at most twice as long.
+const fn crowd(load: &'static str, without: &'static str) -> Target {
+    Target { load, figure: Figure::LatencyP99Of(without), against: None, bound: Bound::AtMost(2.0) }
+}
+
 const TARGETS: &[Target] = &[
     redis("get-100", Figure::RequestsPerSecond, Bound::AtLeast(1.0)),
     redis("get-100", Figure::CpuPerRequest, Bound::AtMost(0.90)),
@@ -56,6 +64,8 @@ const TARGETS: &[Target] = &[
     null("get-100", Bound::AtLeast(0.95)),
     null("get-100-p16", Bound::AtLeast(0.80)),
     Target { load: MEMORY, figure: Figure::BytesPerKey, against: None, bound: Bound::AtMost(20.0) },
+    crowd("crowd-busy-slow", "crowd-busy"),
+    crowd("crowd-all-slow", "crowd-all"),
     redis(START, Figure::StartTime, Bound::AtMost(0.1)),
 ];
 
@@ -96,13 +106,22 @@ fn figure(report: &Report, target: &Target, server: Kind) -> Option<f64> {
         }
         Figure::CpuPerRequest => series.map(Series::cpu_us_per_request),
         Figure::BytesPerKey => scale.map(|scale| scale.bytes_per_key),
+        Figure::LatencyP99Of(other) => {
+            let p99 = |series: &Series| series.median(|sample| sample.latency_p99_us);
+            Some(series.map(p99)? / report.find(other, server).map(p99)?)
+        }
         Figure::StartTime => scale.and_then(|scale| scale.start_median()),
     }
 }
 
 fn title(target: &Target) -> String {
     let load = LOADS.iter().find(|load| load.id == target.load);
-    load.map_or_else(|| format!("many keys: {}", target.load), |load| load.title.into())
+    let crowd = crowd::LOADS.iter().find(|(id, _)| *id == target.load);
+    match (load, crowd) {
+        (Some(load), _) => load.title.into(),
+        (None, Some((id, _))) => format!("slow readers: {id}"),
+        (None, None) => format!("many keys: {}", target.load),
+    }
 }
 
 fn describe(target: &Target) -> String {
@@ -112,6 +131,7 @@ fn describe(target: &Target) -> String {
         Figure::CpuPerRequest => "server CPU/request",
         Figure::BytesPerKey => "bytes/key",
         Figure::StartTime => "start",
+        Figure::LatencyP99Of(_) => "p99 with them / without",
     };
     let bound = match target.bound {
         Bound::AtLeast(bound) => format!("at least {bound:.2}"),
@@ -133,7 +153,8 @@ mod tests {
             let known = LOADS.iter().any(|load| {
                 load.id == target.load && (load.null || target.against != Some(Kind::Null))
             });
-            assert!(known || [MEMORY, START].contains(&target.load), "{target:?}");
+            let is_crowd = crowd::LOADS.iter().any(|(id, _)| *id == target.load);
+            assert!(known || is_crowd || [MEMORY, START].contains(&target.load), "{target:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Certificates made for one test: an authority, what it signed, and what a stranger signed.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -37,7 +37,8 @@ impl Certificates {
     fn issue(&self, name: &str, authority: &CertifiedIssuer<'_, KeyPair>) {
         let key = KeyPair::generate().expect("a key");
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let params = CertificateParams::new(names).expect("names of hosts");
+        let mut params = CertificateParams::new(names).expect("names of hosts");
+        params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.signed_by(&key, authority).expect("it signs");
         std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).expect("a file");
         std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).expect("a file");
@@ -121,6 +122,7 @@ fn file_name(identity: Identity) -> Option<&'static str> {
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names");
+    params.distinguished_name.push(DnType::CommonName, "authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("it signs")
 }

@@ -439,3 +439,104 @@ fn thousands_of_idle_connections() {
     last.read_exact(&mut reply).expect("a reply");
     assert_eq!(&reply, b"+PONG\r\n");
 }
+
+// Many at once, many of them slow
+
+/// What each connection costs at most while it is idle, in bytes: its state and its two small buffers.
+const CONNECTION_BYTES_MAX: u64 = 24 << 10;
+/// Replies of one connection that wait before its requests wait too, in bytes (`output_bytes_max` in INFO).
+const OUTPUT_BYTES_MAX: u64 = 1 << 20;
+/// Replies of all connections together, beyond which each has only its share, in bytes.
+const OUTPUT_BYTES_TOTAL_MAX: u64 = 1 << 30;
+const OUTPUT_BYTES_SHARE: u64 = 16 << 10;
+
+/// Ten thousand clients, a thousand of which ask for large values and never read them.
+#[test]
+fn ten_thousand_connections_a_thousand_slow() {
+    const CLIENTS: usize = 10_000;
+    const SLOW: usize = 1_000;
+    // Below the size that is sent from the cache without a copy: each reply that waits costs its own.
+    const VALUE_BYTES: usize = 12 << 10;
+    const KEYS: usize = 64;
+    const REQUESTS: usize = 400;
+    raise_descriptor_limit();
+    let server = Server::start(&["--maxclients", "11000"]);
+    let mut filler = server.connect();
+    for number in 0..KEYS {
+        let value = vec![number as u8; VALUE_BYTES];
+        filler.expect(
+            args!["SET", format!("key{number}"), value],
+            Reply::bulk(format!("key{number}")),
+        );
+    }
+    (0..KEYS).for_each(|number| drop(filler.call(args!["GET", format!("key{number}")])));
+    server.ask_others();
+    let before = server.resident_bytes();
+    let address: SockAddr = server.address().into();
+    let connect = |receive_bytes: Option<usize>| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)
+            .expect("a socket: allow 11000 open files (ulimit -Hn)");
+        if let Some(bytes) = receive_bytes {
+            // A small window keeps the unread bytes in the server, where they are to be counted.
+            socket.set_recv_buffer_size(bytes).expect("a smaller buffer");
+        }
+        socket.connect(&address).expect("the server accepts");
+        TcpStream::from(socket)
+    };
+    let mut others: Vec<TcpStream> = (0..CLIENTS - SLOW).map(|_| connect(None)).collect();
+    let ask = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(REPLY_TIME_MAX)).expect("a time limit");
+        stream.write_all(b"*1\r\n$4\r\nPING\r\n").expect("it is sent");
+        let mut reply = [0; 7];
+        stream.read_exact(&mut reply).expect("a reply");
+        assert_eq!(&reply, b"+PONG\r\n");
+    };
+    others.iter_mut().for_each(ask);
+    let idle = server.resident_bytes().saturating_sub(before);
+    let mut requests = Vec::new();
+    for number in 0..REQUESTS {
+        encode(args!["GET", format!("key{}", number % KEYS)], &mut requests);
+    }
+    let mut slow: Vec<TcpStream> = (0..SLOW).map(|_| connect(Some(4096))).collect();
+    for stream in &mut slow {
+        stream.write_all(&requests).expect("some requests fit the socket");
+    }
+    // Whoever reads is served meanwhile, again and again, until nothing grows any more.
+    let mut highest = 0;
+    let mut since = Instant::now();
+    let started = Instant::now();
+    while since.elapsed() < Duration::from_secs(2) && started.elapsed() < Duration::from_secs(120) {
+        others.iter_mut().step_by(500).for_each(ask);
+        let grown = server.resident_bytes().saturating_sub(before);
+        if grown > highest + highest / 50 {
+            since = Instant::now();
+        }
+        highest = highest.max(grown);
+    }
+    let of_connections = CLIENTS as u64 * CONNECTION_BYTES_MAX;
+    let of_each = OUTPUT_BYTES_MAX + VALUE_BYTES as u64;
+    let of_all = OUTPUT_BYTES_TOTAL_MAX + SLOW as u64 * (OUTPUT_BYTES_SHARE + VALUE_BYTES as u64);
+    let of_replies = (SLOW as u64 * of_each).min(of_all);
+    let allowed = of_connections + of_replies + GROWTH_BYTES_MAX;
+    println!(
+        "{highest} bytes grown, {idle} of them with {} idle clients; allowed {allowed} = {CLIENTS} * \
+         {CONNECTION_BYTES_MAX} + min({SLOW} * ({OUTPUT_BYTES_MAX} + {VALUE_BYTES}), \
+         {OUTPUT_BYTES_TOTAL_MAX} + {SLOW} * ({OUTPUT_BYTES_SHARE} + {VALUE_BYTES})) + {GROWTH_BYTES_MAX}",
+        CLIENTS - SLOW
+    );
+    assert!(idle < of_connections, "{idle} bytes for {} idle clients", CLIENTS - SLOW);
+    assert!(highest < allowed, "{highest} bytes grown, {allowed} allowed");
+    // A test that fills nothing proves nothing.
+    assert!(highest > of_replies / 4, "{highest} bytes: the slow readers hold nothing");
+    others.iter_mut().for_each(ask);
+    // Slowed down, not forgotten.
+    for stream in slow.iter_mut().step_by(100) {
+        stream.set_read_timeout(Some(REPLY_TIME_MAX)).expect("a time limit");
+        for number in (0..REQUESTS).map(|number| number % KEYS) {
+            let mut reply = vec![0; format!("${VALUE_BYTES}\r\n").len() + VALUE_BYTES + 2];
+            stream.read_exact(&mut reply).expect("a reply");
+            assert_eq!(reply[reply.len() - 3], number as u8);
+        }
+    }
+    server.ask_others();
+}

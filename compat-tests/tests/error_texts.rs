@@ -8,11 +8,15 @@ use std::path::Path;
 /// Where the server's error texts are written.
 const SOURCES: &[&str] =
     &["zdb/src/command", "zdb/src/hub", "zdb/src/hub.rs", "zdb/src/resp", "zdb/src/output.rs"];
-/// Its sentences are summaries, for COMMAND DOCS.
-const SUMMARIES: &str = "zdb/src/command/table.rs";
+/// Their sentences are summaries, for COMMAND DOCS; the lines of HELP; and reasons why a command of Redis is
+/// not there, of which ping.txt has one of each form.
+const NO_SOURCES: &[&str] =
+    &["zdb/src/command/table.rs", "zdb/src/command/help.rs", "zdb/src/command/refused.rs"];
 
 /// Sentences in these sources that no client gets.
 const NO_ERRORS: &[&str] = &[
+    "line {}: {text}",
+    "unknown setting: {name}",
     "has a damaged head",
     "sidecar {} cannot be read: delete it and restart zdb, which makes it anew",
 ];
@@ -36,6 +40,7 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
     ("Could not create namespace", DISK, "regressions", "a_broken_log_refuses_every_change"),
     ("Could not delete this namespace", DISK, "regressions", "a_broken_log_refuses_every_change"),
     ("Internal Server Error", DISK, "regressions", "a_broken_log_refuses_every_change"),
+    ("Rewriting config file: {error}", DISK, "watch", "settings_are_kept"),
     (
         "Internal Error",
         "it takes damage on the disk",
@@ -242,7 +247,7 @@ fn collect(path: &Path, texts: &mut BTreeMap<String, String>) {
         return;
     }
     let name = path.strip_prefix(workspace_dir()).expect("it lies there").to_string_lossy();
-    if path.extension().is_none_or(|extension| extension != "rs") || name == SUMMARIES {
+    if path.extension().is_none_or(|extension| extension != "rs") || NO_SOURCES.contains(&&*name) {
         return;
     }
     let source =

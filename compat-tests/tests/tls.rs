@@ -29,7 +29,7 @@ fn connect(server: &Server, certificates: &Certificates, identity: Identity) -> 
 fn redis_cli(address: SocketAddr, flags: &[String], words: &[&str]) -> Output {
     let port = address.port().to_string();
     Command::new("redis-cli")
-        .args(["-h", "localhost", "-4", "-p", &port])
+        .args(["-h", "127.0.0.1", "-p", &port])
         .args(flags)
         .args(words)
         .stdin(Stdio::null())
