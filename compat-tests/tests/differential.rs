@@ -694,7 +694,7 @@ impl Generator {
                 .collect(),
             96 => words(vec![name("FLUSH")]),
             97 => match self.random.u32(..4) {
-                0 => words(vec![name("QUIT")]),
+                0 => words(vec![name(self.pick(&["QUIT", "NSJUMP", "NSJUMP"]))]),
                 1 => words(vec![name("NOSUCHCOMMAND"), self.key()]),
                 _ => words(vec![name("ECHO"), self.value()]),
             },
