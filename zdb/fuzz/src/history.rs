@@ -24,6 +24,8 @@ pub enum Seen<'a> {
     Bytes(&'a [u8]),
     Present,
     Length(usize),
+    /// These bytes are somewhere in the value.
+    Part(&'a [u8]),
 }
 
 impl Value {
@@ -33,6 +35,9 @@ impl Value {
             (Self::Bytes(value), Seen::Bytes(bytes)) => value == bytes,
             (Self::Bytes(_), Seen::Present) => true,
             (Self::Bytes(value), Seen::Length(length)) => value.len() == *length,
+            (Self::Bytes(value), Seen::Part(bytes)) => {
+                value.windows(bytes.len().max(1)).any(|part| part == *bytes)
+            }
             _ => false,
         }
     }
