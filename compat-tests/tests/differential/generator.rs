@@ -50,12 +50,7 @@ impl Generator {
             }
             _ => {
                 let count = self.random.usize(2..DEPTH_MAX);
-                let mut requests: Vec<Vec<Word>> = Vec::new();
-                while requests.len() < count
-                    && !requests.last().is_some_and(|last| ends_pipeline(last))
-                {
-                    requests.push(self.request(world, at));
-                }
+                let requests = (0..count).map(|_| self.request(world, at)).collect();
                 Operation::Requests(at, requests)
             }
         }
@@ -271,11 +266,4 @@ impl Generator {
         };
         vec!["NSSET", self.name(), property, value]
     }
-}
-
-/// What is the last one of its pipeline: a scan, which sees what later requests wrote, and RANDOMKEY, whose
-/// reply is looked up in the model as it is afterwards.
-fn ends_pipeline(request: &[Word]) -> bool {
-    const NAMES: [&[u8]; 4] = [b"SCAN", b"SCANX", b"RSCAN", b"RANDOMKEY"];
-    matches!(request.first(), Some(Word::Bytes(name)) if NAMES.contains(&name.as_slice()))
 }

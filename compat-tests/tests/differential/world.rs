@@ -2,8 +2,9 @@
 
 use super::{CONNECTION_COUNT, Operation, Setting, Word};
 use compat_tests::client::{encode, show};
-use compat_tests::model::{Session, secure_answer};
+use compat_tests::model::{Namespace, Session, secure_answer};
 use compat_tests::{Client, Model, Reply, Server, args};
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Times this near to each other are one time.
@@ -20,6 +21,63 @@ struct Pair {
     server: Vec<u8>,
     /// A token means nothing in another namespace.
     namespace: u64,
+}
+
+/// A request whose reply by the server is to come.
+struct Played {
+    namespace: u64,
+    /// The command's, in capitals.
+    name: Vec<u8>,
+    server: Vec<Vec<u8>>,
+    expected: Reply,
+    /// For scans and RANDOMKEY: what was there at that moment, and the model's cursors to it.
+    cursors: HashMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Played {
+    /// Whether two replies are the same, but for what must differ.
+    fn agrees(&self, got: &Reply) -> bool {
+        let expected = &self.expected;
+        match (&self.name[..], expected, got) {
+            (b"RANDOMKEY", Reply::Bulk(_), Reply::Bulk(key)) => self.cursors.contains_key(&**key),
+            // Freed places in the list are used again; the model keeps the order of creation.
+            (b"NSLIST", Reply::Array(expected), Reply::Array(got)) => {
+                let sorted = |names: &[Reply]| {
+                    let mut names: Vec<String> =
+                        names.iter().map(|name| format!("{name:?}")).collect();
+                    names.sort();
+                    names
+                };
+                expected.first() == got.first() && sorted(expected) == sorted(got)
+            }
+            (b"MEMORY", Reply::Integer(_), Reply::Integer(bytes)) => *bytes > 0,
+            (b"NSINFO", Reply::Bulk(expected), Reply::Bulk(got)) => {
+                comparable_lines(expected) == comparable_lines(got)
+            }
+            (b"HELLO", Reply::Map(_) | Reply::Array(_), Reply::Map(_) | Reply::Array(_)) => {
+                std::mem::discriminant(expected) == std::mem::discriminant(got)
+            }
+            // A page of the server's is no longer than it likes; the model has one page.
+            (b"SCAN" | b"SCANX" | b"RSCAN", Reply::Array(expected), Reply::Array(got)) => {
+                let (Some(Reply::Array(expected)), Some(Reply::Array(got))) =
+                    (expected.get(1), got.get(1))
+                else {
+                    return false;
+                };
+                !got.is_empty()
+                    && got.len() <= expected.len()
+                    && expected.iter().zip(got).all(|(expected, got)| same(expected, got))
+            }
+            (b"HISTORY", Reply::Array(expected), Reply::Array(got)) => {
+                expected.len() == got.len()
+                    && (expected[0] == Reply::Nil) == (got[0] == Reply::Nil)
+                    && same(&expected[1], &got[1])
+                    && expected[2] == got[2]
+            }
+            (b"KEYCUR", Reply::Bulk(_), Reply::Bulk(cursor)) => cursor.len() == 17,
+            _ => same(expected, got),
+        }
+    }
 }
 
 pub struct World {
@@ -92,26 +150,52 @@ impl World {
             let (model, server) = self.resolve(request, namespace);
             encode(&server, &mut bytes);
             if !connection.session.is_closed() {
-                let words: Vec<&[u8]> = model.iter().map(Vec::as_slice).collect();
-                let expected = self.model.execute(&mut connection.session, &words);
-                played.push((namespace, model, server, expected));
+                played.push(self.play_to_model(&mut connection.session, namespace, model, server));
             }
         }
         connection.client.send_raw(&bytes).map_err(|error| format!("cannot send: {error}"))?;
-        for (namespace, model, server, expected) in &played {
-            let model: Vec<&[u8]> = model.iter().map(Vec::as_slice).collect();
-            let got = connection.client.receive_for(server);
-            let got = got.map_err(|error| format!("no reply to {}: {error}", show(server)))?;
-            if !self.agree(*namespace, &model, expected, &got) {
-                return Err(difference(server, expected, &got));
+        for one in &played {
+            let got = connection.client.receive_for(&one.server);
+            let got = got.map_err(|error| format!("no reply to {}: {error}", show(&one.server)))?;
+            if !one.agrees(&got) {
+                return Err(difference(&one.server, &one.expected, &got));
             }
-            self.capture(*namespace, &mut connection.session, &model, expected, &got);
+            self.capture(one, &got);
         }
         if connection.session.is_closed() {
             return connection.client.wait_closed();
         }
         self.connections[at] = Some(connection);
         Ok(())
+    }
+
+    fn play_to_model(
+        &mut self,
+        session: &mut Session,
+        namespace: u64,
+        model: Vec<Vec<u8>>,
+        server: Vec<Vec<u8>>,
+    ) -> Played {
+        let words: Vec<&[u8]> = model.iter().map(Vec::as_slice).collect();
+        let expected = self.model.execute(session, &words);
+        let name = model[0].to_ascii_uppercase();
+        let mut cursors = HashMap::new();
+        if !expected.is_error()
+            && (name.ends_with(b"SCAN") || name == b"SCANX" || name == b"RANDOMKEY")
+        {
+            let one = self.model.namespaces().iter().find(|one| one.id() == namespace);
+            let keys: Vec<_> = one
+                .into_iter()
+                .flat_map(Namespace::scan)
+                .map(|version| version.key.clone())
+                .collect();
+            for key in keys {
+                if let Reply::Bulk(cursor) = self.model.execute(session, args!["KEYCUR", key]) {
+                    cursors.insert(key.to_vec(), cursor.to_vec());
+                }
+            }
+        }
+        Played { namespace, name, server, expected, cursors }
     }
 
     /// A request as the model and as the server must get it.
@@ -141,64 +225,10 @@ impl World {
             .unzip()
     }
 
-    /// Whether two replies are the same, but for what must differ.
-    fn agree(&self, namespace: u64, request: &[&[u8]], expected: &Reply, got: &Reply) -> bool {
-        let name = request[0].to_ascii_uppercase();
-        match (&name[..], expected, got) {
-            (b"RANDOMKEY", Reply::Bulk(_), Reply::Bulk(key)) => {
-                let namespace = self.model.namespaces().iter().find(|one| one.id() == namespace);
-                namespace.is_some_and(|one| one.scan().any(|version| version.key == *key))
-            }
-            // Freed places in the list are used again; the model keeps the order of creation.
-            (b"NSLIST", Reply::Array(expected), Reply::Array(got)) => {
-                let sorted = |names: &[Reply]| {
-                    let mut names: Vec<String> =
-                        names.iter().map(|name| format!("{name:?}")).collect();
-                    names.sort();
-                    names
-                };
-                expected.first() == got.first() && sorted(expected) == sorted(got)
-            }
-            (b"MEMORY", Reply::Integer(_), Reply::Integer(bytes)) => *bytes > 0,
-            (b"NSINFO", Reply::Bulk(expected), Reply::Bulk(got)) => {
-                comparable_lines(expected) == comparable_lines(got)
-            }
-            (b"HELLO", Reply::Map(_) | Reply::Array(_), Reply::Map(_) | Reply::Array(_)) => {
-                std::mem::discriminant(expected) == std::mem::discriminant(got)
-            }
-            // A page of the server's is no longer than it likes; the model has one page.
-            (b"SCAN" | b"SCANX" | b"RSCAN", Reply::Array(expected), Reply::Array(got)) => {
-                let (Some(Reply::Array(expected)), Some(Reply::Array(got))) =
-                    (expected.get(1), got.get(1))
-                else {
-                    return false;
-                };
-                !got.is_empty()
-                    && got.len() <= expected.len()
-                    && expected.iter().zip(got).all(|(expected, got)| same(expected, got))
-            }
-            (b"HISTORY", Reply::Array(expected), Reply::Array(got)) => {
-                expected.len() == got.len()
-                    && (expected[0] == Reply::Nil) == (got[0] == Reply::Nil)
-                    && same(&expected[1], &got[1])
-                    && expected[2] == got[2]
-            }
-            (b"KEYCUR", Reply::Bulk(_), Reply::Bulk(cursor)) => cursor.len() == 17,
-            _ => same(expected, got),
-        }
-    }
-
     /// Keeps cursors and tokens for later requests.
-    fn capture(
-        &mut self,
-        namespace: u64,
-        session: &mut Session,
-        request: &[&[u8]],
-        expected: &Reply,
-        got: &Reply,
-    ) {
-        let name = request[0].to_ascii_uppercase();
-        match (&name[..], expected, got) {
+    fn capture(&mut self, played: &Played, got: &Reply) {
+        let namespace = played.namespace;
+        match (&played.name[..], &played.expected, got) {
             (b"KEYCUR", Reply::Bulk(model), Reply::Bulk(server)) => {
                 let (model, server) = (model.to_vec(), server.to_vec());
                 self.cursors.push(Pair { model, server, namespace });
@@ -210,8 +240,8 @@ impl World {
                 let Some(Reply::Array(last)) = entries.last() else { return };
                 let Some(Reply::Bulk(key)) = last.first() else { return };
                 // The server's page may be shorter: the model's cursor to the same key.
-                if let Reply::Bulk(model) = self.model.execute(session, args!["KEYCUR", key]) {
-                    let (model, server) = (model.to_vec(), server.to_vec());
+                if let Some(model) = played.cursors.get(&**key) {
+                    let (model, server) = (model.clone(), server.to_vec());
                     self.cursors.push(Pair { model, server, namespace });
                 }
             }
