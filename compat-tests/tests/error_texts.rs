@@ -60,6 +60,12 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
         "unfinished_requests_share_a_limit",
     ),
     (
+        "Unexpected Internal Error",
+        "it takes an offset inside a record",
+        "files",
+        "a_raw_record_is_the_same_wherever_it_lies",
+    ),
+    (
         "Internal Error",
         "it takes damage on the disk",
         "crash",
