@@ -176,6 +176,9 @@ impl Client {
         {
             self.resp3 = version.as_ref() == b"3";
         }
+        if arguments.first().is_some_and(|name| name.as_ref().eq_ignore_ascii_case(b"RESET")) {
+            self.resp3 = false;
+        }
         let reply = self.receive()?;
         if reply.is_error() {
             self.resp3 = before;

@@ -75,6 +75,8 @@ pub struct OldNamespace {
     rank: HashMap<Vec<u8>, u64>,
     ranks: u64,
     pub next_id: u64,
+    /// Every record that was written, and its key.
+    pub records: Vec<(Spot, Vec<u8>)>,
 }
 
 impl OldNamespace {
@@ -107,6 +109,7 @@ impl OldNamespace {
             rank: HashMap::new(),
             ranks: 0,
             next_id: 0,
+            records: Vec::new(),
         };
         namespace.begin_file();
         namespace.describe();
@@ -165,7 +168,9 @@ impl OldNamespace {
         file.extend(key);
         file.extend(payload);
         self.previous_record = offset;
-        Spot { file: self.current, offset }
+        let spot = Spot { file: self.current, offset };
+        self.records.push((spot, key.to_vec()));
+        spot
     }
 
     /// The bytes of an index entry, at a place or at the end.
@@ -325,11 +330,8 @@ impl OldNamespace {
         }
         let count = self.live.len() as i64;
         client.expect(args!["DBSIZE"], Reply::Integer(count));
-        for (key, versions) in &self.live {
-            let newest = versions.last().expect("a live key has a version");
-            client.expect(&[&b"GET"[..], key], Reply::bulk(&newest.payload));
-            client.expect(&[&b"KEYTIME"[..], key], Reply::Integer(newest.timestamp.into()));
-            self.check_history(client, key, versions);
+        for key in self.live.keys() {
+            self.check_key(client, key);
         }
         let scanned = scan(client);
         let wanted: Vec<(Vec<u8>, i64, i64)> = self
@@ -345,6 +347,16 @@ impl OldNamespace {
             assert_eq!(scanned, wanted, "entry {at} of SCAN");
         }
         self.check_info(client);
+    }
+
+    /// Compares what a server shows of a live key.
+    #[track_caller]
+    pub fn check_key(&self, client: &mut Client, key: &[u8]) {
+        let versions = &self.live[key];
+        let newest = versions.last().expect("a live key has a version");
+        client.expect(&[&b"GET"[..], key], Reply::bulk(&newest.payload));
+        client.expect(&[&b"KEYTIME"[..], key], Reply::Integer(newest.timestamp.into()));
+        self.check_history(client, key, versions);
     }
 
     #[track_caller]

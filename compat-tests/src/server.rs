@@ -141,6 +141,19 @@ impl Setup {
 
     /// Starts the server, or says how it refused.
     pub fn try_start(self) -> Result<Server, Refusal> {
+        let mut server = self.prepare();
+        server.try_resume()?;
+        Ok(server)
+    }
+
+    /// Starts the server and does not wait until it serves: for one whose lines go to a file.
+    pub fn start_unready(self) -> Server {
+        let mut server = self.prepare();
+        server.resume_unready();
+        server
+    }
+
+    fn prepare(self) -> Server {
         let scratch = self.home.is_none().then(scratch_dir);
         let home = match (&self.home, &scratch) {
             (Some(home), _) => home.clone(),
@@ -153,7 +166,7 @@ impl Setup {
                 .tempdir_in("/dev/shm")
                 .expect("/dev/shm takes a directory")
         });
-        let mut server = Server {
+        Server {
             setup: self,
             home,
             buffer,
@@ -161,9 +174,7 @@ impl Setup {
             child: None,
             address: None,
             log: Arc::new(Mutex::new(Vec::new())),
-        };
-        server.try_resume()?;
-        Ok(server)
+        }
     }
 }
 

@@ -74,7 +74,7 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = scaled(1024, 32) as usize;
 pub const INPUT_BYTES_TOTAL_MAX: usize = scaled(2 << 30, 512 << 10) as usize;
 
 /// What may wait for a client that is sent things unasked (MONITOR, mirrors) before it is let go, in bytes.
-pub const PUSH_OUTPUT_BYTES_MAX: usize = 32 << 20;
+pub const PUSH_OUTPUT_BYTES_MAX: usize = scaled(32 << 20, 256 << 10) as usize;
 
 /// Clients that are turned away and still get to read why, at once; further ones are just closed.
 pub const REJECTED_CLIENTS_MAX: u64 = 128;
@@ -112,7 +112,7 @@ pub const HOOKS_WAITING_MAX: usize = 4096;
 /// Runs of hooks that HOOKS shows.
 pub const HOOK_ENTRIES_MAX: usize = 256;
 /// Bytes of an old file that an import reads at once, where no record is larger.
-pub const IMPORT_WINDOW_BYTES: usize = 4 << 20;
+pub const IMPORT_WINDOW_BYTES: usize = scaled(4 << 20, 8 << 10) as usize;
 /// Index entries of one damaged old file that an import keeps to find its way, 16 bytes each.
 pub const IMPORT_HINTS_MAX: usize = 4 << 20;
 /// Keys whose newest version is lost that an import remembers up to the end of their namespace.

@@ -1,5 +1,7 @@
 //! The `zdb` program: flags in, a running server out.
 
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -9,13 +11,18 @@ use zdb::command::{
 };
 use zdb::disk::Files;
 use zdb::disk::system::SystemFiles;
+use zdb::engine::Engine;
 use zdb::engine::log::Policy;
+use zdb::engine::log::format::segment_name;
 use zdb::engine::namespace;
 use zdb::engine::recovery::{self, StartOptions};
 use zdb::hub::Hub;
 use zdb::limits::OPEN_FILES_RESERVE;
-use zdb::options::{Mode, Options, SyncPolicy};
-use zdb::server::{Ended, Listener, Server, Tls, TlsFiles, Wire, process};
+use zdb::options::{Mode, Options, Password, SyncPolicy};
+use zdb::server::background::{self, Forked, HangUp, LogFile, Terminal};
+use zdb::server::hooks::{Hook, Went};
+use zdb::server::metrics::MetricsListener;
+use zdb::server::{Ended, Listener, Server, Tls, TlsFiles, Wire, crash, process};
 
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == "import") {
@@ -32,7 +39,7 @@ fn main() -> ExitCode {
             return ExitCode::from(exit.code);
         }
     };
-    match run(&options) {
+    match options.with_absolute_paths().and_then(|options| run(&options)) {
         Ok(Ended::Command) => ExitCode::SUCCESS,
         // As 0-db and the shell: 130 for SIGINT, 143 for SIGTERM.
         Ok(Ended::Signal(number)) => ExitCode::from(128 + number as u8),
@@ -44,6 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<Ended, String> {
+    let inherited = process::inherited_descriptors();
     for line in options.warnings() {
         process::warn(&line);
     }
@@ -51,31 +59,177 @@ fn run(options: &Options) -> Result<Ended, String> {
     if !refused.is_empty() {
         return Err(refused.join("\nzdb: "));
     }
-    let signals = process::block_signals()?;
-    let open_files_max = process::raise_open_files();
+    let has_files_to_read_again = options.logfile.is_some() || options.tls_port.is_some();
+    let hears_hang_up =
+        has_files_to_read_again || options.background || !process::ignores_hang_up();
+    let signals = process::block_signals(hears_hang_up)?;
     let admin_password = options.admin_password()?;
     let (files, warnings) = SystemFiles::open(&options.data, &options.index)?;
+    let mut terminal = options.background.then(Terminal::keep).transpose()?;
+    // Not before the directories are locked: a second server must not empty the first one's log.
+    let log = match &options.logfile {
+        Some(path) => Some(LogFile::begin(path, options.background)?),
+        None => None,
+    };
     for line in warnings {
         process::warn(&line);
     }
-    let files: Arc<dyn Files> = Arc::new(files);
+    let hang_up = match log {
+        Some(log) => HangUp::Reopen(log),
+        None if options.background || has_files_to_read_again => HangUp::Ignore,
+        None => HangUp::Stop,
+    };
+    let start = Start { options, admin_password, signals, hang_up, inherited };
+    let ended = start.run(Arc::new(files), &mut terminal);
+    if let (Err(line), Some(mut terminal), Some(_)) = (&ended, terminal, &options.logfile) {
+        terminal.warn(line);
+    }
+    ended
+}
+
+/// A server whose directories are locked.
+struct Start<'a> {
+    options: &'a Options,
+    admin_password: Option<Password>,
+    signals: OwnedFd,
+    hang_up: HangUp,
+    /// Descriptors that whoever started us left open.
+    inherited: Vec<RawFd>,
+}
+
+impl Start<'_> {
+    /// Loads, listens, perhaps leaves the terminal, and serves.
+    fn run(self, files: Arc<dyn Files>, terminal: &mut Option<Terminal>) -> Result<Ended, String> {
+        let options = self.options;
+        let open_files_max = process::raise_open_files();
+        let mut hook = self.hook()?;
+        if let Some(hook) = &mut hook {
+            crash::prepare(hook);
+            if hook.namespaces_init(self.signals.as_raw_fd()) == Went::Interrupted {
+                return Ok(self.interrupted());
+            }
+        }
+        if self.look_for_missing(&*files, &mut hook)? == Went::Interrupted {
+            return Ok(self.interrupted());
+        }
+        let mode = options.mode().map(|mode| match mode {
+            Mode::User => namespace::Mode::User,
+            Mode::Sequential => namespace::Mode::Sequential,
+        });
+        let mut settings = settings(options)?;
+        let mut engine = recover(options, &*files, mode, &settings)?;
+        if options.dump {
+            dump(&mut engine);
+            return Ok(Ended::Command);
+        }
+        engine.limit_default(settings.default_bytes_max);
+        let (listeners, tls) = listen(options)?;
+        let metrics = options.metrics.as_deref().map(MetricsListener::bind).transpose()?;
+        if let Some(metrics) = &metrics {
+            process::say(&format!("metrics on {}", metrics.name()));
+        }
+        let names: Vec<String> = listeners.iter().map(Listener::name).collect();
+        let clients_possible = clients_possible(settings.clients_max, open_files_max);
+        settings.clients_max = settings.clients_max.min(clients_possible);
+        let mut state = state(options, mode, settings, &listeners);
+        state.clients_possible = clients_possible;
+        state.admin_password =
+            self.admin_password.as_ref().map(|password| password.as_bytes().to_vec());
+        warn_of_strangers(&state, &listeners);
+        if let Some(hook) = &mut hook
+            && let Some(ended) = self.ask_ready(hook, &listeners)
+        {
+            engine.log.discard_buffer();
+            return Ok(ended);
+        }
+        let child = if options.background {
+            match background::fork(&self.inherited)? {
+                Forked::Parent(parent) => parent.finish(terminal.as_mut()),
+                Forked::Child(child) => Some(child),
+            }
+        } else {
+            None
+        };
+        let hub = Hub::new(engine, state, options.null);
+        let signals = (self.signals, self.hang_up);
+        let server = Server::new(hub, files, listeners, (hook, metrics, tls), signals)?;
+        process::say(&format!("zdb ready on {}", names.join(" and ")));
+        if let Some(child) = child {
+            *terminal = None;
+            child.detach(options.logfile.is_some())?;
+        }
+        server.run()
+    }
+
+    fn interrupted(&self) -> Ended {
+        Ended::Signal(process::take_signal(&self.signals))
+    }
+
+    fn hook(&self) -> Result<Option<Hook>, String> {
+        let options = self.options;
+        let Some(path) = &options.hook else { return Ok(None) };
+        let instance = options.instance(options.tcp_port().unwrap_or(0));
+        let (data, index) = (absolute(&options.data), absolute(&options.index));
+        Hook::new(path, instance, data, index).map(Some)
+    }
+
+    /// Segments whose files are gone: a hook may bring them back; what stays away is told.
+    fn look_for_missing(&self, files: &dyn Files, hook: &mut Option<Hook>) -> Result<Went, String> {
+        let mut missing = recovery::missing(files)?;
+        if let Some(hook) = hook.as_mut().filter(|_| !missing.is_empty()) {
+            for base in missing {
+                if hook.missing_data(base, self.signals.as_raw_fd()) == Went::Interrupted {
+                    return Ok(Went::Interrupted);
+                }
+            }
+            missing = recovery::missing(files)?;
+        }
+        if let Some(first) = missing.first() {
+            process::warn(&format!(
+                "damage: {} segments have a sidecar in --index but no file in --data, from {} on: their \
+                 records are out of reach until the files are back and zdb is started again",
+                missing.len(),
+                segment_name(*first)
+            ));
+        }
+        Ok(Went::Ended(0))
+    }
+
+    /// Runs the hook `ready`. Returns how the server ends where it is not to serve.
+    fn ask_ready(&self, hook: &mut Hook, listeners: &[Listener]) -> Option<Ended> {
+        let port = listeners.iter().find_map(Listener::port).unwrap_or(0);
+        hook.set_instance(self.options.instance(port));
+        crash::prepare(hook);
+        match hook.ready(self.signals.as_raw_fd()) {
+            Went::Ended(0) | Went::RunsOn => None,
+            Went::Interrupted => Some(self.interrupted()),
+            Went::Ended(_) => {
+                process::warn("the hook ready says no: stopping");
+                Some(Ended::Command)
+            }
+        }
+    }
+}
+
+/// Opens the log and says what was found.
+fn recover(
+    options: &Options,
+    files: &dyn Files,
+    mode: Option<namespace::Mode>,
+    settings: &Settings,
+) -> Result<Engine, String> {
     let mut random = [0; 32];
     process::fill_random(&mut random);
-    let mode = options.mode().map(|mode| match mode {
-        Mode::User => namespace::Mode::User,
-        Mode::Sequential => namespace::Mode::Sequential,
-    });
-    let mut settings = settings(options)?;
     let begun = Instant::now();
     let (mut engine, report) = recovery::start(
-        &*files,
+        files,
         StartOptions {
             mode,
             policy: settings.policy,
             segment_bytes: options.datasize,
             cache_bytes: settings.cache_bytes,
-            // Absolute, since its place is noted for the next start.
-            buffer: options.buffer().map(|place| place.canonicalize().unwrap_or(place.into())),
+            // Without links, since its place is noted for the next start.
+            buffer: options.buffer().map(absolute),
             random,
         },
     )?;
@@ -93,19 +247,23 @@ fn run(options: &Options) -> Result<Ended, String> {
         report.replayed,
         begun.elapsed().as_millis()
     ));
-    if options.dump {
-        for namespace in engine.namespaces.iter() {
-            process::say(&format!(
-                "namespace {:?}: {} keys, {} bytes",
-                String::from_utf8_lossy(&namespace.name),
-                namespace.live_keys,
-                namespace.live_bytes
-            ));
-        }
-        engine.log.discard_buffer();
-        return Ok(Ended::Command);
+    Ok(engine)
+}
+
+/// What `--dump` shows.
+fn dump(engine: &mut Engine) {
+    for namespace in engine.namespaces.iter() {
+        process::say(&format!(
+            "namespace {:?}: {} keys, {} bytes",
+            String::from_utf8_lossy(&namespace.name),
+            namespace.live_keys,
+            namespace.live_bytes
+        ));
     }
-    engine.limit_default(settings.default_bytes_max);
+    engine.log.discard_buffer();
+}
+
+fn listen(options: &Options) -> Result<(Vec<Listener>, Option<Tls>), String> {
     let mut listeners = Vec::new();
     let address = options.listen.as_deref();
     if let Some(port) = options.tcp_port() {
@@ -119,17 +277,12 @@ fn run(options: &Options) -> Result<Ended, String> {
         let verifies = options.tls_ca.is_some();
         listeners.push(Listener::tcp(address, port, Wire::Tls { verifies })?);
     }
-    let names: Vec<String> = listeners.iter().map(Listener::name).collect();
-    let clients_possible = clients_possible(settings.clients_max, open_files_max);
-    settings.clients_max = settings.clients_max.min(clients_possible);
-    let mut state = state(options, mode, settings, &listeners);
-    state.clients_possible = clients_possible;
-    state.admin_password = admin_password.map(|password| password.as_bytes().to_vec());
-    warn_of_strangers(&state, &listeners);
-    let hub = Hub::new(engine, state, options.null);
-    let server = Server::new(hub, files, listeners, signals, tls)?;
-    process::say(&format!("zdb ready on {}", names.join(" and ")));
-    server.run()
+    Ok((listeners, tls))
+}
+
+/// The same place without links, where it can be found.
+fn absolute(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.into())
 }
 
 /// The settings of the flags, and those that CONFIG REWRITE kept where no flag gives them.
@@ -202,9 +355,7 @@ fn state(
     listeners: &[Listener],
 ) -> ServerState {
     let boot_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let path = |path: &std::path::Path| {
-        path.canonicalize().unwrap_or_else(|_| path.into()).display().to_string()
-    };
+    let path = |path: &Path| absolute(path).display().to_string();
     let mut instance = [0; 4];
     process::fill_random(&mut instance);
     let is_plain = |one: &&Listener| one.wire() == Wire::Plain && one.port().is_some();

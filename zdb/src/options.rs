@@ -129,18 +129,22 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size, help_heading = RESOURCES)]
     pub cache: u64,
 
-    /// Program to run on events. Not built yet.
+    /// Program to run on events, as FILE name instance argument...; see the README for the names.
     #[arg(long, value_name = "FILE", help_heading = OPERATION)]
     pub hook: Option<PathBuf>,
     /// Close a data file so many seconds after its first record, full or not; 0 = when it is full.
     #[arg(long, value_name = "SECONDS", default_value_t = 0, help_heading = OPERATION)]
     pub rotate: u32,
-    /// Leave the terminal once the server listens. Not built yet.
+    /// Leave the terminal once the server listens.
     #[arg(long, help_heading = OPERATION)]
     pub background: bool,
-    /// Where a --background server writes its log. Not built yet.
+    /// Write the log lines to this file, begun anew with --background; SIGHUP opens it again.
     #[arg(long, value_name = "FILE", help_heading = OPERATION)]
     pub logfile: Option<PathBuf>,
+    /// Serve the numbers of the server to Prometheus, at http://ADDR/metrics, to whoever asks.
+    /// Example: 127.0.0.1:9901.
+    #[arg(long, value_name = "ADDR", help_heading = OPERATION)]
+    pub metrics: Option<String>,
     /// Write more log lines.
     #[arg(long, help_heading = OPERATION)]
     pub verbose: bool,
@@ -264,6 +268,28 @@ impl Options {
             })
     }
 
+    /// With paths that mean the same from any directory, but for that of the socket: it is used once,
+    /// and may be too long as a whole.
+    pub fn with_absolute_paths(mut self) -> Result<Self, String> {
+        let buffer = (self.buffer != Path::new(NO_BUFFER)).then_some(&mut self.buffer);
+        let paths = [&mut self.data, &mut self.index].into_iter().chain(buffer);
+        let paths = paths.chain(&mut self.hook).chain(&mut self.logfile);
+        let paths = paths.chain(&mut self.tls_cert).chain(&mut self.tls_key);
+        for path in paths.chain(&mut self.tls_ca) {
+            *path = std::path::absolute(&*path)
+                .map_err(|error| format!("no absolute path for {}: {error}", path.display()))?;
+        }
+        Ok(self)
+    }
+
+    /// The server's address as hooks get it, once it listens on a port.
+    pub fn instance(&self, port: u16) -> String {
+        match &self.socket {
+            Some(path) => format!("unix://{}", path.display()),
+            None => format!("tcp://{}:{port}", self.listen.as_deref().unwrap_or("::")),
+        }
+    }
+
     /// Whether a flag was on the command line, by its long name.
     pub fn is_given(&self, flag: &str) -> bool {
         self.given.iter().any(|given| given == flag)
@@ -335,18 +361,13 @@ impl Options {
 
     /// A line for each flag in use whose work is not built. The server refuses to start on any.
     pub fn not_built_yet(&self) -> Vec<String> {
-        [
-            ("--hook", self.hook.is_some()),
-            ("--background", self.background),
-            ("--logfile", self.logfile.is_some()),
-            ("--threads above 1", self.threads > 1),
-        ]
-        .into_iter()
-        .filter(|(_, is_used)| *is_used)
-        .map(|(flag, _)| {
-            format!("{flag} is not built yet: refusing to start rather than ignore it")
-        })
-        .collect()
+        [("--threads above 1", self.threads > 1)]
+            .into_iter()
+            .filter(|(_, is_used)| *is_used)
+            .map(|(flag, _)| {
+                format!("{flag} is not built yet: refusing to start rather than ignore it")
+            })
+            .collect()
     }
 
     /// The rules between flags, and those whose message must not repeat a password.
@@ -837,16 +858,9 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_named() {
-        for (line, flag) in [
-            ("--hook x", "--hook is"),
-            ("--background", "--background is"),
-            ("--logfile x", "--logfile is"),
-            ("--threads 2", "--threads above 1 is"),
-        ] {
-            let lines = accepted(line).not_built_yet();
-            assert_eq!(lines.len(), 1, "{line}");
-            assert!(lines[0].starts_with(flag), "{line}: {}", lines[0]);
-        }
+        let lines = accepted("--threads 2").not_built_yet();
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].starts_with("--threads above 1 is"), "{}", lines[0]);
         assert!(accepted("--rotate 7 --threads 1 --secure --dump").not_built_yet().is_empty());
         refused("--threads 0", "invalid value '0'");
     }

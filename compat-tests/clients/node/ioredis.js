@@ -44,7 +44,7 @@ main(async () => {
   await check("PING", () => client.ping(), "PONG");
   await check("ECHO", () => client.echo("hello"), "hello");
   await check("CLIENT GETNAME", () => client.client("GETNAME"), name);
-  await attempt("CLIENT LIST", async () => (await client.client("LIST")).includes(`name=${name}`));
+  await attempt("CLIENT LIST", async () => (await admin.client("LIST")).includes(`name=${name}`));
   await check("user default", async () => (await connect({ username: "default", password })).ping(), "PONG");
   await refused("wrong password", "", async () => (await connect({ password: "wrong" })).call("NSNEW", "other"));
   await check("database 0", async () => (await connect({ db: 0 })).ping(), "PONG");

@@ -137,28 +137,42 @@ impl Model {
             None => session.protocol,
             Some(&b"2") => 2,
             Some(&b"3") => 3,
-            Some(_) => return Err("NOPROTO unsupported protocol version"),
+            Some(word) if word.iter().all(u8::is_ascii_digit) => {
+                return Err("NOPROTO unsupported protocol version");
+            }
+            Some(_) => return Err("Protocol version is not an integer or out of range"),
         };
         let mut name = None;
+        let mut login = None;
         let mut rest = arguments.get(2..).unwrap_or_default();
-        while !rest.is_empty() {
+        while let [option, ..] = rest {
             rest = match rest {
-                [option, user, password, rest @ ..] if option.eq_ignore_ascii_case(b"AUTH") => {
-                    if *user != USER {
-                        return Err("WRONGPASS the only user is default");
-                    }
-                    self.authenticate(session, password)?;
+                [_, user, password, rest @ ..] if option.eq_ignore_ascii_case(b"AUTH") => {
+                    login = Some((*user, *password));
                     rest
                 }
-                [option, given, rest @ ..] if option.eq_ignore_ascii_case(b"SETNAME") => {
+                [_, given, rest @ ..] if option.eq_ignore_ascii_case(b"SETNAME") => {
                     name = Some(Bytes::copy_from_slice(given));
                     rest
                 }
-                _ => return Err("Syntax error in HELLO"),
+                _ => {
+                    let option = String::from_utf8_lossy(option);
+                    return Err(format!("Syntax error in HELLO option '{option}'").leak());
+                }
             };
         }
         if let Some(name) = &name {
             check_client_name(name)?;
+        }
+        if let Some((user, password)) = login {
+            let wrong = "WRONGPASS invalid username-password pair or user is disabled.";
+            if user != USER {
+                return Err(wrong);
+            }
+            self.authenticate(session, password).map_err(|error| match error {
+                "Access denied" => wrong,
+                other => other,
+            })?;
         }
         session.protocol = protocol;
         session.watcher.name = name.unwrap_or_else(|| session.watcher.name.clone());

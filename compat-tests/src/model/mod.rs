@@ -20,6 +20,7 @@ mod operate;
 mod settings;
 mod walk;
 mod watch;
+mod watchers;
 
 pub use connection::secure_answer;
 pub use namespace::{Mode, Namespace, Version};
@@ -69,6 +70,7 @@ fn commands() -> impl Iterator<Item = &'static Command> {
         settings::COMMANDS,
         connection::COMMANDS,
         watch::COMMANDS,
+        watchers::COMMANDS,
         operate::COMMANDS,
     ]
     .into_iter()
@@ -96,6 +98,11 @@ impl Session {
     /// Whether the server has closed the connection: it gets no more replies.
     pub fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// The id of the selected namespace.
+    pub fn namespace(&self) -> u64 {
+        self.namespace
     }
 
     /// Tells connections apart, over all of a model's life.
@@ -168,6 +175,7 @@ impl Model {
     pub fn restart(&mut self) {
         self.failures = 0.0;
         self.operation.stopped = false;
+        self.restart_settings();
     }
 
     /// Whether STOP has ended the server.
@@ -194,12 +202,13 @@ impl Model {
     pub fn request(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Option<Reply> {
         assert!(!session.closed, "a closed connection sends nothing");
         session.silent = false;
+        session.watcher.replies = session.watcher.replies.next();
         let reply = match self.dispatch(session, arguments) {
             Ok(reply) => reply,
             Err(text) => Reply::error(text),
         };
         let reply = if session.protocol == 3 { reply } else { reply.flattened() };
-        (!session.silent).then_some(reply)
+        (!session.silent && !session.watcher.replies.are_off()).then_some(reply)
     }
 
     /// What was sent to connections beside the replies to their requests, with the connections' ids.
@@ -212,18 +221,20 @@ impl Model {
             session.closed = true;
             return Err("Your active namespace is not available anymore (probably removed).");
         }
+        let arguments = self.split_owner(session, arguments)?;
         if arguments[0] == b"*" {
             return Err("This is not a valid command");
         }
         let command = commands()
             .find(|command| command.name.as_bytes().eq_ignore_ascii_case(arguments[0]))
-            .ok_or("Command not supported")?;
+            .ok_or_else(|| watch::not_supported(arguments[0]))?;
         let answer = if command.admin && !session.admin {
             Err("Permission denied")
         } else {
             (command.handler)(self, session, arguments)
         };
         self.show_watchers(session, command.name, arguments);
+        self.note_slow(arguments);
         answer
     }
 

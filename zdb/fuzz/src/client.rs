@@ -9,8 +9,9 @@ use zdb::resp::{Progress, RequestParser};
 
 /// Namespaces and their settings are registers too, in namespaces that no client can name.
 const NAMES: &[u8] = b"\0names";
-/// Commands after which a connection gets lines that are no replies.
-const STREAMS: [&str; 2] = ["monitor", "mirror"];
+/// Commands after which a connection gets lines that are no replies, replies out of their order, or where
+/// the last word of a request is none of it.
+const STREAMS: [&str; 4] = ["monitor", "mirror", "wait", "master"];
 /// Commands that the model follows or that leave keys alone, whatever their flags say.
 const FOLLOWED: [&str; 9] =
     ["set", "setx", "del", "unlink", "mset", "setnx", "flush", "index", "reload"];
@@ -109,6 +110,12 @@ impl Client {
         self.expected.front().map_or(String::new(), |one| said(&one.words))
     }
 
+    /// The server turns it away: one error, and nothing else.
+    pub fn turned_away(&mut self) {
+        self.mute = true;
+        self.expected.push_back(Expected { words: Vec::new(), begun: 0, writes: Vec::new() });
+    }
+
     // ---------------------------------------------------------------- requests
 
     /// Bytes are on their way to the server: which requests are in them?
@@ -140,6 +147,10 @@ impl Client {
     fn expect(&mut self, words: Vec<Vec<u8>>, world: &mut World<'_>) {
         let begun = world.now;
         let name = words.first().map_or(String::new(), |word| text(word));
+        let mutes = name == "client" && words.get(1).is_some_and(|word| text(word) == "reply");
+        if mutes || STREAMS.contains(&name.as_str()) {
+            self.streams = true;
+        }
         let mut begin = |namespace: Option<&[u8]>, key: Option<&[u8]>, value| {
             world.history.begin(namespace, key, value, begun)
         };
@@ -198,7 +209,11 @@ impl Client {
                 one.words.first().is_some_and(|word| text(word) == "hello")
                     && one.words.get(1).is_some_and(|word| word == b"3")
             });
-            let parsed = reply::parse(rest, self.resp3 || asked || self.streams);
+            let mut parsed = reply::parse(rest, self.resp3 || asked);
+            if self.streams && parsed.is_err() {
+                // Nobody follows which protocol it has asked for.
+                parsed = reply::parse(rest, !self.resp3);
+            }
             let Some((reply, used)) = parsed.unwrap_or_else(|what| {
                 panic!("no RESP: {what}: {}", rest[..rest.len().min(200)].escape_ascii())
             }) else {
@@ -219,9 +234,6 @@ impl Client {
             return;
         };
         let name = expected.words.first().map_or(String::new(), |word| text(word));
-        if STREAMS.contains(&name.as_str()) {
-            self.streams = true;
-        }
         if self.streams {
             return;
         }
@@ -248,6 +260,10 @@ impl Client {
                 Some(b"2") => self.resp3 = false,
                 _ => {}
             },
+            ("reset", Reply::Simple(_)) => {
+                self.namespace = b"default".to_vec();
+                self.resp3 = false;
+            }
             ("quit", Reply::Simple(_)) => {
                 // What was sent behind it is not run.
                 self.expected.clear();
@@ -292,6 +308,10 @@ impl Client {
             |word: &[u8]| !word.first().is_some_and(|byte| byte.is_ascii_digit() || *byte == b'-');
         match (name, reply) {
             _ if unsure => {}
+            // The keys before the one that failed are gone.
+            ("unlink", Reply::Error(_)) => {
+                writes.iter().for_each(|write| history.ended(write, now));
+            }
             (_, Reply::Error(_)) => {
                 writes.iter().for_each(|write| history.refused(write));
                 if name == "del" && matches!(reply, Reply::Error(text) if text == b"Key not found")
@@ -305,10 +325,12 @@ impl Client {
                     self.look(world, here, &words[1], &Seen::Bytes(&words[2]), *begun);
                 }
             }
-            ("set" | "setx", _) if words.len() > 3 && option(&words[3]) => match reply {
-                Reply::Simple(_) => history.succeeded(first, here, now),
-                _ => history.ended(first, now),
-            },
+            ("set" | "setx", _) if words.len() > 4 || words.len() == 4 && option(&words[3]) => {
+                match reply {
+                    Reply::Simple(_) => history.succeeded(first, here, now),
+                    _ => history.ended(first, now),
+                }
+            }
             ("set" | "setx", Reply::Nil) => history.ended(first, now),
             ("set" | "setx", Reply::Bulk(key)) if words[1].is_empty() => {
                 history.refused(first);
@@ -404,6 +426,30 @@ impl Client {
                     );
                 }
             }
+            ("kscan", Reply::Many(many)) => {
+                let Some(Reply::Many(keys)) = many.get(1) else { panic!("KSCAN has no keys") };
+                for key in keys {
+                    let key = key.bulk().expect("keys are bulks");
+                    assert!(key.starts_with(&words[1]), "KSCAN shows a key with another prefix");
+                    assert!(world.history.was_written(key, None), "KSCAN shows what nobody wrote");
+                }
+            }
+            ("randomkey", Reply::Bulk(key)) => {
+                assert!(world.history.was_written(key, None), "RANDOMKEY shows what nobody wrote");
+            }
+            ("type", Reply::Simple(kind)) if kind == b"none" => look(&words[1], &Seen::Missing),
+            ("type", Reply::Simple(_)) if !world.bad_reads => look(&words[1], &Seen::Present),
+            ("getrange", Reply::Bulk(bytes)) if !bytes.is_empty() => {
+                look(&words[1], &Seen::Part(bytes));
+            }
+            ("data", Reply::Many(many)) => {
+                let (key, payload) = match many.as_slice() {
+                    [Reply::Bulk(key), .., Reply::Bulk(payload)] => (key, payload),
+                    other => panic!("DATA RAW has {other:?}"),
+                };
+                let known = payload.is_empty() || world.history.was_value(key, payload);
+                assert!(known, "DATA RAW shows what nobody wrote");
+            }
             ("nslist", Reply::Many(many)) => {
                 for name in &words::NAMESPACES[1..] {
                     let listed = many.iter().any(|one| one.bulk() == Some(name));
@@ -427,6 +473,8 @@ impl Client {
                 "password" if name == b"default" => continue,
                 "worm" | "locked" | "password" => "no",
                 "mode" => "userkey",
+                // That of the default namespace is a setting of the server.
+                "data_limits_bytes" if name == b"default" => continue,
                 "data_limits_bytes" => "0",
                 _ => continue,
             };

@@ -24,6 +24,8 @@ pub enum Seen<'a> {
     Bytes(&'a [u8]),
     Present,
     Length(usize),
+    /// These bytes are somewhere in the value.
+    Part(&'a [u8]),
 }
 
 impl Value {
@@ -33,6 +35,9 @@ impl Value {
             (Self::Bytes(value), Seen::Bytes(bytes)) => value == bytes,
             (Self::Bytes(_), Seen::Present) => true,
             (Self::Bytes(value), Seen::Length(length)) => value.len() == *length,
+            (Self::Bytes(value), Seen::Part(bytes)) => {
+                value.windows(bytes.len().max(1)).any(|part| part == *bytes)
+            }
             _ => false,
         }
     }
@@ -74,6 +79,12 @@ impl History {
             Some(key) => self.keys.entry(key.to_vec()).or_default(),
             None => &mut self.all_keys,
         }
+    }
+
+    /// The writes of a key. One without a key gets an id, which is known with its reply.
+    fn of(&self, key: &[u8]) -> impl Iterator<Item = &Write> {
+        let new_ids = if key.len() == 8 { self.keys.get([].as_slice()) } else { None };
+        self.keys.get(key).into_iter().chain(new_ids).flatten()
     }
 
     /// A write was asked for.
@@ -138,8 +149,8 @@ impl History {
         begun: Moment,
         now: Moment,
     ) -> Result<(), String> {
-        let own = self.keys.get(key).into_iter().flatten();
-        let ours: Vec<&Write> = own
+        let ours: Vec<&Write> = self
+            .of(key)
             .chain(&self.all_keys)
             .filter(|write| write.namespace.as_deref().is_none_or(|name| name == namespace))
             .collect();
@@ -192,7 +203,7 @@ impl History {
 
     /// Whether a key was ever asked to be written, with a value of that length.
     pub fn was_written(&self, key: &[u8], length: Option<usize>) -> bool {
-        self.keys.get(key).into_iter().flatten().any(|write| match (&write.value, length) {
+        self.of(key).any(|write| match (&write.value, length) {
             (Value::Bytes(value), Some(length)) => value.len() == length,
             (Value::Missing, _) => false,
             _ => true,
@@ -202,6 +213,6 @@ impl History {
     /// Whether these bytes were ever written to this key.
     pub fn was_value(&self, key: &[u8], bytes: &[u8]) -> bool {
         let seen = Seen::Bytes(bytes);
-        self.keys.get(key).into_iter().flatten().any(|write| write.value.explains(&seen))
+        self.of(key).any(|write| write.value.explains(&seen))
     }
 }

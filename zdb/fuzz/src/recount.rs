@@ -27,7 +27,7 @@ fn ask(world: &mut World, key: u64, request: &[&[u8]]) -> Reply {
             return reply;
         }
         world.finish_all();
-        world.advance(20);
+        world.advance_to_deadline();
     }
     panic!("no reply to {:?}: {}", request, bytes.escape_ascii())
 }
@@ -43,6 +43,7 @@ pub fn recount(world: &mut World) {
     if !world.is_trusted() {
         return;
     }
+    world.hub.server.settings.clients_max = u64::MAX;
     let at = world.connect(true);
     let key = world.clients.remove(at).key;
     if world.setup.password {

@@ -81,6 +81,56 @@ const LITERALS: [&str; 40] = [
     "SKIPME",
 ];
 
+/// Subcommands with arguments that fit, which chance alone would not find.
+const PHRASES: [(&str, &[&str]); 6] = [
+    (
+        "config",
+        &[
+            "SET appendfsync always",
+            "SET appendfsync everysec",
+            "SET appendfsync no",
+            "SET cache 4096",
+            "SET cache 0",
+            "SET rotate 1",
+            "SET rotate 0",
+            "SET maxsize 5000",
+            "SET maxclients 2",
+            "SET maxclients 100",
+            "SET latency-monitor-threshold 1",
+            "SET slowlog-log-slower-than 0",
+            "SET slowlog-max-len 2",
+            "GET *",
+            "REWRITE",
+            "RESETSTAT",
+        ],
+    ),
+    (
+        "client",
+        &[
+            "LIST",
+            "KILL ID 1",
+            "KILL TYPE normal SKIPME yes",
+            "PAUSE 500",
+            "PAUSE 5000 WRITE",
+            "UNPAUSE",
+            "REPLY OFF",
+            "REPLY SKIP",
+            "INFO",
+            "NO-EVICT on",
+            "SETNAME me",
+            "GETNAME",
+            "LIST ID 1 2",
+        ],
+    ),
+    (
+        "latency",
+        &["LATEST", "HISTORY command", "RESET", "HISTOGRAM get set", "DOCTOR", "GRAPH command"],
+    ),
+    ("slowlog", &["GET", "GET 1", "GET -1", "LEN", "RESET"]),
+    ("debug", &["SLEEP 0.1", "SLEEP 1000000", "JMAP"]),
+    ("command", &["DOCS", "INFO get", "COUNT", "LIST", "DOCS set", "GETKEYS set a b"]),
+];
+
 /// What a client saw, to use it again.
 #[derive(Default)]
 pub struct Seen {
@@ -111,7 +161,12 @@ pub fn request(choices: &mut Choices<'_>, seen: &Seen) -> Vec<Vec<u8>> {
     let shape = choices.byte();
     let mut words = vec![name.as_bytes().to_vec()];
     let hint = COMMANDS.iter().find(|one| one.name == name).map_or("", |one| one.arguments);
-    arguments(hint, shape, choices, seen, &mut words);
+    match PHRASES.iter().find(|(of, _)| *of == name) {
+        Some((_, phrases)) if shape < 192 => {
+            words.extend(choices.of(phrases).split(' ').map(|word| word.as_bytes().to_vec()));
+        }
+        _ => arguments(hint, shape, choices, seen, &mut words),
+    }
     match shape % 16 {
         13 => words.push(word("", choices, seen)),
         14 => drop(words.pop()),

@@ -8,8 +8,12 @@ use crate::words;
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use zdb::command::{ServerState, ServerStats, Table};
+use zdb::command::{
+    HookRuns, Latencies, Machine, ProcessUsage, Rates, ServerState, ServerStats, Settings, SlowLog,
+    Source, Table, Throttle,
+};
 use zdb::disk::housekeeper;
 use zdb::disk::{Completion, Done, FileId, Files, Operation, Root, Token};
 use zdb::engine::log::{Policy, format};
@@ -77,6 +81,8 @@ pub struct World {
     pub bad_writes: bool,
     /// A power cut may leave a later record without an earlier one.
     lost_power: bool,
+    /// Since the start, whatever was acknowledged was durable.
+    always: bool,
     stop: Stop,
 }
 
@@ -117,6 +123,12 @@ fn start(files: &MemoryFiles, setup: &Setup) -> Engine {
 
 fn state(setup: &Setup) -> ServerState {
     let mut random = Random(1);
+    let settings = Settings {
+        policy: setup.policy,
+        cache_bytes: setup.cache_bytes,
+        sync_period_ms: 1000,
+        ..Settings::default()
+    };
     ServerState {
         table: Table::new(),
         admin_password: setup.password.then(|| words::PASSWORD.into()),
@@ -124,24 +136,41 @@ fn state(setup: &Setup) -> ServerState {
         mode: None,
         data_path: "data".into(),
         index_path: "index".into(),
-        settings: vec![("dir", "data".into()), ("port", "9900".into())],
+        settings,
+        fixed_settings: vec![("dir", "data".into()), ("port", "9900".into())],
         random: Box::new(move |bytes| {
             bytes.iter_mut().for_each(|byte| *byte = random.next() as u8)
         }),
+        machine: Machine { clock_ns, sleep_us: |_| (), usage: ProcessUsage::default },
         instance_id: 1,
         boot_s: START_US / 1_000_000,
+        clients_possible: 1000,
+        throttle: Throttle::default(),
+        hooks: HookRuns::default(),
         stats: ServerStats::default(),
+        rates: Rates::default(),
+        latencies: Latencies::default(),
+        slow_log: SlowLog::default(),
     }
 }
+
+/// The clock that commands are timed by: each look at it takes a while.
+fn clock_ns() -> u64 {
+    CLOCK_NS.fetch_add(10_000, Ordering::Relaxed)
+}
+
+static CLOCK_NS: AtomicU64 = AtomicU64::new(0);
 
 impl World {
     pub fn new(setup: Setup) -> Self {
         forget_buffers();
+        CLOCK_NS.store(0, Ordering::Relaxed);
         let files = Arc::new(MemoryFiles::default());
         let mut hub = Hub::new(start(&files, &setup), state(&setup), false);
         let now = Now { unix_us: START_US, monotonic_ms: 1 };
         hub.set_time(now);
         Self {
+            always: setup.policy == Policy::Always,
             setup,
             clients: Vec::new(),
             history: History::default(),
@@ -180,6 +209,13 @@ impl World {
         self.hub.set_time(self.now);
     }
 
+    /// To when something is due, or a little.
+    pub fn advance_to_deadline(&mut self) {
+        let due = [self.hub.engine.log.deadline_ms(), self.hub.deadline_ms()];
+        let due = due.into_iter().flatten().min().unwrap_or(0);
+        self.advance(due.saturating_sub(self.now.monotonic_ms).max(20));
+    }
+
     /// Somebody sets the machine's clock.
     pub fn set_clock_back(&mut self, seconds: u64) {
         self.now.unix_us -= seconds * 1_000_000;
@@ -193,9 +229,20 @@ impl World {
     // ---------------------------------------------------------------- clients
 
     pub fn connect(&mut self, local: bool) -> usize {
-        let peer = Peer { name: "127.0.0.1:1".into(), local };
+        let peer = Peer {
+            name: "127.0.0.1:1".into(),
+            local_address: "127.0.0.1:9900".into(),
+            local,
+            encrypted: false,
+            verified: false,
+            source: if local { Source::Unix } else { Source::V4([10, 0, 0, 1]) },
+        };
         let key = self.hub.connected(peer);
-        self.clients.push(Client::new(key));
+        let mut client = Client::new(key);
+        if self.hub.get_mut(key).is_some_and(|connection| connection.closing) {
+            client.turned_away();
+        }
+        self.clients.push(client);
         self.clients.len() - 1
     }
 
@@ -212,7 +259,10 @@ impl World {
         if client.closed {
             return;
         }
-        client.deliver(&bytes, &mut Self::checks(&mut self.history, now, self.bad_reads));
+        client.deliver(
+            &bytes,
+            &mut Self::checks(&mut self.history, now, self.bad_reads || self.lost_power),
+        );
         self.hub.received(client.key, &bytes);
     }
 
@@ -237,7 +287,10 @@ impl World {
             connection.is_sending = false;
         }
         self.hub.server.stats.sent_bytes += bytes.len() as u64;
-        client.read(&bytes, &mut Self::checks(&mut self.history, now, self.bad_reads));
+        client.read(
+            &bytes,
+            &mut Self::checks(&mut self.history, now, self.bad_reads || self.lost_power),
+        );
         self.hub.resume(client.key);
     }
 
@@ -263,7 +316,11 @@ impl World {
     fn look_after(&mut self, key: u64) {
         let Some(connection) = self.hub.get_mut(key) else { return };
         connection.untouch();
-        if connection.lingering {
+        if (connection.is_overrun || connection.is_killed) && !connection.lingering {
+            if let Some(at) = self.clients.iter().position(|client| client.key == key) {
+                return self.end(at, true);
+            }
+        } else if connection.lingering {
             if connection.eof && !connection.is_sending {
                 self.hub.remove(key);
             }
@@ -323,6 +380,8 @@ impl World {
             touched.drain(..).for_each(|key| self.look_after(key));
         }
         self.hub.engine.log.notices.clear();
+        self.hub.engine.log.jumps.clear();
+        self.always &= self.hub.engine.log.policy == Policy::Always;
         let appended = self.hub.engine.log.appended();
         if self.marks.last().is_none_or(|(_, last)| *last != appended) {
             self.marks.push((self.moment, appended));
@@ -498,7 +557,7 @@ impl World {
                 self.ring.len() + self.orders.len(),
                 self.hub.engine.log.broken(),
             );
-            self.advance(20);
+            self.advance_to_deadline();
         }
     }
 
@@ -569,11 +628,8 @@ impl World {
 
     /// Until which moment what was acknowledged is surely still there.
     fn acknowledged_kept(&self, power: bool) -> Moment {
-        match self.setup.policy {
-            Policy::Always => Moment::MAX,
-            _ if !power => Moment::MAX,
-            _ => self.kept_until(),
-        }
+        // Under another policy for a while, something of that time may be on its way.
+        if self.always || !power { Moment::MAX } else { self.kept_until() }
     }
 
     /// When all that was appended by then is durable now.
@@ -606,6 +662,7 @@ impl World {
         drop(spare);
         self.hub = Hub::new(start(&self.files, &self.setup), state(&self.setup), false);
         self.hub.set_time(self.now);
+        self.always = self.setup.policy == Policy::Always;
     }
 
     fn placeholder() -> Hub {

@@ -2,7 +2,7 @@
 
 use super::order::{ClientFilter, ClientType, Order};
 use super::session::Replies;
-use super::{Context, Outcome, auth};
+use super::{Context, Outcome, auth, help};
 use crate::limits::{CLIENT_NAME_BYTES_MAX, CLIENT_PAUSE_MS_MAX};
 use crate::output::Output;
 use crate::resp::{Protocol, Request};
@@ -123,7 +123,7 @@ pub fn client(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
             };
         }
         (b"REPLY", 3) => return reply(context, request, out),
-        (b"HELP", 2) => return context.help(out, HELP),
+        (b"HELP", 2) => return context.help(out, help::CLIENT),
         (
             b"ID" | b"GETNAME" | b"SETNAME" | b"SETINFO" | b"INFO" | b"KILL" | b"PAUSE"
             | b"UNPAUSE" | b"NO-EVICT" | b"NO-TOUCH" | b"REPLY" | b"HELP",
@@ -252,31 +252,3 @@ fn reply(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> O
         _ => Outcome::Done,
     }
 }
-
-const HELP: &[&str] = &[
-    "CLIENT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-    "GETNAME | SETNAME <name>",
-    "    The name of this connection.",
-    "ID",
-    "    The number of this connection.",
-    "INFO",
-    "    This connection as a line of CLIENT LIST.",
-    "KILL <ip:port>",
-    "KILL <option> <value> [<option> <value> ...]",
-    "    Ends connections. Options are ADDR, LADDR, TYPE (normal, master, replica, pubsub), USER, ID,",
-    "    SKIPME (yes, no) and MAXAGE (seconds).",
-    "LIST [TYPE <type> | ID <id> [<id> ...]]",
-    "    All connections, a line each.",
-    "NO-EVICT (ON|OFF) | NO-TOUCH (ON|OFF)",
-    "    Accepted: nothing is evicted, no key is touched.",
-    "PAUSE <ms> [WRITE|ALL]",
-    "    Holds requests, or those that write, for up to an hour.",
-    "REPLY (ON|OFF|SKIP)",
-    "    Whether this connection gets replies.",
-    "SETINFO (LIB-NAME|LIB-VER) <value>",
-    "    The library of this connection.",
-    "UNPAUSE",
-    "    Ends a pause.",
-    "HELP",
-    "    Prints this help.",
-];

@@ -3,7 +3,7 @@
 use super::glob::matches;
 use super::settings::{self, SETTINGS, Setting, Settings};
 use super::task::{Task, TaskKind};
-use super::{Context, Outcome};
+use super::{Context, Outcome, help};
 use crate::limits::UNKNOWN_REPLY_BYTES;
 use crate::output::Output;
 use crate::resp::Request;
@@ -15,15 +15,13 @@ pub fn config(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
     let word = request.get(1).to_ascii_uppercase();
     match (word.as_slice(), request.len()) {
         (b"GET", 3..) => get(context, request, out),
-        (b"SET", 4..) if request.len().is_multiple_of(2) => {
-            match changed(context, request) {
-                Ok(settings) => {
-                    context.change_settings(settings);
-                    context.ok(out)
-                }
-                Err(text) => context.error(out, &text),
+        (b"SET", 4..) if request.len().is_multiple_of(2) => match changed(context, request) {
+            Ok(settings) => {
+                context.change_settings(settings);
+                context.ok(out)
             }
-        }
+            Err(text) => context.error(out, &text),
+        },
         (b"REWRITE", 2) => rewrite(context),
         (b"RESETSTAT", 2) => {
             context.server.latencies.reset();
@@ -32,22 +30,7 @@ pub fn config(context: &mut Context<'_>, request: Request<'_>, out: &mut Output)
             context.server.rates.reset();
             context.ok(out)
         }
-        (b"HELP", 2) => context.help(
-            out,
-            &[
-                "CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                "GET <pattern> [<pattern> ...]",
-                "    The settings whose names match, and their values.",
-                "SET <name> <value> [<name> <value> ...]",
-                "    Changes settings of the running server: all of these or none.",
-                "REWRITE",
-                "    Keeps the settings in zdb.conf of the data directory for the next start, where flags win.",
-                "RESETSTAT",
-                "    Sets the counters of INFO back.",
-                "HELP",
-                "    Prints this help.",
-            ],
-        ),
+        (b"HELP", 2) => context.help(out, help::CONFIG),
         (b"GET", 2) => context.error(out, "Missing arguments"),
         (b"GET" | b"SET" | b"REWRITE" | b"RESETSTAT" | b"HELP", _) => {
             context.error(out, "Unexpected arguments")
@@ -123,7 +106,7 @@ fn rewrite(context: &mut Context<'_>) -> Outcome {
     let waiter = context.tasks.add(task);
     let text = context.server.settings.to_file();
     context.engine.write_file(waiter, FILE_NAME, text.into_bytes());
-    Outcome::Later { bytes: UNKNOWN_REPLY_BYTES }
+    Outcome::Later { bytes: UNKNOWN_REPLY_BYTES, alone: false }
 }
 
 impl Context<'_> {

@@ -1,7 +1,7 @@
 //! RESET, SHUTDOWN, DEBUG and ROLE, as Redis has them.
 
 use super::order::Order;
-use super::{Context, Outcome, system};
+use super::{Context, Outcome, help, system};
 use crate::limits::DEBUG_SLEEP_US_MAX;
 use crate::output::Output;
 use crate::resp::Request;
@@ -44,16 +44,7 @@ pub fn debug(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
             (context.server.machine.sleep_us)(us as u64);
             context.ok(out)
         }
-        (b"HELP", 2) => context.help(
-            out,
-            &[
-                "DEBUG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                "SLEEP <seconds>",
-                "    Stops the whole server for up to 60 seconds; decimals allowed.",
-                "HELP",
-                "    Prints this help.",
-            ],
-        ),
+        (b"HELP", 2) => context.help(out, help::DEBUG),
         (b"SLEEP" | b"HELP", _) => context.error(out, "Unexpected arguments"),
         _ => context.unknown_subcommand(out, request),
     }

@@ -1,7 +1,7 @@
 //! LATENCY: histograms by command, and the worst times of the last minutes.
 
 use super::measure::{CommandCost, Latencies};
-use super::{Context, Outcome};
+use super::{Context, Outcome, help};
 use crate::output::Output;
 use crate::resp::{ReplyWriter, Request};
 
@@ -50,28 +50,7 @@ pub fn latency(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
             context.writer(out).integer(ended as i64);
             Outcome::Done
         }
-        (b"DOCTOR" | b"GRAPH", _) => context.error(
-            out,
-            "Command not supported (LATENCY DOCTOR, GRAPH: they draw for people; LATENCY LATEST, HISTORY and \
-             HISTOGRAM have the numbers)",
-        ),
-        (b"HELP", 2) => context.help(
-            out,
-            &[
-                "LATENCY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                "HISTOGRAM [COMMAND ...]",
-                "    How often the commands took how many microseconds, up to each power of two.",
-                "LATEST",
-                "    Of each event: its name, the time, milliseconds and the worst ever of its last sample.",
-                "HISTORY <event>",
-                "    Unix time and milliseconds of up to 160 samples, oldest first. Events are command,",
-                "    fast-command and commit (the wait for the log).",
-                "RESET [<event> ...]",
-                "    Forgets the samples of these events, or of all.",
-                "HELP",
-                "    Prints this help.",
-            ],
-        ),
+        (b"HELP", 2) => context.help(out, help::LATENCY),
         (b"LATEST" | b"HISTORY" | b"HELP", _) => context.error(out, "Unexpected arguments"),
         _ => context.unknown_subcommand(out, request),
     }

@@ -1,5 +1,6 @@
 //! Commands as a table, and the one gatekeeper that asks the same questions in the same order.
 
+mod argument;
 mod auth;
 mod batch;
 mod catalogue;
@@ -9,6 +10,7 @@ mod config;
 mod control;
 mod files;
 mod glob;
+mod help;
 mod hooks;
 mod info;
 mod keys;
@@ -60,8 +62,9 @@ pub enum Outcome {
     Done,
     /// The reply is written, and may be sent once the log is acknowledged up to this position.
     DoneAt(u64),
-    /// A task will reply; requests behind this one go on. With an estimate of the reply's bytes.
-    Later { bytes: usize },
+    /// A task will reply; requests behind this one go on, unless it wants to be alone. With an estimate of
+    /// the reply's bytes.
+    Later { bytes: usize, alone: bool },
     /// Nothing happened yet: run the request again when its record was read.
     NeedsRecord,
     /// Nothing happened yet: run the request again when the log has moved.

@@ -311,6 +311,13 @@ const SUBCOMMANDS: &[(&str, &[Reason])] = &[
             ],
         )],
     ),
+    (
+        "LATENCY",
+        &[(
+            "it draws for people; LATENCY LATEST, HISTORY and HISTOGRAM have the numbers",
+            &["DOCTOR", "GRAPH"],
+        )],
+    ),
     ("MEMORY", &[("INFO memory has what is known", &["DOCTOR", "MALLOC-STATS", "PURGE", "STATS"])]),
     ("OBJECT", &[("nothing is counted by key", &["FREQ", "IDLETIME", "REFCOUNT"])]),
 ];

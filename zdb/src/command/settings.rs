@@ -62,8 +62,8 @@ pub struct Setting {
     set: fn(&mut Settings, &str) -> Result<(), &'static str>,
 }
 
-const NUMBER: &str = "takes a number from 0 on";
-const SIZE: &str = "takes a number of bytes, with an optional suffix k, M, G or T";
+const NUMBER: &str = "{} takes a number from 0 on";
+const SIZE: &str = "{} takes a number of bytes, with an optional suffix k, M, G or T";
 
 pub const SETTINGS: &[Setting] = &[
     Setting {
@@ -75,7 +75,7 @@ pub const SETTINGS: &[Setting] = &[
                 "always" => Policy::Always,
                 "everysec" => Policy::Every { period_ms: settings.sync_period_ms },
                 "no" => Policy::No,
-                _ => return Err("takes always, everysec or no"),
+                _ => return Err("{} takes always, everysec or no"),
             };
             Ok(())
         },
@@ -100,7 +100,7 @@ pub const SETTINGS: &[Setting] = &[
             settings.verbose = match value {
                 "debug" | "verbose" => true,
                 "notice" | "warning" => false,
-                _ => return Err("takes debug, verbose, notice or warning"),
+                _ => return Err("{} takes debug, verbose, notice or warning"),
             };
             Ok(())
         },
@@ -110,8 +110,11 @@ pub const SETTINGS: &[Setting] = &[
         flags: &["maxclients"],
         get: |settings| settings.clients_max.to_string(),
         set: |settings, value| {
-            settings.clients_max =
-                value.parse().ok().filter(|count| *count > 0).ok_or("takes a number from 1 on")?;
+            settings.clients_max = value
+                .parse()
+                .ok()
+                .filter(|count| *count > 0)
+                .ok_or("{} takes a number from 1 on")?;
             Ok(())
         },
     },
@@ -128,7 +131,7 @@ pub const SETTINGS: &[Setting] = &[
         set: |settings, value| {
             settings.rotate_s = Some(number(value)?)
                 .filter(|seconds| *seconds <= SECONDS_MAX)
-                .ok_or("takes a number of seconds of at most 2147483647")?;
+                .ok_or("{} takes a number of seconds of at most 2147483647")?;
             Ok(())
         },
     },
@@ -137,9 +140,9 @@ pub const SETTINGS: &[Setting] = &[
         flags: &[],
         get: |settings| settings.slowlog_slower_than_us.to_string(),
         set: |settings, value| {
-            settings.slowlog_slower_than_us = value
-                .parse()
-                .map_err(|_| "takes a number of microseconds; 0 for all requests, -1 for none")?;
+            settings.slowlog_slower_than_us = value.parse().map_err(
+                |_| "{} takes a number of microseconds; 0 for all requests, -1 for none",
+            )?;
             Ok(())
         },
     },
@@ -150,7 +153,7 @@ pub const SETTINGS: &[Setting] = &[
         set: |settings, value| {
             settings.slowlog_entries_max = Some(number(value)? as usize)
                 .filter(|count| *count <= SLOWLOG_ENTRIES_MAX)
-                .ok_or("takes a number of at most 65536")?;
+                .ok_or("{} takes a number of at most 65536")?;
             Ok(())
         },
     },
@@ -161,7 +164,7 @@ pub const SETTINGS: &[Setting] = &[
         set: |settings, value| {
             settings.timeout_s = Some(number(value)?)
                 .filter(|seconds| *seconds <= SECONDS_MAX)
-                .ok_or("takes a number of seconds of at most 2147483647")?;
+                .ok_or("{} takes a number of seconds of at most 2147483647")?;
             Ok(())
         },
     },
@@ -190,7 +193,7 @@ pub fn find(name: &[u8]) -> Option<&'static Setting> {
 impl Settings {
     /// Sets what is named, or says what is wrong with the value.
     pub fn set(&mut self, setting: &Setting, value: &str) -> Result<(), String> {
-        (setting.set)(self, value.trim()).map_err(|text| format!("{} {text}", setting.name))
+        (setting.set)(self, value.trim()).map_err(|text| text.replace("{}", setting.name))
     }
 
     /// What `zdb.conf` is to hold: all that is not as it is by itself.

@@ -1,7 +1,7 @@
 //! SLOWLOG: the requests that took longest, with what they asked for.
 
 use super::redact::{Audience, redacted};
-use super::{Context, Outcome, Session};
+use super::{Context, Outcome, Session, help};
 use crate::limits::{SLOWLOG_ARGUMENT_BYTES_MAX, SLOWLOG_ARGUMENTS_MAX};
 use crate::output::Output;
 use crate::resp::Request;
@@ -93,21 +93,7 @@ pub fn slowlog(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
                 _ => context.error(out, "count should be greater than or equal to -1"),
             }
         }
-        (b"HELP", 2) => context.help(
-            out,
-            &[
-                "SLOWLOG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                "GET [<count>]",
-                "    The newest <count> entries (10; -1: all): id, unix time, microseconds, arguments,",
-                "    address and name of the client. A request that waits for the disk counts with its wait.",
-                "LEN",
-                "    How many entries there are.",
-                "RESET",
-                "    Empties the slow log.",
-                "HELP",
-                "    Prints this help.",
-            ],
-        ),
+        (b"HELP", 2) => context.help(out, help::SLOWLOG),
         (b"LEN" | b"RESET" | b"GET" | b"HELP", _) => context.error(out, "Unexpected arguments"),
         _ => context.unknown_subcommand(out, request),
     }

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
+use std::cell::Cell;
 
 /// What an item costs beside its bytes: the slot of the cache and the allocation's header.
 const ITEM_BYTES: u64 = 96;
@@ -25,6 +26,8 @@ impl Weighter<u64, Bytes> for RecordWeight {
 pub struct RecordCache {
     /// `None` with `--cache 0`.
     records: Option<Cache<u64, Bytes, RecordWeight>>,
+    hits: Cell<u64>,
+    misses: Cell<u64>,
 }
 
 impl RecordCache {
@@ -33,7 +36,7 @@ impl RecordCache {
         let items = (capacity_bytes / 4096).clamp(16, 1 << 16) as usize;
         let records =
             (capacity_bytes > 0).then(|| Cache::with_weighter(items, capacity_bytes, RecordWeight));
-        Self { records }
+        Self { records, hits: Cell::new(0), misses: Cell::new(0) }
     }
 
     /// Changes how many bytes it may hold; what is too much goes at once.
@@ -42,6 +45,19 @@ impl RecordCache {
             Some(records) if capacity_bytes > 0 => records.set_capacity(capacity_bytes),
             _ => *self = Self::new(capacity_bytes),
         }
+    }
+
+    /// Looks for the record that a request needs.
+    pub fn find(&self, position: u64) -> Option<&Bytes> {
+        let found = self.get(position);
+        let count = if found.is_some() { &self.hits } else { &self.misses };
+        count.set(count.get() + 1);
+        found
+    }
+
+    /// How often `find` found a record, and how often not.
+    pub fn lookups(&self) -> (u64, u64) {
+        (self.hits.get(), self.misses.get())
     }
 
     pub fn get(&self, position: u64) -> Option<&Bytes> {

@@ -247,7 +247,7 @@ impl Engine {
             let bytes = self.log.buffered(place.get(), head.bytes() as usize)?;
             return Some(Verified::with_head(head, bytes));
         }
-        self.cache.get(place.get()).map(|bytes| Verified::trusted(bytes))
+        self.cache.find(place.get()).map(|bytes| Verified::trusted(bytes))
     }
 
     /// A record in the write buffer at a place that a client named: verified like one from the disk.

@@ -19,6 +19,7 @@ use super::namespace::{Access, Keys, Mode, Namespaces, Settings};
 use super::{Engine, apply_sequential, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
+use std::collections::HashSet;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
@@ -59,6 +60,18 @@ pub struct StartReport {
     pub replayed: u64,
     /// One line for each damaged stretch.
     pub damage: Vec<String>,
+}
+
+/// Segments that have a sidecar but no file: their records are out of reach.
+pub fn missing(files: &dyn Files) -> Result<Vec<u64>, String> {
+    let list = |root, what| {
+        files.list(root).map_err(|error| format!("cannot list the {what} directory: {error}"))
+    };
+    let (data, index) = (list(Root::Data, "data")?, list(Root::Index, "index")?);
+    let files: HashSet<u64> = data.iter().filter_map(|name| format::segment_base(name)).collect();
+    let has_file = |base: &u64| files.contains(base);
+    let bases = index.iter().filter_map(|name| format::sidecar_base(name));
+    Ok(bases.filter(|base| !has_file(base)).collect())
 }
 
 /// Opens the log in the two directories, or makes a new one.

@@ -15,6 +15,8 @@ pub const ENTRY_HEAD_BYTES: usize = 34;
 pub const ID_BYTES: usize = 8;
 /// An index entry of a namespace in sequential mode: its place in the file tells the id.
 pub const SEQUENTIAL_ENTRY_BYTES: u64 = (ENTRY_HEAD_BYTES + ID_BYTES) as u64;
+/// The smallest record of a namespace in sequential mode.
+pub const SEQUENTIAL_RECORD_BYTES_MIN: u64 = (RECORD_HEAD_BYTES + ID_BYTES) as u64;
 /// The largest record: what a walk must be able to see at once.
 pub const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 255 + PAYLOAD_BYTES_MAX;
 
@@ -184,6 +186,11 @@ impl Entry {
     pub fn bytes(&self) -> u64 {
         ENTRY_HEAD_BYTES as u64 + u64::from(self.key_length)
     }
+}
+
+/// The id in a key of a namespace in sequential mode.
+pub fn id_of(key: &[u8]) -> Option<u64> {
+    key.try_into().ok().map(u64::from_le_bytes)
 }
 
 /// The settings of a namespace, from its file `zdb-namespace`.

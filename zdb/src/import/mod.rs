@@ -8,7 +8,7 @@
 //! |---|---|
 //! | the index shows a key that has a tombstone | the tombstone: the delete was acknowledged |
 //! | the index hides a key without tombstone or newer version | the record: 0-db loses keys that way |
-//! | lengths, key or time of a record | the data file |
+//! | key or time of a record | the data file; it is told (user mode) |
 //! | checksum of a payload | the one that the payload meets |
 //! | where records begin, behind a damaged head | the index, then the records' own chain, then a search |
 //! | the newest version of a key is lost | the key is deleted: an old value must not pass for the new one |
@@ -29,6 +29,7 @@
 pub mod format;
 mod replay;
 mod report;
+mod settings;
 mod source;
 pub mod walk;
 mod writer;

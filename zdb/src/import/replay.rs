@@ -1,24 +1,19 @@
 //! One namespace of a 0-db, written again: its records in their order, then a comparison with what its
 //! index says.
 
+use super::format::id_of;
 use super::format::{self, ENTRY_HEAD_BYTES, Entry, INDEX_HEADER_BYTES, SEQUENTIAL_ENTRY_BYTES};
 use super::report::{Report, shown_key};
+use super::settings;
 use super::source::{OldNamespace, Window};
 use super::walk::{Item, Lost, Walk};
 use super::writer::Writer;
 use crate::engine::index::SKIP_IDS_MAX;
-use crate::engine::namespace::{Access, Mode, Settings};
 use crate::limits::{IMPORT_LOST_KEYS_MAX, IMPORT_LOST_RANGES_MAX};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Records between two looks at the clock.
 const PROGRESS_RECORDS: u64 = 1024;
-/// Bytes of the smallest record of a sequential namespace.
-const SEQUENTIAL_RECORD_BYTES_MIN: u64 = (format::RECORD_HEAD_BYTES + format::ID_BYTES) as u64;
-/// Index files and records that are looked at to find out the mode of a namespace.
-const MODE_FILES_MAX: usize = 64;
-const MODE_RECORDS_MAX: usize = 4096;
-
 /// What came of a namespace.
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
@@ -53,15 +48,15 @@ pub struct Replay<'a> {
     /// Entries of the index: so many ids 0-db knows of.
     entries_listed: u64,
     lost_ranges: Vec<LostRange>,
-    lost_keys: HashMap<Vec<u8>, (u64, u32)>,
+    lost_keys: BTreeMap<Vec<u8>, (u64, u32)>,
     /// Of each data file: where it ended, and where the new log was then. Missing ones end at 0.
     ends: BTreeMap<u32, (u64, u64)>,
 }
 
 /// Copies a namespace.
 pub fn replay(old: &OldNamespace, writer: &mut Writer, report: &mut Report) -> Result<(), String> {
-    let sequential = find_mode(old, report)?;
-    let settings = find_settings(old, sequential, report)?;
+    let sequential = settings::find_mode(old, report)?;
+    let settings = settings::find_settings(old, sequential, report)?;
     let slot = writer.create(&old.name, &settings)?;
     let mut replay = Replay {
         old,
@@ -74,7 +69,7 @@ pub fn replay(old: &OldNamespace, writer: &mut Writer, report: &mut Report) -> R
         ids_lost_max: 0,
         entries_listed: 0,
         lost_ranges: Vec::new(),
-        lost_keys: HashMap::new(),
+        lost_keys: BTreeMap::new(),
         ends: BTreeMap::new(),
     };
     replay.data_files()?;
@@ -85,123 +80,6 @@ pub fn replay(old: &OldNamespace, writer: &mut Writer, report: &mut Report) -> R
     }
     replay.summarise();
     Ok(())
-}
-
-/// The settings, or, where they are lost, such that nobody can do anything before somebody looked: who
-/// might read the namespace is not known.
-fn find_settings(
-    old: &OldNamespace,
-    sequential: bool,
-    report: &mut Report,
-) -> Result<Settings, String> {
-    let mode = if sequential { Mode::Sequential } else { Mode::User };
-    let what = match old.descriptor()? {
-        Ok(descriptor) => {
-            if descriptor.name != old.name {
-                report.damage(&format!(
-                    "{}: it names another namespace ({:?}); the directory's name is taken",
-                    old.descriptor_path().display(),
-                    String::from_utf8_lossy(&descriptor.name)
-                ));
-            }
-            let password = (!descriptor.password.is_empty()).then_some(descriptor.password);
-            return Ok(Settings {
-                public: descriptor.public,
-                worm: descriptor.worm,
-                max_bytes: descriptor.max_bytes,
-                password,
-                ..Settings::new(mode)
-            });
-        }
-        Err(what) => what,
-    };
-    report.damage(&format!(
-        "{}: {what}: the password and the settings of namespace {} are lost, so it is frozen; set them with \
-         NSSET, then NSSET {} freeze 0",
-        old.descriptor_path().display(),
-        old.shown(),
-        String::from_utf8_lossy(&old.name)
-    ));
-    Ok(Settings { access: Access::Frozen, public: false, ..Settings::new(mode) })
-}
-
-/// Whether a namespace is in sequential mode. Most index files say so, unless the keys cannot be ids; where
-/// no index can be read, the keys say so.
-fn find_mode(old: &OldNamespace, report: &mut Report) -> Result<bool, String> {
-    let mut votes = [0u32; 2];
-    for number in old.index_files.keys().take(MODE_FILES_MAX) {
-        let mut window = Window::open(&old.index_path(*number))?;
-        let header = window.at(0, INDEX_HEADER_BYTES as usize);
-        if let Ok(sequential) = format::check_index_header(header, *number) {
-            votes[usize::from(sequential)] += 1;
-        }
-    }
-    let voted = votes[1] > votes[0];
-    if votes[0] > votes[1] {
-        return Ok(false);
-    }
-    let (ids, records) = first_ids(old)?;
-    let sequential = if votes[1] > 0 {
-        records == 0 || ids == Ids::Ids || ids == Ids::Counted
-    } else {
-        ids == Ids::Counted
-    };
-    if sequential == voted && votes[1] > 0 {
-        return Ok(sequential);
-    }
-    if records == 0 && old.index_files.is_empty() && old.data_files.is_empty() {
-        return Ok(false);
-    }
-    let mode = if sequential { "sequential" } else { "user" };
-    report.damage(&format!(
-        "{}: no index file tells the mode in a way that fits: the namespace is taken to be in {mode} mode, by \
-         its keys",
-        old.index_directory.display()
-    ));
-    Ok(sequential)
-}
-
-/// What the keys of the first records can be.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ids {
-    /// Not all have the length of an id.
-    No,
-    Ids,
-    /// They count up from 0, as 0-db gives them out.
-    Counted,
-}
-
-fn first_ids(old: &OldNamespace) -> Result<(Ids, usize), String> {
-    let Some(first) = old.data_files.keys().next() else { return Ok((Ids::No, 0)) };
-    let mut walk = Walk::open(&old.data_path(*first), old.index_path(*first))?;
-    let (mut next_id, mut records) = (0, 0);
-    let mut ids = Ids::Counted;
-    while records < MODE_RECORDS_MAX
-        && let Some(item) = walk.next_item()
-    {
-        let (offset, head) = match item {
-            Item::Record { offset, head, .. } => (offset, head),
-            Item::Placeholder { .. } => {
-                next_id += 1;
-                continue;
-            }
-            Item::Lost(lost) => {
-                next_id += (lost.end - lost.start) / SEQUENTIAL_RECORD_BYTES_MIN + 1;
-                continue;
-            }
-        };
-        records += 1;
-        match walk.record(offset, &head).map(|(key, _)| id_of(key)) {
-            Some(Some(id)) if id <= next_id => next_id += u64::from(!head.is_delete()),
-            Some(Some(_)) if ids != Ids::No => ids = Ids::Ids,
-            _ => ids = Ids::No,
-        }
-    }
-    Ok((if records == 0 { Ids::No } else { ids }, records))
-}
-
-fn id_of(key: &[u8]) -> Option<u64> {
-    key.try_into().ok().map(u64::from_le_bytes)
 }
 
 impl Replay<'_> {
@@ -252,6 +130,7 @@ impl Replay<'_> {
                 self.old.index_path(number).display()
             ));
         }
+        let mut witness = self.witness(number);
         let mut done = 0;
         while let Some(item) = walk.next_item() {
             match item {
@@ -265,12 +144,23 @@ impl Replay<'_> {
                     }
                     let end = walk.position();
                     let Some((key, payload)) = walk.record(offset, &head) else { continue };
+                    if let Some(witness) = &mut witness
+                        && let Some(other) = witness.contradicts(offset, key, &head)
+                    {
+                        let key = shown_key(key, false);
+                        self.report.damage(&format!(
+                            "{} at offset {offset}: the data file says {key} at {}, the index {other}: the data file \
+                             counts",
+                            path.display(),
+                            head.timestamp
+                        ));
+                    }
                     if let Err(what) = self.take(key, payload, &head)? {
                         let key = shown_key(key, self.sequential);
                         self.lose(
                             number,
                             &Lost { start: offset, end, what, records: None, key: None },
-                        );
+                        )?;
                         self.report.damage(&format!(
                             "{} at offset {offset}: {what} ({key}); 1 record is lost",
                             path.display()
@@ -283,7 +173,7 @@ impl Replay<'_> {
                 }
                 Item::Lost(lost) => {
                     self.report_lost(&path.display().to_string(), &lost);
-                    self.lose(number, &lost);
+                    self.lose(number, &lost)?;
                 }
             }
             self.report.records += 1;
@@ -301,6 +191,14 @@ impl Replay<'_> {
         self.report.advance(walk.length().saturating_sub(done));
         self.ends.insert(number, (walk.length(), self.writer.position()));
         Ok(())
+    }
+
+    /// In sequential mode an update moves entries, and the ids themselves count up.
+    fn witness(&self, number: u32) -> Option<Witness> {
+        let is_listed = !self.sequential && self.old.index_files.contains_key(&number);
+        let window =
+            is_listed.then(|| Window::open(&self.old.index_path(number)).ok()).flatten()?;
+        Some(Witness { window, position: INDEX_HEADER_BYTES })
     }
 
     /// Writes a record anew; the inner error says why it cannot be one.
@@ -375,21 +273,31 @@ impl Replay<'_> {
         ));
     }
 
-    fn lose(&mut self, file: u32, lost: &Lost) {
+    fn lose(&mut self, file: u32, lost: &Lost) -> Result<(), String> {
         let position = self.writer.position();
         self.totals.lost += lost.records.unwrap_or(1);
-        if self.lost_ranges.len() < IMPORT_LOST_RANGES_MAX {
-            self.lost_ranges.push(LostRange { file, start: lost.start, end: lost.end, position });
+        let is_full = self.lost_ranges.len() >= IMPORT_LOST_RANGES_MAX;
+        match self.lost_ranges.last_mut() {
+            // What lies between two of them was copied later than the first was lost, which is what counts.
+            Some(last) if last.file == file && is_full => last.end = lost.end,
+            _ => self.lost_ranges.push(LostRange {
+                file,
+                start: lost.start,
+                end: lost.end,
+                position,
+            }),
         }
         let id = lost.key.as_ref().and_then(|(key, _)| id_of(key)).filter(|_| self.sequential);
         if id.is_none_or(|id| self.count_id(id, false).is_err()) {
-            self.allow_ids((lost.end - lost.start) / SEQUENTIAL_RECORD_BYTES_MIN + 1);
+            self.allow_ids((lost.end - lost.start) / format::SEQUENTIAL_RECORD_BYTES_MIN + 1);
         }
-        if let Some((key, timestamp)) = &lost.key
-            && self.lost_keys.len() < IMPORT_LOST_KEYS_MAX
-        {
+        let Some((key, timestamp)) = &lost.key else { return Ok(()) };
+        if self.lost_keys.len() < IMPORT_LOST_KEYS_MAX {
             self.lost_keys.insert(key.clone(), (position, *timestamp));
+            return Ok(());
         }
+        // Too many to wait for a newer version of each: what is older is cut off at once.
+        self.drop_stale(key, *timestamp)
     }
 
     // ---------------------------------------------------------------- the index
@@ -572,5 +480,33 @@ impl Replay<'_> {
             }
         }
         self.report.say(&line);
+    }
+}
+
+/// The index file beside a data file: in user mode its entries are in the order of the records.
+struct Witness {
+    window: Window,
+    position: u64,
+}
+
+impl Witness {
+    /// What the index says of the record at `offset`, where that is another key or time.
+    fn contradicts(&mut self, offset: u64, key: &[u8], head: &format::Record) -> Option<String> {
+        if head.is_delete() {
+            return None;
+        }
+        loop {
+            let bytes = self.window.at(self.position, ENTRY_HEAD_BYTES + 255);
+            let (entry, entry_key) = Entry::parse(bytes)?;
+            if u64::from(entry.offset) > offset {
+                return None;
+            }
+            self.position += entry.bytes();
+            if u64::from(entry.offset) == offset {
+                let agrees = entry_key == key && entry.timestamp == head.timestamp;
+                let other = || format!("{} at {}", shown_key(entry_key, false), entry.timestamp);
+                return (!agrees).then(other);
+            }
+        }
     }
 }

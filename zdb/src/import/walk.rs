@@ -225,8 +225,9 @@ impl Walk {
         what: &'static str,
         key: Option<(Vec<u8>, u32)>,
     ) -> Item {
-        let known = self.hints().iter();
-        let inside = known.filter(|hint| (start..end).contains(&u64::from(hint.offset))).count();
+        let hints = self.hints();
+        let before = |end: u64| hints.partition_point(|hint| u64::from(hint.offset) < end);
+        let inside = before(end) - before(start);
         let records = match (inside as u64, &key) {
             (0, None) => None,
             (0, Some(_)) => Some(1),
@@ -262,6 +263,8 @@ impl Walk {
     fn next_hinted(&mut self, start: u64) -> Option<u64> {
         let first = self.hints().partition_point(|hint| u64::from(hint.offset) <= start);
         for at in first..self.hints().len() {
+            // An index that fits nowhere must not be read again for each record.
+            self.search_bytes_left = self.search_bytes_left.checked_sub(ENTRY_HEAD_BYTES as u64)?;
             let hint = self.hints()[at];
             let offset = u64::from(hint.offset);
             let same = self.head_at(offset).filter(|head| {

@@ -59,7 +59,9 @@ impl Listener {
             std::fs::remove_file(path).map_err(explain)?;
         }
         let listener = UnixListener::bind(path).map_err(explain)?;
-        Ok(Self::Unix { listener, path: path.into() })
+        // The directory may change until the socket is removed.
+        let path = std::path::absolute(path).map_err(explain)?;
+        Ok(Self::Unix { listener, path })
     }
 
     pub fn descriptor(&self) -> RawFd {

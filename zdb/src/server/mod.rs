@@ -3,9 +3,15 @@
 //!
 //! A turn: wait for completions, hand them to the hub, let the hub settle, hand in what came of it.
 
+pub mod background;
+mod bell;
+pub mod crash;
 mod encrypted;
+pub mod hooks;
 mod listener;
+pub mod metrics;
 pub mod process;
+pub mod program;
 mod ring;
 mod tls;
 
@@ -18,10 +24,13 @@ use crate::disk::{Completion, Done, FileId, Files, Operation, Root, Token};
 use crate::engine::Now;
 use crate::engine::log::format;
 use crate::hub::Hub;
+use background::HangUp;
+use bell::Bell;
 use encrypted::Encryption;
+use hooks::{Hook, HookThread, Report};
+use metrics::{MetricsListener, MetricsThread};
 use ring::{Event, Kind, Ring};
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -78,9 +87,12 @@ pub struct Server {
     sockets: HashMap<u64, Box<Socket>>,
     reads: HashMap<Token, AlignedBuffer>,
     started: Instant,
+    hooks: Option<HookThread>,
+    metrics: Option<MetricsThread>,
     signals: OwnedFd,
-    signal_info: Box<[u8; 128]>,
-    wake: OwnedFd,
+    signal_info: Box<[u8; process::SIGNAL_INFO_BYTES]>,
+    hang_up: HangUp,
+    wake: Bell,
     wake_count: Box<[u8; 8]>,
     /// Connections to close at a time, in its order.
     lingering: VecDeque<(u64, u64)>,
@@ -98,27 +110,20 @@ pub struct Server {
 
 impl Server {
     pub fn new(
-        hub: Hub,
+        mut hub: Hub,
         files: Arc<dyn Files>,
         listeners: Vec<Listener>,
-        signals: OwnedFd,
-        tls: Option<Tls>,
+        (hook, metrics, tls): (Option<Hook>, Option<MetricsListener>, Option<Tls>),
+        (signals, hang_up): (OwnedFd, HangUp),
     ) -> Result<Self, String> {
-        // SAFETY: the descriptor is checked before it is owned.
-        let wake = unsafe {
-            let descriptor = libc::eventfd(0, libc::EFD_CLOEXEC);
-            if descriptor < 0 {
-                return Err(format!("cannot make an eventfd: {}", io::Error::last_os_error()));
-            }
-            OwnedFd::from_raw_fd(descriptor)
-        };
-        let bell = wake.as_raw_fd();
-        let housekeeper = Housekeeper::start(files.clone(), move || {
-            let one = 1u64.to_ne_bytes();
-            // SAFETY: eight live bytes; the loop joins this thread before it closes the eventfd.
-            unsafe { libc::write(bell, one.as_ptr().cast(), one.len()) };
-        })
-        .map_err(|error| format!("cannot start the thread for files: {error}"))?;
+        let wake = Bell::new()?;
+        let bell = wake.clone();
+        let housekeeper = Housekeeper::start(files.clone(), move || bell.ring())
+            .map_err(|error| format!("cannot start the thread for files: {error}"))?;
+        let hooks = hook
+            .map(|hook| HookThread::start(hook, &mut hub.server.hooks, wake.clone()))
+            .transpose()?;
+        let metrics = metrics.map(|one| MetricsThread::start(one, wake.clone())).transpose()?;
         Ok(Self {
             ring: Ring::new()?,
             hub,
@@ -128,8 +133,11 @@ impl Server {
             sockets: HashMap::new(),
             reads: HashMap::new(),
             started: Instant::now(),
+            hooks,
+            metrics,
             signals,
-            signal_info: Box::new([0; 128]),
+            signal_info: Box::new([0; process::SIGNAL_INFO_BYTES]),
+            hang_up,
             wake,
             wake_count: Box::new([0; 8]),
             lingering: VecDeque::new(),
@@ -184,6 +192,11 @@ impl Server {
             }
             for notice in self.hub.engine.log.notices.drain(..) {
                 process::warn(&notice);
+            }
+            for event in self.hub.engine.events.drain(..) {
+                if let Some(hooks) = &self.hooks {
+                    hooks.tell(event);
+                }
             }
             if self.is_closed() {
                 return self.finish();
@@ -242,6 +255,29 @@ impl Server {
                 self.read_wake();
                 while let Ok(completion) = self.housekeeper.done.try_recv() {
                     self.hub.completed(completion);
+                }
+                self.hear_of_hooks();
+                self.answer_scrapers();
+            }
+        }
+    }
+
+    fn answer_scrapers(&mut self) {
+        let Some(metrics) = &self.metrics else { return };
+        while let Ok(ask) = metrics.asks.try_recv() {
+            // Who asked may be gone.
+            let _ = ask.send(self.hub.metrics());
+        }
+    }
+
+    fn hear_of_hooks(&mut self) {
+        let Some(hooks) = &self.hooks else { return };
+        let runs = &mut self.hub.server.hooks;
+        while let Ok(report) = hooks.reports.try_recv() {
+            match report {
+                Report::Begun(run) => runs.begun(run),
+                Report::Ended { number, finished_s, status } => {
+                    runs.ended(number, finished_s, status);
                 }
             }
         }
@@ -554,19 +590,35 @@ impl Server {
 
     fn read_wake(&mut self) {
         let (pointer, length) = (self.wake_count.as_mut_ptr(), self.wake_count.len());
-        self.ring.read_event(self.wake.as_raw_fd(), Kind::Wake, pointer, length as u32);
+        self.ring.read_event(self.wake.descriptor(), Kind::Wake, pointer, length as u32);
     }
 
     fn signalled(&mut self, event: Event) {
         if event.outcome().is_err() {
             return self.read_signal();
         }
-        let number = u32::from_ne_bytes(self.signal_info[..4].try_into().expect("four bytes"));
-        if self.stop == Stop::No {
-            self.ended = Ended::Signal(number as i32);
+        let number = process::signal_number(&self.signal_info);
+        if number != libc::SIGHUP || self.hung_up() {
+            if self.stop == Stop::No {
+                self.ended = Ended::Signal(number);
+            }
+            self.hub.stopping = true;
         }
-        self.hub.stopping = true;
         self.read_signal();
+    }
+
+    /// On SIGHUP: what was read from files at the start is read anew here. True: the server ends.
+    fn hung_up(&mut self) -> bool {
+        self.reload_certificates();
+        match &self.hang_up {
+            HangUp::Reopen(log) => {
+                // Where that is not possible, the old file still takes the lines.
+                log.reopen().unwrap_or_else(|line| process::warn(&line));
+                false
+            }
+            HangUp::Ignore => false,
+            HangUp::Stop => true,
+        }
     }
 
     fn run_timers(&mut self, now_ms: u64) {
@@ -639,9 +691,17 @@ impl Server {
         if let Some((FileId(file), length)) = summary.cut {
             let _ = self.files.truncate(FileId(file), length);
         }
+        self.close_hooks();
         match self.hub.engine.log.broken() {
             Some(line) => Err(format!("stopped, but the log is not closed: {line}")),
             None => Ok(self.ended),
         }
+    }
+    /// The last hooks, which find every file as it stays.
+    fn close_hooks(&mut self) {
+        let Some(hook) = self.hooks.take().and_then(HookThread::finish) else { return };
+        let engine = &self.hub.engine;
+        let names: Vec<&[u8]> = engine.namespaces.iter().map(|one| &*one.name).collect();
+        hook.close(names.into_iter(), engine.log.current().base, self.signals.as_raw_fd());
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::command::ProcessUsage;
 use std::io::{self, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// A line for the operator. Where nobody reads it any more it is dropped: a closed pipe must not stop
 /// the server.
@@ -16,20 +16,65 @@ pub fn warn(line: &str) {
     let _ = writeln!(io::stderr().lock(), "zdb: {line}");
 }
 
-/// Keeps SIGTERM and SIGINT for the loop. Before any thread is started, so that all inherit it.
-pub fn block_signals() -> Result<OwnedFd, String> {
+/// What whoever started us left open beside the three standard ones. Programs that we start do not get
+/// it. Called before anything of ours is open.
+pub fn inherited_descriptors() -> Vec<RawFd> {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let numbers: Vec<RawFd> = names.filter_map(|name| name.parse().ok()).collect();
+    // The directory itself was among them, and is closed by now.
+    // SAFETY: fcntl touches no memory.
+    let is_open = |number: &RawFd| unsafe {
+        *number > libc::STDERR_FILENO && libc::fcntl(*number, libc::F_SETFD, libc::FD_CLOEXEC) == 0
+    };
+    numbers.into_iter().filter(is_open).collect()
+}
+
+/// What a read of the descriptor of signals gives, in bytes.
+pub const SIGNAL_INFO_BYTES: usize = std::mem::size_of::<libc::signalfd_siginfo>();
+
+/// Keeps SIGTERM and SIGINT for the loop, and SIGHUP where it has a meaning. Before any thread is
+/// started, so that all inherit it.
+pub fn block_signals(hang_up: bool) -> Result<OwnedFd, String> {
     // SAFETY: plain data on the stack, and a descriptor that is checked before it is owned.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::sigaddset(&mut set, libc::SIGTERM);
         libc::sigaddset(&mut set, libc::SIGINT);
+        if hang_up {
+            libc::sigaddset(&mut set, libc::SIGHUP);
+        }
         libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
         let descriptor = libc::signalfd(-1, &set, libc::SFD_CLOEXEC);
         if descriptor < 0 {
             return Err(format!("cannot receive signals: {}", io::Error::last_os_error()));
         }
         Ok(OwnedFd::from_raw_fd(descriptor))
+    }
+}
+
+/// Which signal the bytes that were read are about.
+pub fn signal_number(info: &[u8; SIGNAL_INFO_BYTES]) -> i32 {
+    i32::from_ne_bytes([info[0], info[1], info[2], info[3]])
+}
+
+/// The signal that came, taken without the loop.
+pub fn take_signal(signals: &OwnedFd) -> i32 {
+    let mut info = [0; SIGNAL_INFO_BYTES];
+    // SAFETY: an open descriptor and a live buffer of that length.
+    let read =
+        unsafe { libc::read(signals.as_raw_fd(), info.as_mut_ptr().cast(), SIGNAL_INFO_BYTES) };
+    if read == SIGNAL_INFO_BYTES as isize { signal_number(&info) } else { libc::SIGTERM }
+}
+
+/// Whether whoever started us wants us to outlive the terminal, as `nohup` does.
+pub fn ignores_hang_up() -> bool {
+    // SAFETY: plain data on the stack, filled by the call.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGHUP, std::ptr::null(), &mut action);
+        action.sa_sigaction == libc::SIG_IGN
     }
 }
 

@@ -384,6 +384,14 @@ pub fn sidecar_name(base: u64) -> String {
 
 /// The base in a segment's file name.
 pub fn segment_base(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".log")?;
+    base_of(name.strip_suffix(".log")?)
+}
+
+/// The base in a sidecar's file name.
+pub fn sidecar_base(name: &str) -> Option<u64> {
+    base_of(name.strip_suffix(".sidecar")?)
+}
+
+fn base_of(digits: &str) -> Option<u64> {
     (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok()).flatten()
 }

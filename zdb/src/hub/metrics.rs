@@ -1,0 +1,324 @@
+//! What Prometheus is told, as text of its format 0.0.4
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+
+use super::Hub;
+use crate::command::{CommandCost, Histogram};
+use crate::engine::namespace::Namespace;
+use std::fmt::{Display, Write};
+
+/// The bounds of histograms are powers of two of nanoseconds: 1.024 us, four times that, up to 17 s.
+const BOUNDS_LOG: std::ops::RangeInclusive<u32> = 10..=34;
+const BOUND_STEP: usize = 2;
+
+struct Text(String);
+
+impl Text {
+    fn put(&mut self, text: std::fmt::Arguments<'_>) {
+        self.0.write_fmt(text).expect("writing to a string does not fail");
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.head(name, "gauge", help);
+        self.put(format_args!("{name} {value}\n"));
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.head(name, "counter", help);
+        self.put(format_args!("{name} {value}\n"));
+    }
+
+    /// The same measure of several things, each with its label.
+    fn each<'a>(
+        &mut self,
+        (name, kind, help): (&str, &str, &str),
+        label: &str,
+        values: impl Iterator<Item = (&'a str, u64)>,
+    ) {
+        let mut values = values.peekable();
+        if values.peek().is_none() {
+            return;
+        }
+        self.head(name, kind, help);
+        for (one, value) in values {
+            self.put(format_args!("{name}{{{label}=\"{one}\"}} {value}\n"));
+        }
+    }
+
+    /// The lines of one histogram. `label` is empty, or one label with its value.
+    fn histogram(&mut self, name: &str, label: &str, histogram: &Histogram) {
+        let comma = if label.is_empty() { "" } else { "," };
+        for log in BOUNDS_LOG.step_by(BOUND_STEP) {
+            let ns = 1u64 << log;
+            let (bound, count) = (seconds(ns), histogram.count_below(ns));
+            self.put(format_args!("{name}_bucket{{{label}{comma}le=\"{bound}\"}} {count}\n"));
+        }
+        let count = histogram.count();
+        self.put(format_args!("{name}_bucket{{{label}{comma}le=\"+Inf\"}} {count}\n"));
+        let braces = if label.is_empty() { String::new() } else { format!("{{{label}}}") };
+        self.put(format_args!("{name}_sum{braces} {}\n", seconds(histogram.total_ns())));
+        self.put(format_args!("{name}_count{braces} {count}\n"));
+    }
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+/// A label's value: any bytes, shown as text.
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for sign in String::from_utf8_lossy(bytes).chars() {
+        match sign {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            sign => text.push(sign),
+        }
+    }
+    text
+}
+
+impl Hub {
+    pub fn metrics(&mut self) -> String {
+        self.engine.refresh_free_space();
+        let mut text = Text(String::new());
+        self.process(&mut text);
+        self.clients(&mut text);
+        self.requests(&mut text);
+        self.disk(&mut text);
+        self.memory(&mut text);
+        self.namespaces(&mut text);
+        self.durations(&mut text);
+        text.0
+    }
+
+    fn process(&self, text: &mut Text) {
+        let usage = (self.server.machine.usage)();
+        let cpu_us = usage.user_us + usage.system_us;
+        text.head("zdb_build_info", "gauge", "The version of the server.");
+        text.put(format_args!("zdb_build_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION")));
+        text.gauge(
+            "process_start_time_seconds",
+            "Start of the process, in seconds since the epoch.",
+            self.server.boot_s,
+        );
+        text.counter(
+            "process_cpu_seconds_total",
+            "Processor time of the process.",
+            cpu_us as f64 / 1e6,
+        );
+        text.gauge(
+            "process_resident_memory_bytes",
+            "Memory of the process that is in RAM.",
+            usage.resident_bytes,
+        );
+    }
+
+    fn clients(&self, text: &mut Text) {
+        let stats = &self.server.stats;
+        text.gauge("zdb_clients", "Connected clients.", stats.clients_now);
+        text.gauge("zdb_clients_blocked", "Clients that wait for others.", stats.clients_blocked);
+        text.gauge("zdb_clients_max", "Most clients at once.", self.server.settings.clients_max);
+        for (name, help, value) in [
+            ("zdb_connections_total", "Connections taken.", stats.clients_lifetime),
+            (
+                "zdb_connections_rejected_total",
+                "Connections turned away: too many, or strangers in protected mode.",
+                stats.rejected_connections,
+            ),
+            (
+                "zdb_connections_timed_out_total",
+                "Connections closed after too long a silence.",
+                stats.timed_out_connections,
+            ),
+            (
+                "zdb_connections_overrun_total",
+                "Connections closed since they did not read.",
+                stats.output_limit_disconnections,
+            ),
+            ("zdb_tls_handshakes_total", "TLS handshakes.", stats.tls_handshakes),
+            (
+                "zdb_tls_handshakes_failed_total",
+                "TLS handshakes that failed.",
+                stats.tls_handshakes_failed,
+            ),
+            ("zdb_passwords_wrong_total", "Wrong passwords.", stats.passwords_wrong),
+            (
+                "zdb_passwords_not_looked_at_total",
+                "Passwords refused after too many wrong ones.",
+                stats.passwords_not_looked_at,
+            ),
+            ("zdb_network_received_bytes_total", "Bytes from clients.", stats.received_bytes),
+            ("zdb_network_sent_bytes_total", "Bytes to clients.", stats.sent_bytes),
+        ] {
+            text.counter(name, help, value);
+        }
+    }
+
+    fn requests(&self, text: &mut Text) {
+        let stats = &self.server.stats;
+        for (name, help, value) in [
+            ("zdb_requests_total", "Requests of known commands.", stats.commands),
+            ("zdb_requests_unknown_total", "Requests of unknown commands.", stats.commands_failed),
+            (
+                "zdb_requests_unauthorized_total",
+                "Requests without the right to them.",
+                stats.commands_unauthorized,
+            ),
+            ("zdb_errors_total", "Replies that were errors.", stats.errors),
+            ("zdb_keyspace_hits_total", "Reads of a key that is there.", stats.hits),
+            ("zdb_keyspace_misses_total", "Reads of a key that is not.", stats.misses),
+        ] {
+            text.counter(name, help, value);
+        }
+        let latencies = &self.server.latencies;
+        let mut each = |name: &str, help: &str, count: &dyn Fn(&CommandCost) -> u64| {
+            let values = latencies.iter().map(|(command, cost)| (command, count(cost)));
+            text.each((name, "counter", help), "command", values);
+        };
+        each("zdb_command_calls_total", "Requests that ran.", &|cost| cost.calls);
+        each("zdb_command_failed_total", "Of these, those an error answered.", &|cost| cost.failed);
+        each("zdb_command_rejected_total", "Requests refused before they ran.", &|cost| {
+            cost.rejected
+        });
+    }
+
+    fn disk(&self, text: &mut Text) {
+        let engine = &self.engine;
+        let (log, stats) = (&engine.log.stats, &engine.stats);
+        for (name, help, value) in [
+            ("zdb_data_reads_total", "Reads of segments.", stats.reads),
+            ("zdb_data_read_bytes_total", "Bytes read from segments.", stats.read_bytes),
+            (
+                "zdb_data_read_errors_total",
+                "Records that could not be read or were damaged.",
+                stats.read_errors,
+            ),
+            ("zdb_data_written_bytes_total", "Bytes written to segments.", log.written_bytes),
+            (
+                "zdb_data_write_errors_total",
+                "Failed writes, flushes and segments.",
+                log.write_errors,
+            ),
+            ("zdb_index_read_bytes_total", "Bytes read from sidecars.", stats.index_read_bytes),
+            (
+                "zdb_index_read_errors_total",
+                "Pages of sidecars that could not be read or were damaged.",
+                stats.index_read_errors,
+            ),
+            ("zdb_index_written_bytes_total", "Bytes written to sidecars.", log.sidecar_bytes),
+            (
+                "zdb_log_record_bytes_total",
+                "Bytes of records appended, without padding.",
+                log.record_bytes,
+            ),
+            ("zdb_log_zeroed_bytes_total", "Bytes zeroed ahead of the log.", log.zeroed_bytes),
+            ("zdb_log_writes_total", "Writes to segments.", log.writes),
+            ("zdb_log_flushes_total", "Flushes of segments.", log.flushes),
+        ] {
+            text.counter(name, help, value);
+        }
+        for (name, help, value) in [
+            ("zdb_log_appended_position_bytes", "End of the log.", engine.log.appended()),
+            (
+                "zdb_log_durable_position_bytes",
+                "End of the part of the log that is on stable storage.",
+                engine.log.durable(),
+            ),
+            ("zdb_log_segments", "Segments of the log.", engine.log.segments.list().len() as u64),
+            (
+                "zdb_log_broken",
+                "1 after a failed write or flush: no more writes are taken.",
+                engine.log.broken().is_some().into(),
+            ),
+        ] {
+            text.gauge(name, help, value);
+        }
+        let (data, index) = engine.free_bytes;
+        text.each(
+            ("zdb_disk_free_bytes", "gauge", "Free bytes of the file systems."),
+            "directory",
+            [("data", data), ("index", index)].into_iter(),
+        );
+    }
+
+    fn memory(&self, text: &mut Text) {
+        let cache = &self.engine.cache;
+        let (hits, misses) = cache.lookups();
+        text.gauge("zdb_index_memory_bytes", "Memory of the index.", self.engine.index_bytes());
+        text.gauge("zdb_cache_bytes", "Memory of the cached records.", cache.bytes());
+        text.gauge("zdb_cache_records", "Cached records.", cache.len());
+        text.counter("zdb_cache_hits_total", "Records found in the cache.", hits);
+        text.counter(
+            "zdb_cache_misses_total",
+            "Records found neither in the cache nor in the write buffer.",
+            misses,
+        );
+    }
+
+    fn namespaces(&self, text: &mut Text) {
+        let engine = &self.engine;
+        let names: Vec<String> =
+            engine.namespaces.iter().map(|namespace| escaped(&namespace.name)).collect();
+        let mut each = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Namespace) -> u64| {
+            let values = names.iter().map(String::as_str).zip(engine.namespaces.iter().map(value));
+            text.each((name, kind, help), "namespace", values);
+        };
+        each("zdb_namespace_keys", "gauge", "Live keys.", &|one| one.live_keys);
+        each("zdb_namespace_live_bytes", "gauge", "Bytes of their values.", &|one| one.live_bytes);
+        each("zdb_namespace_limit_bytes", "gauge", "Limit of these bytes; 0: none.", &|one| {
+            engine.max_bytes(one)
+        });
+        each("zdb_namespace_read_errors_total", "counter", "Bad reads.", &|one| one.read_errors);
+        each("zdb_namespace_write_errors_total", "counter", "Refused writes.", &|one| {
+            one.write_errors
+        });
+    }
+
+    fn durations(&self, text: &mut Text) {
+        let latencies = &self.server.latencies;
+        let name = "zdb_command_duration_seconds";
+        let mut begun = false;
+        for (command, cost) in latencies.iter() {
+            let Some(histogram) = &cost.histogram else { continue };
+            if !std::mem::replace(&mut begun, true) {
+                text.head(name, "histogram", "How long requests took.");
+            }
+            text.histogram(name, &format!("command=\"{command}\""), histogram);
+        }
+        let name = "zdb_commit_duration_seconds";
+        text.head(name, "histogram", "From the append of a record to the moment its reply may go.");
+        text.histogram(name, "", &latencies.commit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(escaped(b"a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
+        assert_eq!(escaped(b"\xff\t"), "\u{fffd}\t");
+    }
+
+    #[test]
+    fn histograms_are_cumulative() {
+        let mut histogram = Histogram::default();
+        [500, 2_000, 5_000, 20_000_000_000].iter().for_each(|ns| histogram.record(*ns, 1));
+        let mut text = Text(String::new());
+        text.histogram("name", "", &histogram);
+        let lines: Vec<&str> = text.0.lines().collect();
+        assert_eq!(lines[0], "name_bucket{le=\"0.000001024\"} 1");
+        assert_eq!(lines[1], "name_bucket{le=\"0.000004096\"} 2");
+        assert_eq!(lines[2], "name_bucket{le=\"0.000016384\"} 3");
+        assert_eq!(
+            lines[13..],
+            ["name_bucket{le=\"+Inf\"} 4", "name_sum 20.0000075", "name_count 4"]
+        );
+    }
+}
