@@ -282,44 +282,45 @@ fn a_killed_hook_is_one_that_ended() {
     assert_eq!(children.expect("the list of children").trim(), "");
 }
 
-/// A hook starts with nothing of ours but its output.
-#[test]
-fn a_hook_inherits_nothing() {
-    // The last word is that of a program which the shell becomes: its own files are closed then.
-    let hook = Hook::new(
-        "grep Sig /proc/$$/status > $dir/signals-$1; exec ls -l /proc/self/fd > $dir/files-$1",
-    );
+/// What a program shows of itself that the script becomes, by the name of the hook.
+#[track_caller]
+fn shown_by(program: &str) -> Vec<(&'static str, String)> {
+    // Not what the shell shows of itself: it has files of its own, and blocks signals now and then.
+    let hook = Hook::new(&format!("exec {program} > $dir/shown-$1"));
     let mut server = hook.setup().start();
     let mut client = server.connect();
     client.expect(args!["SET", "key", "value"], Reply::bulk("key"));
     client.expect(args!["NSNEW", "ns"], Reply::ok());
     hook.wait_for("namespace-created", 1);
     server.terminate();
-    for name in ["ready", "namespace-created", "close"] {
-        let read = |kind: &str| {
-            poll(TIME_MAX, || {
-                let text = std::fs::read_to_string(hook.file(&format!("{kind}-{name}"))).ok()?;
-                text.contains("-> /dev/null")
-                    .then_some(text.clone())
-                    .or_else(|| text.contains("SigBlk").then_some(text))
-            })
-            .unwrap_or_else(|| panic!("{kind} of {name}"))
-        };
-        let files = read("files");
-        let open = files.lines().filter_map(|line| line.split_once(" -> ")).map(|(left, file)| {
-            (left.split_whitespace().last().unwrap_or_default().to_owned(), file.to_owned())
+    let names = ["ready", "namespace-created", "close"];
+    let read = |name: &'static str| {
+        let text = poll(TIME_MAX, || {
+            let text = std::fs::read_to_string(hook.file(&format!("shown-{name}"))).ok()?;
+            text.ends_with('\n').then_some(text)
         });
-        for (number, file) in open {
-            match number.as_str() {
+        (name, text.unwrap_or_else(|| panic!("{program} of {name}")))
+    };
+    names.map(read).into()
+}
+
+/// A hook starts with nothing of ours but its output.
+#[test]
+fn a_hook_inherits_nothing() {
+    for (name, files) in shown_by("ls -l /proc/self/fd") {
+        for (left, file) in files.lines().filter_map(|line| line.split_once(" -> ")) {
+            let number = left.split_whitespace().last().unwrap_or_default();
+            match number {
                 "0" => assert_eq!(file, "/dev/null", "{name}"),
-                "1" => assert!(file.ends_with(&format!("files-{name}")), "{name}: {file}"),
+                "1" => assert!(file.ends_with(&format!("shown-{name}")), "{name}: {file}"),
                 "2" => assert!(file.starts_with("pipe:"), "{name}: {file}"),
                 // The directory that it lists.
                 _ => assert!(file.starts_with("/proc/"), "{name}: {number} -> {file}"),
             }
         }
-        let signals = read("signals");
-        let mask = signals.lines().find_map(|line| line.strip_prefix("SigBlk:")).expect("a mask");
+    }
+    for (name, status) in shown_by("cat /proc/self/status") {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).expect("a mask");
         assert_eq!(u64::from_str_radix(mask.trim(), 16), Ok(0), "{name}: blocked signals");
     }
 }

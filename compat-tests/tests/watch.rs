@@ -344,10 +344,19 @@ fn the_sync_policy_changes_under_load() {
     client.expect(args!["DBSIZE"], Reply::Integer(3001));
 }
 
-/// Runs redis-cli for a while, or to its end, and returns what it printed.
+/// Runs redis-cli for a while, or to its end, and returns what it printed, line by line.
 fn redis_cli(server: &Server, arguments: &[&str], seconds: &str) -> String {
     let output = Command::new("timeout")
-        .args(["-s", "INT", seconds, "redis-cli", "-p", &server.address().port().to_string()])
+        .args([
+            "-s",
+            "INT",
+            seconds,
+            "stdbuf",
+            "-oL",
+            "redis-cli",
+            "-p",
+            &server.address().port().to_string(),
+        ])
         .args(arguments)
         .stdin(Stdio::null())
         .output()

@@ -455,7 +455,11 @@ impl Hub {
                 connection.parts_since_ns = self.meter.since_ns;
                 return self.execute_parts(connection, request);
             }
-            Outcome::Later { .. } => {
+            Outcome::Later { alone, .. } => {
+                if alone {
+                    let reply = connection.next_reply() - 1;
+                    connection.blocked = Blocked::OnTask { reply };
+                }
                 connection.time_reply(self.timed(connection, request));
                 connection.fetched.clear();
                 return true;
@@ -575,7 +579,7 @@ impl Hub {
             }
             _ => {}
         }
-        if let Outcome::Later { bytes } = outcome {
+        if let Outcome::Later { bytes, .. } = outcome {
             connection.push_reply(Reply::Waiting { bytes, is_muted, timed: None });
         }
         if end > 0 {
@@ -697,6 +701,9 @@ impl Hub {
         let broken = self.engine.log.broken().is_some();
         let head = finished.output.head_since(Output::default().mark());
         let Some(connection) = self.get_mut(key) else { return };
+        if connection.blocked == (Blocked::OnTask { reply: finished.client.reply }) {
+            connection.blocked = Blocked::No;
+        }
         let timed =
             connection.fill_reply(finished.client.reply, finished.output, finished.rests_on);
         connection.release(acknowledged, broken);

@@ -105,7 +105,9 @@ impl Model {
         if offset >= HEADER_BYTES + RECORD_BYTES * file.len() {
             return Err("EOF");
         }
-        let within = offset.checked_sub(HEADER_BYTES).ok_or("Unexpected Internal Error")?;
+        // Before the first record there is a header, from which the server goes on to that record.
+        let offset = offset.max(HEADER_BYTES);
+        let within = offset - HEADER_BYTES;
         if !within.is_multiple_of(RECORD_BYTES) {
             return Err("Unexpected Internal Error");
         }

@@ -190,10 +190,10 @@ impl Model {
 
     fn getrange(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
         exact(arguments, 4)?;
-        key_of_read(arguments[1])?;
         let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<i64>().ok();
         let bounds = number(arguments[2]).zip(number(arguments[3]));
         let (first, last) = bounds.ok_or("value is not an integer or out of range")?;
+        key_of_read(arguments[1])?;
         let version = self.readable(session)?.current(arguments[1]);
         let value = version.map(|version| &version.value[..]).unwrap_or_default();
         let count = value.len() as i128;

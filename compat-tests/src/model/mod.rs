@@ -100,6 +100,11 @@ impl Session {
         self.closed
     }
 
+    /// The id of the selected namespace.
+    pub fn namespace(&self) -> u64 {
+        self.namespace
+    }
+
     /// Tells connections apart, over all of a model's life.
     pub fn id(&self) -> u64 {
         self.id

@@ -75,6 +75,11 @@ impl Namespace {
         }
     }
 
+    /// Tells namespaces apart, over all of a model's life.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     pub fn name(&self) -> &Bytes {
         &self.name
     }
@@ -112,7 +117,7 @@ impl Namespace {
     }
 
     /// Writes a version and returns its key: in sequential mode an empty key draws the next id, and an
-    /// update uses one up as well.
+    /// update uses one up as well. In user mode ids count the keys that were new.
     pub(super) fn write(&mut self, key: &[u8], value: &[u8], timestamp: u32) -> Bytes {
         let key = if key.is_empty() {
             Bytes::copy_from_slice(&self.id_next.to_le_bytes())
@@ -125,7 +130,7 @@ impl Namespace {
         self.records.wrote(key.clone(), value.clone(), timestamp);
         self.value_bytes += value.len() as u64;
         self.index_bytes += 64 + key.len() as u64;
-        self.id_next += 1;
+        self.id_next += u64::from(self.mode == Mode::Sequential || previous.is_none());
         self.order.insert(self.place(&key, index), index);
         self.versions.push(Version { key: key.clone(), value, timestamp, previous });
         self.live.insert(key.clone(), index);

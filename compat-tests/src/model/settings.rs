@@ -188,7 +188,7 @@ fn describe(namespace: &Namespace, admin: bool, master: bool) -> String {
         field(&format!("stats_{name}_faults"), &0);
     }
     if namespace.maxsize > 0 {
-        field("space_available", &namespace.maxsize.wrapping_sub(namespace.value_bytes));
+        field("space_available", &namespace.maxsize.saturating_sub(namespace.value_bytes));
     }
     for name in ["index", "data"] {
         field(&format!("{name}_disk_freespace_bytes"), &0);

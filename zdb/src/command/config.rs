@@ -106,7 +106,7 @@ fn rewrite(context: &mut Context<'_>) -> Outcome {
     let waiter = context.tasks.add(task);
     let text = context.server.settings.to_file();
     context.engine.write_file(waiter, FILE_NAME, text.into_bytes());
-    Outcome::Later { bytes: UNKNOWN_REPLY_BYTES }
+    Outcome::Later { bytes: UNKNOWN_REPLY_BYTES, alone: false }
 }
 
 impl Context<'_> {

@@ -62,6 +62,9 @@ pub fn keytime(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
 }
 
 pub fn keycur(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    if let Some(refused) = context.refuse_frozen(out) {
+        return refused;
+    }
     if request.get(1).len() > KEY_BYTES_MAX {
         return context.error(out, "Key not found");
     }
@@ -236,7 +239,8 @@ fn fetch_for(
     }
     // In sequential mode the length is a guess.
     let known = matches!(context.namespace().keys, Keys::User(_));
-    Outcome::Later { bytes: (bytes as usize).max(if known { 0 } else { UNKNOWN_REPLY_BYTES }) }
+    let bytes = (bytes as usize).max(if known { 0 } else { UNKNOWN_REPLY_BYTES });
+    Outcome::Later { bytes, alone: false }
 }
 
 fn missing(verb: Verb, protocol: Protocol, out: &mut Output) {
@@ -496,5 +500,5 @@ fn start_history(
     let blame = trusted.then_some(context.session.namespace);
     let waiter = context.tasks.add(task);
     super::task::fetch(context.engine, waiter, blame, place, bytes);
-    Outcome::Later { bytes: (bytes as usize).max(UNKNOWN_REPLY_BYTES) }
+    Outcome::Later { bytes: (bytes as usize).max(UNKNOWN_REPLY_BYTES), alone: false }
 }

@@ -62,8 +62,9 @@ pub enum Outcome {
     Done,
     /// The reply is written, and may be sent once the log is acknowledged up to this position.
     DoneAt(u64),
-    /// A task will reply; requests behind this one go on. With an estimate of the reply's bytes.
-    Later { bytes: usize },
+    /// A task will reply; requests behind this one go on, unless it wants to be alone. With an estimate of
+    /// the reply's bytes.
+    Later { bytes: usize, alone: bool },
     /// Nothing happened yet: run the request again when its record was read.
     NeedsRecord,
     /// Nothing happened yet: run the request again when the log has moved.

@@ -1,15 +1,16 @@
 //! DATA RAW: the record at a place in a segment, as whoever copies the log asks for it.
 //!
-//! The sidecar's entries tell whether a record of the namespace begins at the offset, and where the
-//! one before it is; then the record itself is read and verified. What a client names is never taken
-//! for a place in the log before it was found in a page.
+//! The sidecar's entries tell where a record of the namespace begins, at the offset or behind padding and
+//! records of others, and where the one before it is; then the record itself is read and verified. What a
+//! client names is never taken for a place in the log before it was found in a page. A follower thus
+//! never stops: it asks for the position that NSINFO told, or for offset and size of the record before.
 
 use super::number::atoll;
 use super::task::{self, Step, Task, TaskKind};
 use super::{Context, Outcome, files};
 use crate::crc32c::crc32c;
 use crate::engine::index::Place;
-use crate::engine::log::format::{self, Kind, SEGMENT_HEADER_BYTES, Verified};
+use crate::engine::log::format::{self, Kind, Verified};
 use crate::engine::log::segments::Segment;
 use crate::engine::log::sidecar::{self, Entries, LogEntry, PAGE_HEADER_BYTES, namespace_bit};
 use crate::engine::{Answer, Engine, Fetched, Waiter};
@@ -72,7 +73,7 @@ pub fn data(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -
     let waiter = context.tasks.add(task);
     // The task begins with an answer to a question that was not asked: nothing was read yet.
     context.engine.answers.push((waiter, Answer::Page(Ok(Vec::new()))));
-    Outcome::Later { bytes: UNKNOWN_REPLY_BYTES }
+    Outcome::Later { bytes: UNKNOWN_REPLY_BYTES, alone: false }
 }
 
 /// The segment with a number and the position at an offset in it.
@@ -83,13 +84,13 @@ fn find_segment(engine: &Engine, number: u64, offset: u64) -> Result<(usize, u64
         Some(_) if index == current.index => current.offset,
         Some(segment) => segment.end() - segment.base,
         // The first segment is made with the first record.
-        None if index == current.index => SEGMENT_HEADER_BYTES,
+        None if index == current.index => return Err(END_OF_FILE),
         None => return Err(NO_SEGMENT),
     };
     if offset >= end {
         return Err(END_OF_FILE);
     }
-    let Some(segment) = engine.log.segments.list().get(index) else { return Err(NO_RECORD) };
+    let Some(segment) = engine.log.segments.list().get(index) else { return Err(END_OF_FILE) };
     Ok((index, segment.base + offset))
 }
 
@@ -136,6 +137,9 @@ pub fn advance(
             return Step::Waiting;
         }
         let segment = &engine.log.segments.list()[raw.segment];
+        if raw.page > segment.pages.len() {
+            return finish(raw, END_OF_FILE, out);
+        }
         let looked = match segment.pages.get(raw.page) {
             None => {
                 let building = engine.log.segments.building();
@@ -160,38 +164,35 @@ pub fn advance(
 }
 
 impl Raw {
-    /// Looks through the entries of a page: for the record first, then for the one before it.
+    /// Looks through the entries of a page: for the record first, then for the one before it. Goes to
+    /// the next page where the record is not in this one.
     fn look(&mut self, engine: &Engine, entries: Entries<'_>) -> Result<(), &'static str> {
         let mut previous = 0;
-        let mut end = 0;
         for entry in entries {
             let ours =
                 entry.namespace == self.namespace && matches!(entry.kind, Kind::Set | Kind::Delete);
-            if self.record.is_none() && entry.position >= self.position {
-                if entry.position != self.position || !ours {
-                    return Err(NO_RECORD);
-                }
+            let end = entry.position
+                + format::record_bytes(entry.key_length.into(), entry.payload_length as usize);
+            if self.record.is_none() && entry.position >= self.position && ours {
                 self.record = Some(entry);
+                self.position = entry.position;
                 break;
+            }
+            if self.record.is_none() && entry.position < self.position && end > self.position {
+                return Err(NO_RECORD);
             }
             if ours {
                 previous = entry.position;
             }
-            end = entry.position
-                + format::record_bytes(entry.key_length.into(), entry.payload_length as usize);
         }
-        if self.record.is_none() {
-            // Only padding and the seal may follow in the segment.
-            let segment = &engine.log.segments.list()[self.segment];
-            let nothing_behind = self.page + 1 >= segment.pages.len()
-                && (self.page >= segment.pages.len() || !self.has_unpaged(engine));
-            return Err(if self.position >= end && nothing_behind {
-                END_OF_FILE
-            } else {
-                NO_RECORD
-            });
+        if self.record.is_some() {
+            self.previous = previous;
+            return Ok(());
         }
-        self.previous = previous;
+        // What is in no page yet belongs to the last segment.
+        let segment = &engine.log.segments.list()[self.segment];
+        let is_behind = self.page + 1 >= segment.pages.len() && !self.has_unpaged(engine);
+        self.page = if is_behind { segment.pages.len() + 1 } else { self.page + 1 };
         Ok(())
     }
 
@@ -234,8 +235,5 @@ fn show(engine: &Engine, raw: &Raw, fetched: &Fetched, out: &mut Output) -> Step
     } else {
         out.bulk(raw.protocol, record.payload(), Some(bytes));
     }
-    // A record of a batch counts only when all of it does, so all of the log so far is waited for.
-    let end = raw.position + record.head.bytes();
-    let rests_on = if end > engine.log.acknowledged() { engine.log.appended() } else { end };
-    Step::Finished { rests_on }
+    Step::Finished { rests_on: raw.position + record.head.bytes() }
 }

@@ -227,7 +227,8 @@ fn begin(
     let waiter = context.tasks.add(task);
     // The task begins with an answer to a question that was not asked: nothing was read yet.
     context.engine.answers.push((waiter, Answer::Page(Ok(Vec::new()))));
-    Outcome::Later { bytes: SCAN_ENTRIES_MAX * 64 }
+    // Requests behind a scan wait for it: it must not see what they do.
+    Outcome::Later { bytes: SCAN_ENTRIES_MAX * 64, alone: true }
 }
 
 impl Scan {

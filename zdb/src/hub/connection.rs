@@ -17,6 +17,10 @@ const STASH_BYTES_MAX: usize = scaled(64 << 10, 4 << 10) as usize;
 pub enum Blocked {
     No,
     OnRecord,
+    /// A task whose reply, of this number, must come before anything else is run.
+    OnTask {
+        reply: u64,
+    },
     OnLog,
     OnPause,
 }

@@ -176,17 +176,15 @@ impl Hub {
             text.counter(name, help, value);
         }
         let latencies = &self.server.latencies;
-        let counters: [(&str, &str, fn(&CommandCost) -> u64); 3] = [
-            ("zdb_command_calls_total", "Requests that ran.", |cost| cost.calls),
-            ("zdb_command_failed_total", "Of these, those an error answered.", |cost| cost.failed),
-            ("zdb_command_rejected_total", "Requests refused before they ran.", |cost| {
-                cost.rejected
-            }),
-        ];
-        for (name, help, count) in counters {
+        let mut each = |name: &str, help: &str, count: &dyn Fn(&CommandCost) -> u64| {
             let values = latencies.iter().map(|(command, cost)| (command, count(cost)));
             text.each((name, "counter", help), "command", values);
-        }
+        };
+        each("zdb_command_calls_total", "Requests that ran.", &|cost| cost.calls);
+        each("zdb_command_failed_total", "Of these, those an error answered.", &|cost| cost.failed);
+        each("zdb_command_rejected_total", "Requests refused before they ran.", &|cost| {
+            cost.rejected
+        });
     }
 
     fn disk(&self, text: &mut Text) {

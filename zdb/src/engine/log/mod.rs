@@ -113,6 +113,8 @@ pub struct Log {
     /// The lowest position whose bytes are in the buffer.
     buffered_from: u64,
     flights: VecDeque<Flight>,
+    /// Start and end of the batches that are not durable yet.
+    batches: VecDeque<(u64, u64)>,
     /// Unix seconds, for the headers of new segments.
     pub now_s: u64,
     flush_due_ms: Option<u64>,
@@ -194,6 +196,7 @@ impl Log {
             durable_writes_from: 0,
             buffered_from: position,
             flights: VecDeque::new(),
+            batches: VecDeque::new(),
             now_s: 0,
             flush_due_ms: None,
             flush_target: None,
@@ -270,6 +273,7 @@ impl Log {
         }
         format::encode_batch(out, seed, position);
         self.appended = position + bytes;
+        self.batches.push_back((position, position + bytes));
         self.appended_record(now_ms, bytes);
         Ok((position + format::BATCH_HEAD_BYTES as u64, position + bytes))
     }
@@ -511,12 +515,15 @@ impl Log {
     }
 
     /// The position up to which writes may be acknowledged.
+    /// It is never inside a batch, which counts as a whole.
     pub fn acknowledged(&self) -> u64 {
-        match self.policy {
+        let position = match self.policy {
             Policy::Always => self.durable,
-            _ if self.buffer.survives_kill() => u64::MAX,
+            _ if self.buffer.survives_kill() => return u64::MAX,
             _ => self.written,
-        }
+        };
+        let at = self.batches.partition_point(|(_, end)| *end <= position);
+        self.batches.get(at).map_or(position, |(start, _)| position.min(*start))
     }
 
     /// Changes when writes are acknowledged. What was acknowledged stays so; under a stricter policy it is
@@ -566,6 +573,9 @@ impl Log {
 
     /// Turns what is due into operations.
     pub fn pump(&mut self, now_ms: u64) {
+        while self.batches.front().is_some_and(|(_, end)| *end <= self.durable) {
+            self.batches.pop_front();
+        }
         if self.broken.is_some() || !self.open {
             return;
         }
