@@ -472,7 +472,11 @@ impl Hub {
             }
             Outcome::Order(order) => self.carry_out(connection, *order),
             Outcome::Close => connection.closing = true,
-            Outcome::Stop => self.stopping = true,
+            Outcome::Stop => {
+                // SHUTDOWN has no reply: that of a request behind it would pass for one.
+                connection.closing = true;
+                self.stopping = true;
+            }
             Outcome::Done
             | Outcome::DoneAt(_)
             | Outcome::Failed
