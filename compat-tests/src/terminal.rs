@@ -13,6 +13,9 @@ const ROWS: &str = "50";
 /// What takes longer does not come.
 const SCREEN_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// Stands behind the exit status on the screen.
+const END_SIGN: &str = " (ended)";
+
 pub struct Terminal {
     dir: TempDir,
 }
@@ -28,6 +31,8 @@ impl Terminal {
         let mut command = terminal.tmux();
         command.arg("-f").arg(terminal.dir.path().join("tmux.conf"));
         command.args(["new-session", "-d", "-x", COLUMNS, "-y", ROWS, "--"]);
+        // tmux forgets a status now and then; the shell does not.
+        command.args(["sh", "-c", &format!("\"$@\"; echo exit status $?'{END_SIGN}'"), "sh"]);
         command.arg(program.get_program()).args(program.get_args());
         run(&mut command);
         terminal
@@ -70,18 +75,16 @@ impl Terminal {
         }
     }
 
-    /// Waits until the program has ended, and returns its exit status.
+    /// Waits until the program has ended, and returns its exit status as the shell tells it.
     #[track_caller]
     pub fn wait_for_end(&self) -> i32 {
-        let status = poll(SCREEN_TIME_MAX, || {
-            let state = "#{pane_dead} #{pane_dead_status}";
-            let answer = run(self.tmux().args(["display-message", "-p", state]));
-            answer.trim().strip_prefix("1 ")?.parse().ok()
-        });
-        match status {
-            Some(status) => status,
-            None => panic!("the program does not end:\n{}", self.screen()),
-        }
+        // tmux writes lines of its own below.
+        let status = |screen: &str| {
+            let line = screen.lines().find_map(|line| line.strip_suffix(END_SIGN))?;
+            line.rsplit(' ').next()?.parse().ok()
+        };
+        let screen = self.wait_for("end of the program", |screen| status(screen).is_some());
+        status(&screen).expect("the screen has just shown it")
     }
 }
 

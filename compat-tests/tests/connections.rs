@@ -242,6 +242,39 @@ fn announced_sizes_reserve_nothing() {
     drop(silent);
 }
 
+/// What all connections together have sent of requests without an end is limited: the one that goes
+/// beyond is told so, and what it sent is forgotten.
+#[test]
+fn unfinished_requests_share_a_limit() {
+    const LIMIT_BYTES: usize = 2 << 30;
+    let server = Server::start::<&str>(&[]);
+    let part = vec![b'v'; 7 * MIB];
+    let mut start = b"*4\r\n$4\r\nMGET\r\n".to_vec();
+    for _ in 0..2 {
+        start.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
+        start.extend_from_slice(&part);
+        start.extend_from_slice(b"\r\n");
+    }
+    let mut silent: Vec<Client> = Vec::new();
+    let enough = LIMIT_BYTES / start.len();
+    for _ in 0..enough {
+        let mut client = server.connect();
+        client.send_raw(&start).expect("within the limit all is read");
+        silent.push(client);
+    }
+    server.ask_others();
+    assert!(silent.iter_mut().all(Client::is_quiet), "{enough} unfinished requests are too many");
+    let mut last = server.connect();
+    let (replies, _) = last.pipeline(&start, 1);
+    let text = "Too many unfinished requests on all connections, try again later";
+    assert_eq!(replies, [Reply::error(text)]);
+    server.ask_others();
+    // The others can finish theirs.
+    let mut first = silent.remove(0);
+    first.send_raw(b"$1\r\nk\r\n").expect("the rest is sent");
+    assert_eq!(first.receive().expect("a reply"), Reply::error("Invalid key"));
+}
+
 // Clients that do not read
 
 #[test]

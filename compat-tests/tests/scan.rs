@@ -114,6 +114,69 @@ fn many_pages() {
     check(&mut client, &lengths, &format!("after a kill, ZDB_SEED={seed}"));
 }
 
+/// Decimal cursors over many pages: SCAN with its options, and KSCAN, which looks on until it has enough.
+#[test]
+fn pages_with_decimal_cursors() {
+    const KEY_COUNT: usize = 3000;
+    let mut server = Server::start(&["--datasize", "512k", "--cache", "1M"]);
+    let mut client = server.connect();
+    // A few with a prefix among many without, and 1200 in a row.
+    let key = |number: usize| match number {
+        0..1800 if number.is_multiple_of(100) => format!("few-{number}"),
+        0..1800 => format!("other-{number}"),
+        _ => format!("row-{number}"),
+    };
+    let all: Vec<(Vec<u8>, Vec<u8>)> = (0..KEY_COUNT)
+        .map(|number| (key(number).into_bytes(), vec![b'v'; 1 + number * 7 % 300]))
+        .collect();
+    write_all(&mut client, &all);
+    let keys = |wanted: &dyn Fn(&str) -> bool| -> Vec<String> {
+        (0..KEY_COUNT).map(key).filter(|key| wanted(key)).collect()
+    };
+    for life in 0..2 {
+        for (count, page_max) in [(None, 10), (Some("9"), 9), (Some("77"), 77), (Some("9999"), 512)]
+        {
+            let more: Vec<&str> = count.map_or(Vec::new(), |count| vec!["COUNT", count]);
+            let pages = follow(&mut client, &["SCAN"], &more);
+            let place = format!("COUNT {count:?}, life {life}");
+            assert!(pages.iter().all(|page| page.len() <= page_max), "{place}");
+            assert_eq!(pages.concat(), keys(&|_| true), "{place}");
+        }
+        let pages = follow(&mut client, &["SCAN"], &["MATCH", "*-?99", "COUNT", "500"]);
+        let wanted = |key: &str| {
+            key.len() >= 4 && key.ends_with("99") && key.rfind('-') == Some(key.len() - 4)
+        };
+        assert_eq!(pages.concat(), keys(&wanted), "life {life}");
+        let few = follow(&mut client, &["KSCAN", "few-"], &[]);
+        assert_eq!(few.concat(), keys(&|key| key.starts_with("few-")), "life {life}");
+        assert!(few[0].len() > 1, "life {life}: KSCAN looks on: {}", few[0].len());
+        let row = follow(&mut client, &["KSCAN", "row-"], &[]);
+        assert_eq!(row.concat(), keys(&|key| key.starts_with("row-")), "life {life}");
+        assert!(row.len() > 2, "life {life}: 1200 keys in {} pages", row.len());
+        client.expect(args!["KSCAN", "none-"], Reply::error("No keys match"));
+        server.terminate();
+        server.resume();
+        client = server.connect();
+    }
+}
+
+/// The pages of keys that a command gives from cursor 0 to cursor 0.
+fn follow(client: &mut Client, command: &[&str], more: &[&str]) -> Vec<Vec<String>> {
+    let mut pages = Vec::new();
+    let mut cursor = String::from("0");
+    loop {
+        let request = [command, &[&cursor], more].concat();
+        let [next, page] = client.call(&request).into_array().try_into().expect("cursor and keys");
+        let text = |reply: Reply| String::from_utf8(reply.into_bytes().into()).expect("text");
+        pages.push(page.into_array().into_iter().map(text).collect());
+        cursor = text(next);
+        if cursor == "0" {
+            return pages;
+        }
+        assert!(pages.len() < 10_000, "the pages have no end");
+    }
+}
+
 /// While others write, a scan sees every key that nobody touches, each once, and ends.
 #[test]
 fn scans_beside_writers() {

@@ -264,7 +264,8 @@ impl Client {
                 self.namespace = b"default".to_vec();
                 self.resp3 = false;
             }
-            ("quit", Reply::Simple(_)) => {
+            ("shutdown", _) => assert!(reply.is_error(), "SHUTDOWN answers only where it does not"),
+            ("stop" | "quit", Reply::Simple(_)) => {
                 // What was sent behind it is not run.
                 self.expected.clear();
                 self.mute = true;

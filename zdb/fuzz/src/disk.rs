@@ -202,6 +202,11 @@ impl MemoryFiles {
         self.state.lock().expect("no thread panics and goes on")
     }
 
+    /// Puts a file there, durable.
+    pub fn put(&self, root: Root, name: &str, bytes: &[u8]) {
+        self.write_small(root, name, bytes).expect("memory has room");
+    }
+
     /// Limits the segments that are made from now on.
     pub fn set_room(&self, bytes: Option<u64>) {
         self.state().room_bytes = bytes;

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 const PAGES_MAX: usize = 10_000;
 
 /// Asks as an admin, and waits for the reply.
-fn ask(world: &mut World, key: u64, request: &[&[u8]]) -> Reply {
+pub fn ask(world: &mut World, key: u64, request: &[&[u8]]) -> Reply {
     let request: Vec<Vec<u8>> = request.iter().map(|word| word.to_vec()).collect();
     world.hub.received(key, &words::encode(&request));
     let mut bytes = Vec::new();
@@ -38,17 +38,23 @@ fn field(lines: &[u8], name: &str) -> u64 {
     value.and_then(|value| value.trim().parse().ok()).expect("NSINFO has the field")
 }
 
-/// Walks all namespaces. Where the disk failed there is nothing to compare.
-pub fn recount(world: &mut World) {
-    if !world.is_trusted() {
-        return;
-    }
+/// A connection of an admin.
+pub fn enter(world: &mut World) -> u64 {
     world.hub.server.settings.clients_max = u64::MAX;
     let at = world.connect(true);
     let key = world.clients.remove(at).key;
     if world.setup.password {
         ask(world, key, &[b"AUTH", words::PASSWORD.as_bytes()]);
     }
+    key
+}
+
+/// Walks all namespaces. Where the disk failed there is nothing to compare.
+pub fn recount(world: &mut World) {
+    if !world.is_trusted() {
+        return;
+    }
+    let key = enter(world);
     let Reply::Many(names) = ask(world, key, &[b"NSLIST"]) else { panic!("NSLIST is a list") };
     for name in names {
         let name = name.bulk().expect("names are bulks").to_vec();

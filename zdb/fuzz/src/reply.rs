@@ -1,7 +1,7 @@
 //! Replies as a strict client reads them, in RESP2 and RESP3.
 
 /// How deep replies may nest.
-const DEPTH_MAX: usize = 8;
+const DEPTH_MAX: usize = 16;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {

@@ -86,8 +86,8 @@ pub struct World {
     stop: Stop,
 }
 
-/// Where the write buffers of this process live.
-fn buffer_directory() -> PathBuf {
+/// Where the write buffers of this process live, in memory.
+pub fn buffer_directory() -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY
         .get_or_init(|| {
@@ -163,9 +163,14 @@ static CLOCK_NS: AtomicU64 = AtomicU64::new(0);
 
 impl World {
     pub fn new(setup: Setup) -> Self {
+        Self::over(MemoryFiles::default(), setup)
+    }
+
+    /// A server on a disk that has something on it.
+    pub fn over(files: MemoryFiles, setup: Setup) -> Self {
         forget_buffers();
         CLOCK_NS.store(0, Ordering::Relaxed);
-        let files = Arc::new(MemoryFiles::default());
+        let files = Arc::new(files);
         let mut hub = Hub::new(start(&files, &setup), state(&setup), false);
         let now = Now { unix_us: START_US, monotonic_ms: 1 };
         hub.set_time(now);

@@ -137,6 +137,9 @@ pub fn advance(
             return Step::Waiting;
         }
         let segment = &engine.log.segments.list()[raw.segment];
+        if raw.page > segment.pages.len() {
+            return finish(raw, END_OF_FILE, out);
+        }
         let looked = match segment.pages.get(raw.page) {
             None => {
                 let building = engine.log.segments.building();
@@ -154,12 +157,8 @@ pub fn advance(
                 }
             },
         };
-        let pages = segment.pages.len();
         if let Err(text) = looked {
             return finish(raw, text, out);
-        }
-        if raw.record.is_none() && raw.page > pages {
-            return finish(raw, END_OF_FILE, out);
         }
     }
 }

@@ -65,22 +65,22 @@ const EXIT_DAMAGED: u8 = 3;
                   the lines about damage say what.\n\n\
                   Example: zdb import --data /old/data --index /old/index --to-data /disk1/data --to-index /disk1/index"
 )]
-struct Arguments {
+pub struct Arguments {
     /// Data directory of the 0-db, which must not be running.
     #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    pub data: PathBuf,
     /// Index directory of the 0-db.
     #[arg(long, value_name = "DIR")]
-    index: PathBuf,
+    pub index: PathBuf,
     /// New data directory; created if missing, must not hold a log.
     #[arg(long, value_name = "DIR", default_value = "./zdb-data")]
-    to_data: PathBuf,
+    pub to_data: PathBuf,
     /// New index directory; created if missing.
     #[arg(long, value_name = "DIR", default_value = "./zdb-index")]
-    to_index: PathBuf,
+    pub to_index: PathBuf,
     /// Size at which a new data file is closed and the next begins, from 512k to just below 4G.
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
-    datasize: u64,
+    pub datasize: u64,
 }
 
 /// Runs `zdb import`; `arguments` are those behind the word.
@@ -110,7 +110,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 /// True where something was damaged.
-fn run(arguments: &Arguments) -> Result<bool, String> {
+pub fn run(arguments: &Arguments) -> Result<bool, String> {
     if arguments.datasize < SEGMENT_BYTES_MIN || arguments.datasize >= u64::from(u32::MAX) {
         return Err("--datasize must be at least 512k and below 4294967295 bytes".into());
     }

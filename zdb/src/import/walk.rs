@@ -15,13 +15,13 @@
 
 use super::format::{self, DATA_HEADER_BYTES, ENTRY_HEAD_BYTES, INDEX_HEADER_BYTES, Record};
 use super::source::Window;
-use crate::limits::IMPORT_HINTS_MAX;
+use crate::limits::{IMPORT_HINTS_MAX, scaled};
 use std::path::{Path, PathBuf};
 
 /// Bytes whose checksum a search for the next record may compute: so many for each byte of the file,
 const SEARCH_BYTES_FACTOR: u64 = 32;
 /// and so many in any case.
-const SEARCH_BYTES_MIN: u64 = 256 << 20;
+const SEARCH_BYTES_MIN: u64 = scaled(256 << 20, 1 << 20);
 
 /// What the walk came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
