@@ -7,7 +7,7 @@ use crate::history::{History, Moment};
 use crate::words;
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use zdb::command::{
@@ -93,11 +93,25 @@ pub fn buffer_directory() -> PathBuf {
         .get_or_init(|| {
             let memory = PathBuf::from("/dev/shm");
             let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };
-            let directory = parent.join(format!("zdb-fuzz-{}", std::process::id()));
+            forget_dead(&parent);
+            let directory = parent.join(format!("{DIRECTORY_PREFIX}{}", std::process::id()));
             std::fs::create_dir_all(&directory).expect("a directory for write buffers");
             directory
         })
         .clone()
+}
+
+const DIRECTORY_PREFIX: &str = "zdb-fuzz-";
+
+/// Removes what processes left that found something.
+fn forget_dead(parent: &Path) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let id = name.strip_prefix(DIRECTORY_PREFIX);
+        if id.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn forget_buffers() {
