@@ -218,6 +218,7 @@ fn serve(data: &Path, index: &Path) -> World {
             cache_bytes: 0,
             password: false,
             protect: false,
+            few_hashes: false,
         },
     )
 }
