@@ -10,6 +10,7 @@ use crate::measure::{Run, empty, measure_one, say};
 use crate::report::Report;
 use crate::server::{Kind, Server};
 use anyhow::{Context, Result};
+use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,10 @@ const BUSY: usize = 50;
 /// One slow reader takes so many bytes, then the next: each of them some 64 KiB a second.
 const SIP_BYTES: usize = 64 << 10;
 const SIP_EVERY: Duration = Duration::from_millis(1);
+/// A small window, so that what it does not read waits in the server rather than in the kernel.
+const SLOW_BUFFER_BYTES: usize = 64 << 10;
+/// Time for the server to fill what it may for all of them, before the others are measured.
+const SETTLE: Duration = Duration::from_secs(3);
 /// Requests of a slow reader before it waits for replies: 32 MiB of them.
 const GREED: usize = 512;
 
@@ -75,10 +80,14 @@ fn measure(run: &Run, server: &Server, round: usize, report: &mut Report) -> Res
         let busy = if beside < 2 { BUSY.min(all) } else { all };
         let _idle = connect(server.address, all - busy)?;
         let slow = connect(server.address, slow_readers)?;
+        for stream in &slow {
+            setsockopt(stream, sockopt::RcvBuf, &SLOW_BUFFER_BYTES)?;
+        }
         let is_done = AtomicBool::new(false);
         let sample = std::thread::scope(|scope| {
             if beside % 2 == 1 {
                 scope.spawn(|| read_slowly(&slow, &is_done));
+                std::thread::sleep(SETTLE);
             }
             let sample = measure_one(run, server, &small(busy), round);
             is_done.store(true, Ordering::Relaxed);

@@ -5,6 +5,7 @@ use compat_tests::client::{REPLY_TIME_MAX, encode, encoded};
 use compat_tests::server::{Setup, poll};
 use compat_tests::tls::{Certificates, Identity};
 use compat_tests::{Client, Reply, Server, args};
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Command, Output, Stdio};
@@ -367,6 +368,33 @@ fn files_that_do_not_fit() {
         let named = refusal.log.iter().any(|line| line.contains(expected));
         assert!(named, "{expected} in {:?}", refusal.log);
     }
+}
+
+/// New certificates count from the next connection on; those that are there go on, and files that
+/// cannot be used change nothing.
+#[test]
+fn certificates_are_read_again() {
+    let certificates = Certificates::new();
+    let server = Server::start(&certificates.flags_with_clients());
+    let mut before = connect(&server, &certificates, Identity::Client);
+    before.expect(args!["PING"], Reply::Simple("PONG".into()));
+    let old = certificates.client(Identity::Client);
+    let pid = Pid::from_raw(server.pid() as i32).expect("a process");
+    let key = std::fs::read(certificates.path("server.key")).expect("a key");
+    std::fs::write(certificates.path("server.key"), "no key").expect("a file");
+    kill_process(pid, Signal::HUP).expect("our own child");
+    server.wait_for_log("the refusal", |line| line.contains("the certificates stay as they were"));
+    let mut still = connect(&server, &certificates, Identity::Client);
+    still.expect(args!["PING"], Reply::Simple("PONG".into()));
+    std::fs::write(certificates.path("server.key"), key).expect("a file");
+    certificates.renew();
+    kill_process(pid, Signal::HUP).expect("our own child");
+    server.wait_for_log("the new certificates", |line| line.contains("certificates read again"));
+    let mut after = connect(&server, &certificates, Identity::Client);
+    after.expect(args!["PING"], Reply::Simple("PONG".into()));
+    let mut outdated = Client::connect_tls(server.tls_address(), old).expect("it connects");
+    outdated.try_call(args!["PING"]).expect_err("its authority is no more");
+    before.expect(args!["PING"], Reply::Simple("PONG".into()));
 }
 
 /// Beside TCP and the unix socket, all with the same keys.

@@ -130,11 +130,7 @@ impl Hub {
     /// Takes a new connection and returns its key, which is below 2^56. Whoever is not to be served is
     /// told why, and let go.
     pub fn connected(&mut self, peer: Peer) -> u64 {
-        let refusal = if self.is_crowded() {
-            Some("max number of clients reached")
-        } else {
-            self.server.refuse_stranger(&peer)
-        };
+        let refusal = self.refusal(&peer);
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             (self.slots.len() - 1) as u32
@@ -168,13 +164,23 @@ impl Hub {
         self.server.stats.clients_now >= self.server.settings.clients_max
     }
 
-    /// Whether a new connection is closed without a word: the table is full, or too many clients that
-    /// were turned away are still there.
-    pub fn turns_away(&mut self) -> bool {
+    /// Whether a new connection is closed without a word: the table is full, or it would be turned away
+    /// as so many others that are still there.
+    pub fn turns_away(&mut self, peer: &Peer) -> bool {
         let is_full = self.free.is_empty() && self.slots.len() > 0xff_ffff;
-        let turns_away = is_full || self.rejected_now >= REJECTED_CLIENTS_MAX;
+        let is_one_of_many =
+            self.rejected_now >= REJECTED_CLIENTS_MAX && self.refusal(peer).is_some();
+        let turns_away = is_full || is_one_of_many;
         self.server.stats.rejected_connections += u64::from(turns_away);
         turns_away
+    }
+
+    /// Why a new connection is not served.
+    fn refusal(&self, peer: &Peer) -> Option<&'static str> {
+        match self.is_crowded() {
+            true => Some("max number of clients reached"),
+            false => self.server.refuse_stranger(peer),
+        }
     }
 
     pub fn get_mut(&mut self, key: u64) -> Option<&mut Connection> {

@@ -289,7 +289,7 @@ impl Server {
             Ok(descriptor) => {
                 // SAFETY: the kernel just made this descriptor for us.
                 let socket = unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) };
-                if self.stop == Stop::No && !self.hub.turns_away() {
+                if self.stop == Stop::No {
                     self.welcome(at, socket);
                 }
                 if !event.more && self.stop == Stop::No {
@@ -315,6 +315,9 @@ impl Server {
 
     fn welcome(&mut self, listener: usize, socket: OwnedFd) {
         let (descriptor, peer) = self.listeners[listener].welcome(socket);
+        if self.hub.turns_away(&peer) {
+            return;
+        }
         let tls = if peer.encrypted { self.encryption.begin() } else { None };
         if peer.encrypted && tls.is_none() {
             return;

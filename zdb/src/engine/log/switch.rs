@@ -1,0 +1,214 @@
+//! From one segment of the log to the next: made ahead, begun when the old one is full or told to end, and
+//! not written to before the old one is durable.
+
+use super::format::{self, BLOCK, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::segments::Segment;
+use super::{Current, Jump, Log, Prepared, RETRY_MS, Refusal, SEAL_ROOM, Switch};
+use crate::disk::{Done, Operation, Token};
+use crate::engine::index::PLACE_BITS;
+use crate::limits::*;
+use std::io;
+
+impl Log {
+    /// Goes to the next segment, which takes a record of `bytes`, or asks for one.
+    pub(super) fn next_segment(&mut self, now_ms: u64, bytes: u64) -> Result<(), Refusal> {
+        if self.switch.is_some() {
+            return Err(Refusal::Wait);
+        }
+        let needed = SEGMENT_HEADER_BYTES + bytes + SEAL_ROOM;
+        match &self.prepared {
+            Prepared::Ready(segment) if segment.size >= needed => {
+                self.begin_segment();
+                Ok(())
+            }
+            Prepared::Requested { .. } => Err(Refusal::Wait),
+            Prepared::Failed { at_ms } if now_ms < at_ms + RETRY_MS => Err(Refusal::Failed),
+            Prepared::Ready(_) | Prepared::Nothing | Prepared::Failed { .. } => {
+                self.request_segment(bytes);
+                match self.prepared {
+                    Prepared::Requested { .. } => Err(Refusal::Wait),
+                    _ => Err(Refusal::Failed),
+                }
+            }
+        }
+    }
+
+    /// Closes the open segment, empty or not, and begins the next one.
+    pub fn jump(&mut self, now_ms: u64) -> Result<(), Refusal> {
+        if self.broken.is_some() {
+            return Err(Refusal::Failed);
+        }
+        if self.segments.last().is_none() {
+            // Clients see a first segment before there is one: it comes into being to be closed.
+            self.next_segment(now_ms, 0)?;
+        }
+        self.next_segment(now_ms, 0)
+    }
+
+    /// Where the next record goes. A log that takes no records yet shows the end of its last segment.
+    pub fn current(&self) -> Current {
+        let index = self.segments.list().len().saturating_sub(1);
+        match self.segments.last() {
+            Some(last) if self.open => {
+                Current { index, base: last.base, offset: self.appended - last.base }
+            }
+            Some(last) => Current { index, base: last.base, offset: last.end() - last.base },
+            None => Current { index, base: self.appended, offset: SEGMENT_HEADER_BYTES },
+        }
+    }
+
+    /// Changes after how long a segment with records is closed, in milliseconds; 0: never.
+    pub fn set_rotation(&mut self, rotate_ms: u64) {
+        self.rotate_ms = rotate_ms;
+        // It counts from the next record.
+        self.rotate_due_ms = None;
+    }
+
+    /// Closes a segment that has had records for long enough.
+    pub(super) fn rotate_if_due(&mut self, now_ms: u64) {
+        if self.rotate_due_ms.is_some_and(|due| due <= now_ms) {
+            self.rotate_due_ms = None;
+            // The setting may have changed since.
+            self.rotating = self.rotate_ms > 0;
+        }
+        if self.rotating && self.jump(now_ms) == Err(Refusal::Failed) {
+            self.rotating = false;
+            self.rotate_due_ms = Some(now_ms + self.rotate_ms);
+        }
+    }
+
+    pub(super) fn request_segment(&mut self, record_bytes: u64) {
+        let needed = (SEGMENT_HEADER_BYTES + record_bytes + SEAL_ROOM).next_multiple_of(BLOCK);
+        let capacity = self.segment_bytes.max(needed);
+        let base = match self.segments.last() {
+            Some(last) if self.open => last.base + last.capacity,
+            _ => self.written,
+        };
+        if base + capacity > 1 << PLACE_BITS {
+            return self.cannot_grow(base);
+        }
+        let header = SegmentHeader {
+            log: self.id,
+            base,
+            capacity,
+            previous_end: if self.open { 0 } else { self.segments.previous_end },
+            created: self.now_s,
+        };
+        let token = self.token();
+        self.creating = Some(token);
+        if let Prepared::Ready(segment) = &self.prepared {
+            self.operations.push((Token(0), Operation::Close { file: segment.file }));
+        }
+        self.prepared = Prepared::Requested { base, capacity };
+        self.operations.push((
+            token,
+            Operation::CreateSegment {
+                name: format::segment_name(base),
+                capacity,
+                capacity_min: needed.max(SEGMENT_BYTES_MIN.min(capacity)),
+                header: header.encode().to_vec(),
+            },
+        ));
+    }
+
+    /// Seals the open segment, if any, and goes on in the prepared one.
+    pub(super) fn begin_segment(&mut self) {
+        let Prepared::Ready(segment) = std::mem::replace(&mut self.prepared, Prepared::Nothing)
+        else {
+            unreachable!("only called with a prepared segment")
+        };
+        let next_start = segment.base + SEGMENT_HEADER_BYTES;
+        if let Some(old) = self.segments.last() {
+            self.jumping.push_back(Jump { old: old.base, new: segment.base });
+        }
+        self.rotate_due_ms = None;
+        self.rotating = false;
+        if self.open {
+            let end = self.seal();
+            self.switch = Some(Switch { end, next_start });
+            self.flush_target = Some(end);
+        } else {
+            self.submitted = next_start;
+            self.written = next_start;
+            self.durable = next_start;
+            self.buffered_from = next_start;
+            self.zeroed = next_start;
+        }
+        self.appended = next_start;
+        self.open = true;
+        self.segments.push(segment);
+    }
+
+    /// Tells of jumps once their old segment is as it stays: others may copy its files then.
+    pub(super) fn report_jumps(&mut self) {
+        while let Some(jump) = self.jumping.front() {
+            // A switch is always that of the last jump. The cut of the file goes before its last page.
+            let switching = self.switch.is_some() && self.jumping.len() == 1;
+            if switching || !self.segments.is_settled(jump.old) {
+                return;
+            }
+            self.jumps.extend(self.jumping.pop_front());
+        }
+    }
+
+    /// Lets writes go to the next segment once the old one is durable. True when it did.
+    pub(super) fn finish_switch(&mut self) -> bool {
+        let Some(switch) = self.switch else { return false };
+        // A zeroing of the old segment that came behind its cut would make it longer again.
+        if self.durable < switch.end || self.sync.is_some() || self.zero.is_some() {
+            return false;
+        }
+        self.switch = None;
+        self.flush_target = None;
+        self.submitted = switch.next_start;
+        self.written = switch.next_start;
+        self.durable = switch.next_start;
+        self.zeroed = switch.next_start;
+        let old = self.segments.of(switch.end - 1).expect("a sealed segment stays");
+        let (file, length, size) = (old.file, switch.end - old.base, old.size);
+        if size - length >= ZERO_UNIT_BYTES {
+            let token = self.token();
+            self.truncating = Some(token);
+            self.operations.push((token, Operation::Truncate { file, length }));
+        }
+        true
+    }
+
+    pub(super) fn segment_created(&mut self, now_ms: u64, result: io::Result<Done>) {
+        let Prepared::Requested { base, capacity } = self.prepared else {
+            unreachable!("a segment was asked for")
+        };
+        match result {
+            Ok(Done::File(file, size)) => {
+                self.prepared = Prepared::Ready(Segment::new(base, capacity, size, file));
+            }
+            Ok(other) => unreachable!("making a segment gives a file, not {other:?}"),
+            Err(error) => {
+                self.prepared = Prepared::Failed { at_ms: now_ms };
+                self.stats.write_errors += 1;
+                if self.now_s != self.stats.write_error_last {
+                    self.notices.push(format!(
+                        "cannot make segment {} of {capacity} bytes: {error}; writes are refused until there \
+                         is room, reads go on",
+                        format::segment_name(base)
+                    ));
+                }
+                self.stats.write_error_last = self.now_s;
+            }
+        }
+    }
+
+    /// The log has given all its addresses away. Jumps use them up too: each takes a whole segment's.
+    pub(super) fn cannot_grow(&mut self, base: u64) {
+        self.prepared = Prepared::Failed { at_ms: 0 };
+        if self.now_s != self.stats.write_error_last {
+            self.notices.push(format!(
+                "no segment can follow {}: the log's {PLACE_BITS} bits of addresses are used up. Writes \
+                 are refused, reads go on; copy the data into a new directory",
+                format::segment_name(base)
+            ));
+        }
+        self.stats.write_errors += 1;
+        self.stats.write_error_last = self.now_s;
+    }
+}
