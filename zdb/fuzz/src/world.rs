@@ -148,6 +148,7 @@ fn state(setup: &Setup) -> ServerState {
         policy: setup.policy,
         cache_bytes: setup.cache_bytes,
         sync_period_ms: 1000,
+        clients_max: 1000,
         ..Settings::default()
     };
     ServerState {
