@@ -36,7 +36,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn setup(choices: &mut Choices<'_>) -> Setup {
-    let shape = choices.byte();
+    let (shape, more) = (choices.byte(), choices.byte());
     Setup {
         policy: match shape & 3 {
             0 => Policy::No,
@@ -47,7 +47,8 @@ fn setup(choices: &mut Choices<'_>) -> Setup {
         segment_bytes: [64 << 10, 128 << 10, 1 << 20, 64 << 10][usize::from(shape >> 3 & 3)],
         cache_bytes: [0, 8 << 10, 1 << 20, 0][usize::from(shape >> 5 & 3)],
         password: shape & 128 != 0,
-        protect: choices.byte() & 1 == 1,
+        protect: more & 1 == 1,
+        few_hashes: more & 6 == 6,
     }
 }
 

@@ -52,7 +52,7 @@ fuzz_target!(|input: &[u8]| {
     let mut is_damaged = false;
     let mut steps = 0;
     while !choices.is_empty() && steps < STEPS_MAX {
-        is_damaged |= step(&mut all, &mut choices);
+        is_damaged |= step(&mut all, is_damaged, &mut choices);
         steps += 1;
     }
     all.iter_mut().for_each(walk);
@@ -87,13 +87,17 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// A request to the 0-db, or damage to its files: then true.
-fn step(all: &mut [Old], choices: &mut Choices<'_>) -> bool {
+/// A request to the 0-db, or damage to its files: then true, and the 0-db takes no more.
+fn step(all: &mut [Old], is_damaged: bool, choices: &mut Choices<'_>) -> bool {
     let action = choices.byte();
     let count = all.len();
     let old = &mut all[usize::from(action >> 5) % count];
     let time = u32::from(choices.byte()) << 22;
     match action & 31 {
+        _ if is_damaged => {
+            damage(old, choices);
+            return true;
+        }
         0..12 => {
             let key = words::key(choices, &words::Seen::default());
             let payload = words::value(choices);
@@ -214,6 +218,7 @@ fn serve(data: &Path, index: &Path) -> World {
             cache_bytes: 0,
             password: false,
             protect: false,
+            few_hashes: false,
         },
     )
 }

@@ -216,14 +216,20 @@ impl Connection {
     pub fn may_run(&self) -> bool {
         !self.closing
             && self.blocked == Blocked::No
-            && !(self.is_held && self.pending_bytes() > OUTPUT_BYTES_SHARE)
+            && !(self.is_held && self.reply_bytes() > OUTPUT_BYTES_SHARE)
             && self.replies.len() < REQUESTS_IN_FLIGHT_MAX
-            && self.pending_bytes() < OUTPUT_BYTES_MAX
+            && self.reply_bytes() < OUTPUT_BYTES_MAX
+    }
+
+    /// Bytes of replies that the client can take, or that a task will bring. What was pushed meanwhile is
+    /// not among them: it waits for the MGET under way, which must not wait for it.
+    fn reply_bytes(&self) -> usize {
+        self.output.len() + self.sending.len() + self.queued_bytes
     }
 
     /// Bytes of replies that are not out yet, known or estimated.
     pub fn pending_bytes(&self) -> usize {
-        self.output.len() + self.sending.len() + self.queued_bytes + self.pushed.len()
+        self.reply_bytes() + self.pushed.len()
     }
 
     /// Replies that wait for something, and their bytes, known or estimated.
