@@ -11,7 +11,7 @@ use crate::resp::{Protocol, Request};
 use std::fmt::Write;
 
 /// Commands that a pause lets through: they end it.
-const UNPAUSED: &[&str] = &["client", "stop", "shutdown"];
+const UNPAUSED: &[&str] = &["auth", "client", "hello", "ping", "quit", "reset", "shutdown", "stop"];
 
 #[derive(Default)]
 pub(super) struct Watchers {

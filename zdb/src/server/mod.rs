@@ -700,6 +700,7 @@ impl Server {
     /// The last hooks, which find every file as it stays.
     fn close_hooks(&mut self) {
         let Some(hook) = self.hooks.take().and_then(HookThread::finish) else { return };
+        process::hear_hang_up(&self.signals, false);
         let engine = &self.hub.engine;
         let names: Vec<&[u8]> = engine.namespaces.iter().map(|one| &*one.name).collect();
         hook.close(names.into_iter(), engine.log.current().base, self.signals.as_raw_fd());

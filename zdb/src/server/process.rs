@@ -46,11 +46,31 @@ pub fn block_signals(hang_up: bool) -> Result<OwnedFd, String> {
             libc::sigaddset(&mut set, libc::SIGHUP);
         }
         libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-        let descriptor = libc::signalfd(-1, &set, libc::SFD_CLOEXEC);
+        let descriptor = libc::signalfd(-1, &heard(false), libc::SFD_CLOEXEC);
         if descriptor < 0 {
             return Err(format!("cannot receive signals: {}", io::Error::last_os_error()));
         }
         Ok(OwnedFd::from_raw_fd(descriptor))
+    }
+}
+
+/// Whether a SIGHUP that `block_signals` keeps is told, or waits.
+pub fn hear_hang_up(signals: &OwnedFd, yes: bool) {
+    // SAFETY: plain data on the stack, and our own descriptor.
+    unsafe { libc::signalfd(signals.as_raw_fd(), &heard(yes), 0) };
+}
+
+fn heard(hang_up: bool) -> libc::sigset_t {
+    // SAFETY: plain data on the stack.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        if hang_up {
+            libc::sigaddset(&mut set, libc::SIGHUP);
+        }
+        set
     }
 }
 
