@@ -545,6 +545,11 @@ impl Hub {
             }
         }
         connection.parts_end();
+        // What was pushed meanwhile may be first in the queue now.
+        connection.release(self.engine.log.acknowledged(), self.engine.log.broken().is_some());
+        if connection.waits_for_log() {
+            self.wait_for_log(connection);
+        }
         if let Some(command) = connection.session.running.command {
             self.ran_alone(connection, request, command, connection.parts_since_ns);
         }

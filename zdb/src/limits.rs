@@ -107,6 +107,10 @@ pub const SLOWLOG_ENTRIES_MAX: usize = 65536;
 pub const SLOWLOG_ARGUMENTS_MAX: usize = 32;
 pub const SLOWLOG_ARGUMENT_BYTES_MAX: usize = 128;
 
+/// Longest part of a word that MONITOR shows, in bytes: in quotes it is up to four times as long.
+pub const MONITOR_WORD_BYTES_MAX: usize = 4 << 10;
+/// Clients that wait by WAIT at once; each request of all others looks at every one of them.
+pub const WAITS_MAX: u64 = 1024;
 /// Longest name a client may give itself, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 256;
 

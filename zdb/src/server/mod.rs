@@ -691,12 +691,20 @@ impl Server {
         if let Some((FileId(file), length)) = summary.cut {
             let _ = self.files.truncate(FileId(file), length);
         }
+        // Nobody is to wait for a server that answers no more.
+        let doors = self.listeners.iter().map(Listener::descriptor);
+        let rooms = self.sockets.values().map(|socket| socket.descriptor.as_raw_fd());
+        for descriptor in doors.chain(rooms) {
+            // SAFETY: shutdown on an open socket touches no memory.
+            unsafe { libc::shutdown(descriptor, libc::SHUT_RDWR) };
+        }
         self.close_hooks();
         match self.hub.engine.log.broken() {
             Some(line) => Err(format!("stopped, but the log is not closed: {line}")),
             None => Ok(self.ended),
         }
     }
+
     /// The last hooks, which find every file as it stays.
     fn close_hooks(&mut self) {
         let Some(hook) = self.hooks.take().and_then(HookThread::finish) else { return };

@@ -4,16 +4,27 @@ use crate::command::ProcessUsage;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-/// A line for the operator. Where nobody reads it any more it is dropped: a closed pipe must not stop
-/// the server.
+/// A line for the operator. Where nobody reads it it is dropped: neither a closed pipe nor a full one may
+/// stop the server.
 pub fn say(line: &str) {
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    if takes_a_line(libc::STDOUT_FILENO) {
+        let mut out = io::stdout().lock();
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
 }
 
 /// The same about something that is not as it should be.
 pub fn warn(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "zdb: {line}");
+    if takes_a_line(libc::STDERR_FILENO) {
+        let _ = writeln!(io::stderr().lock(), "zdb: {line}");
+    }
+}
+
+/// A pipe that can be written to has room for 4096 bytes, more than nearly every line.
+fn takes_a_line(descriptor: RawFd) -> bool {
+    let mut entry = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one live entry, and no waiting.
+    unsafe { libc::poll(&mut entry, 1, 0) != 0 }
 }
 
 /// What whoever started us left open beside the three standard ones. Programs that we start do not get
