@@ -25,6 +25,8 @@ use watchers::Watchers;
 
 /// How many requests of a pipeline are parsed before the first of them runs.
 const LOOK_AHEAD_REQUESTS: usize = 16;
+/// Rounds of one settling; what is left after them is for the next turn.
+const SETTLE_ROUNDS_MAX: usize = 8;
 /// How often clients that do not read are looked for while too much waits for them, in milliseconds.
 const STALLED_LOOK_MS: u64 = 200;
 /// Reply of the null server to GET, in bytes.
@@ -709,7 +711,8 @@ impl Hub {
             self.policy = self.engine.log.policy;
             self.log_moved = true;
         }
-        loop {
+        // Answers from memory lead to more of them; sockets and the log must not wait for the last.
+        for _ in 0..SETTLE_ROUNDS_MAX {
             self.engine.pump();
             self.turn += 1;
             let answers = std::mem::take(&mut self.engine.answers);
@@ -729,6 +732,13 @@ impl Hub {
                 }
             }
         }
+        self.engine.pump();
+        self.turn += 1;
+    }
+
+    /// Whether there is nothing left for the next turn.
+    pub fn is_settled(&self) -> bool {
+        self.engine.answers.is_empty() && !self.log_moved
     }
 
     fn deliver(&mut self, waiter: Waiter, answer: Answer) {

@@ -163,7 +163,8 @@ impl Server {
         let mut touched = Vec::new();
         loop {
             self.arm_timer();
-            self.ring.wait(self.batch).map_err(|error| format!("io_uring failed: {error}"))?;
+            let batch = if self.hub.is_settled() { self.batch } else { 0 };
+            self.ring.wait(batch).map_err(|error| format!("io_uring failed: {error}"))?;
             let now = self.now();
             self.hub.set_time(now);
             self.ring.take_events(&mut events);
