@@ -122,8 +122,7 @@ fn listens_everywhere_unless_told_otherwise() {
     let mut client = Client::connect(([127, 0, 0, 1], port).into()).expect("IPv4 is served");
     client.expect(args!["PING"], pong());
     expect_denied(Client::connect((outer_address(), port).into()).expect("it connects"));
-    let warned = server.log().iter().any(|line| line.contains("protected mode: without"));
-    assert!(warned, "the start says so: {:?}", server.log());
+    server.wait_for_log("the start says so", |line| line.contains("protected mode: without"));
 }
 
 /// The start-up line of zos, word for word.
@@ -423,7 +422,7 @@ fn fewer_clients_where_files_are_few() {
     let address = ready.trim().rsplit(' ').next().and_then(|place| place.parse().ok());
     let mut client = Client::connect(address.expect("an address")).expect("it serves");
     let clients_max = info_field(&mut client, "maxclients");
-    assert!((200..272).contains(&clients_max), "{clients_max}");
+    assert!((150..272).contains(&clients_max), "{clients_max}");
     child.kill().expect("our own child can be killed");
     let mut err = String::new();
     child.stderr.take().expect("a pipe").read_to_string(&mut err).expect("text");

@@ -55,6 +55,8 @@ pub const SIDECAR_PAGE_BYTES: usize = scaled(16 << 10, 256) as usize;
 pub const SCAN_ENTRIES_MAX: usize = scaled(512, 8) as usize;
 /// Most bytes of the log that one SCAN or RSCAN reads for the keys.
 pub const SCAN_READ_BYTES_MAX: u64 = scaled(512 << 10, 32 << 10);
+/// Longest pattern of SCAN MATCH in bytes: comparing takes up to pattern times key, for each key.
+pub const PATTERN_BYTES_MAX: usize = 512;
 /// Records nearer than this share one read of a scan, in bytes.
 pub const SCAN_GAP_BYTES: u64 = scaled(16 << 10, 4 << 10);
 

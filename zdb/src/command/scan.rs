@@ -14,7 +14,9 @@ use crate::engine::log::format::{self, BLOCK, Head, Kind, RECORD_HEAD_BYTES};
 use crate::engine::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, namespace_bit};
 use crate::engine::namespace::Keys;
 use crate::engine::{Answer, Engine, Waiter};
-use crate::limits::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX, SCAN_GAP_BYTES, SCAN_READ_BYTES_MAX};
+use crate::limits::{
+    KEY_BYTES_MAX, PATTERN_BYTES_MAX, SCAN_ENTRIES_MAX, SCAN_GAP_BYTES, SCAN_READ_BYTES_MAX,
+};
 use crate::output::Output;
 use crate::resp::{Protocol, Request};
 
@@ -156,6 +158,9 @@ fn keys_form(request: Request<'_>) -> Result<Form, String> {
             return Err("Unexpected arguments".into());
         };
         if word.eq_ignore_ascii_case(b"MATCH") {
+            if value.len() > PATTERN_BYTES_MAX {
+                return Err("Argument too long".into());
+            }
             pattern = (value != b"*").then(|| value.into());
         } else if word.eq_ignore_ascii_case(b"TYPE") {
             none = !value.eq_ignore_ascii_case(b"string");

@@ -154,7 +154,7 @@ pub const COMMANDS: &[Command] = commands! {
         "Goes on in a new data file." => files::jump;
     "reload" Exact(2), true, ADMIN, NO_KEYS, "server", "name",
         "Forgets what is kept in memory beside the files." => files::reload;
-    "index" AtLeast(2), true, ADMIN, NO_KEYS, "server", "DIRTY [RESET]",
+    "index" AtLeast(2), true, ADMIN, NO_KEYS, "server", "DIRTY | DIRTY RESET",
         "Index files that were modified in place: none." => files::index;
     "data" AtLeast(2), true, ADMIN, NO_KEYS, "server", "RAW id offset",
         "The record at an offset of a data file, whatever became of its key." => raw::data;

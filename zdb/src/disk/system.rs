@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 const LOCK_NAME: &str = ".lockfile";
 /// The rights of everybody but the owner.
 const OTHERS: u32 = 0o077;
-/// A directory with one of these is a server's.
-const OUR_NAMES: [&str; 2] = ["identity", "zdb.conf"];
+/// What a server's directory holds, beside segments and their sidecars.
+const OUR_NAMES: [&str; 5] = [LOCK_NAME, "identity", "buffer-place", "zdb.conf", "lost+found"];
 
 pub struct SystemFiles {
     data: PathBuf,
@@ -88,7 +88,7 @@ impl SystemFiles {
     }
 }
 
-/// Whether a directory is a server's, or empty. Another one may be somebody's home.
+/// Whether a directory is a server's alone, or empty. Another one may be somebody's home.
 fn is_ours(directory: &Path) -> bool {
     let names: Vec<_> = fs::read_dir(directory)
         .into_iter()
@@ -96,12 +96,11 @@ fn is_ours(directory: &Path) -> bool {
         .flatten()
         .map(|entry| entry.file_name())
         .collect();
-    let is_empty = names.iter().all(|name| name == "lost+found");
-    let has_ours = names.iter().any(|name| {
-        let is_sidecar = Path::new(name).extension().is_some_and(|ending| ending == "sidecar");
-        is_sidecar || OUR_NAMES.iter().any(|ours| name == ours)
-    });
-    is_empty || has_ours
+    names.iter().all(|name| {
+        let ending = Path::new(name).extension();
+        let is_log = ending.is_some_and(|ending| ending == "sidecar" || ending == "log");
+        is_log || OUR_NAMES.iter().any(|ours| name == ours)
+    })
 }
 
 /// Takes the rights of other users from a directory and the files in it: namespaces have passwords, and

@@ -510,6 +510,7 @@ impl Recovery<'_> {
         may_be_torn: bool,
     ) -> Result<Ended, String> {
         let mut scanner = Scanner::new(self.files, self.buffer, self.seed, base, file, size);
+        let may_be_torn = may_be_torn && !scanner.ends_with_seal()?;
         let mut builder = PageBuilder::new();
         let mut pages = Vec::new();
         let seed = self.segments.page_seed(base);
@@ -803,6 +804,19 @@ impl<'a> Scanner<'a> {
             position += ALIGN;
         }
         Ok(None)
+    }
+
+    /// Whether the file ends with a seal, as after a stop in order: then all of it was durable.
+    fn ends_with_seal(&mut self) -> Result<bool, String> {
+        let first = self.end.saturating_sub(2 * BLOCK).max(self.base + SEGMENT_HEADER_BYTES);
+        let (seed, end) = (self.seed, self.end);
+        let bytes = self.bytes(first, 2 * BLOCK)?;
+        Ok((first..end).step_by(ALIGN as usize).any(|position| {
+            let record = bytes.get((position - first) as usize..).unwrap_or_default();
+            format::Verified::check(record, seed, position).is_some_and(|record| {
+                record.head.kind == Kind::Seal && position + record.head.bytes() == end
+            })
+        }))
     }
 
     /// Whether bytes that are not zero follow.
