@@ -469,11 +469,18 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // It may have ended by itself; there is nobody left to tell.
+            if std::thread::panicking()
+                && let Ok(Some(status)) = child.try_wait()
+            {
+                eprintln!("the server had ended by itself: {status}");
+            }
+            // There is nobody left to tell.
             let _ = child.kill();
             let _ = child.wait();
         }
         if std::thread::panicking() {
+            // Its last words may still be in the pipe.
+            std::thread::sleep(LAST_WORDS_TIME);
             let log = self.log();
             eprintln!("the server's last lines: {:#?}", &log[log.len().saturating_sub(20)..]);
             if std::env::var_os("ZDB_KEEP").is_some() {
@@ -486,6 +493,8 @@ impl Drop for Server {
     }
 }
 
+/// How long a server's last lines may take from its pipe to its log here.
+const LAST_WORDS_TIME: Duration = Duration::from_millis(500);
 /// A report that takes longer is missing.
 const REPORT_TIME_MAX: Duration = Duration::from_secs(20);
 /// Between two looks at a condition.

@@ -2,7 +2,7 @@
 
 use compat_tests::server::{Setup, binary, poll, scratch_dir};
 use compat_tests::{Client, Reply, args};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +17,8 @@ const TIME_MAX: Duration = Duration::from_secs(30);
 struct Daemon {
     home: TempDir,
     pid: Pid,
+    /// Tells it from another process that gets its id later.
+    born: String,
     address: SocketAddr,
     output: String,
 }
@@ -57,9 +59,12 @@ impl Daemon {
         assert_eq!(output.status.code(), Some(0), "{output_text}{error}");
         let pid = output_text.lines().find_map(|line| line.strip_prefix("pid: "));
         let pid = pid.unwrap_or_else(|| panic!("no line with the pid: {output_text}{error}"));
+        let pid = Pid::from_raw(pid.parse().expect("a number")).expect("not zero");
+        let (_, born) = state_of(pid).expect("it runs");
         Daemon {
             home,
-            pid: Pid::from_raw(pid.parse().expect("a number")).expect("not zero"),
+            pid,
+            born,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             output: output_text,
         }
@@ -76,8 +81,7 @@ impl Daemon {
 
     fn is_running(&self) -> bool {
         // It is nobody's child here, so it is gone when it has ended, or waits for the init process.
-        let state = fs::read_to_string(self.proc("stat")).unwrap_or_default();
-        test_kill_process(self.pid).is_ok() && !state.contains(") Z ")
+        state_of(self.pid).is_some_and(|(state, born)| state != "Z" && born == self.born)
     }
 
     fn proc(&self, name: &str) -> PathBuf {
@@ -94,6 +98,13 @@ impl Daemon {
     fn file(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
+}
+
+/// The state of a process, and when it was made.
+fn state_of(pid: Pid) -> Option<(String, String)> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_whitespace().collect();
+    Some(((*fields.first()?).into(), (*fields.get(19)?).into()))
 }
 
 impl Drop for Daemon {

@@ -237,6 +237,10 @@ fn a_slow_hook_stalls_nobody() {
 /// Ends what a hook left running, by the ids that it wrote down.
 fn kill_all(hook: &Hook) {
     for pid in std::fs::read_to_string(hook.file("pids")).unwrap_or_default().lines() {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if name.trim() != "sleep" {
+            continue;
+        }
         let pid = rustix::process::Pid::from_raw(pid.parse().expect("an id")).expect("not zero");
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
