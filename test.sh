@@ -19,6 +19,7 @@ need redis-benchmark redis-tools
 need mkfs.ext4 e2fsprogs
 need mount mount
 need cc gcc
+need c++ g++
 need openssl openssl
 need stdbuf coreutils
 need tmux tmux

@@ -9,12 +9,12 @@ use crate::load::{CACHE, Command, FIXED_64K, FIXED_100, Load, Sync, fill_for};
 use crate::measure::{Run, empty, measure_one, say};
 use crate::report::Report;
 use crate::server::{Kind, Server};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const CONNECTIONS: usize = 10_000;
 const SLOW_READERS: usize = 1_000;
@@ -27,8 +27,11 @@ const SIP_BYTES: usize = 64 << 10;
 const SIP_EVERY: Duration = Duration::from_millis(1);
 /// A small window, so that what it does not read waits in the server rather than in the kernel.
 const SLOW_BUFFER_BYTES: usize = 64 << 10;
-/// Time for the server to fill what it may for all of them, before the others are measured.
-const SETTLE: Duration = Duration::from_secs(3);
+/// The server has done what the slow readers asked for at first when it answers this quickly again, so
+/// often one after the other.
+const SETTLED: Duration = Duration::from_millis(20);
+const SETTLED_COUNT: usize = 20;
+const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// Requests of a slow reader before it waits for replies: 32 MiB of them.
 const GREED: usize = 512;
 
@@ -87,9 +90,9 @@ fn measure(run: &Run, server: &Server, round: usize, report: &mut Report) -> Res
         let sample = std::thread::scope(|scope| {
             if beside % 2 == 1 {
                 scope.spawn(|| read_slowly(&slow, &is_done));
-                std::thread::sleep(SETTLE);
             }
-            let sample = measure_one(run, server, &small(busy), round);
+            let settled = if beside % 2 == 1 { settle(server) } else { Ok(()) };
+            let sample = settled.and_then(|()| measure_one(run, server, &small(busy), round));
             is_done.store(true, Ordering::Relaxed);
             sample
         })?;
@@ -107,6 +110,22 @@ fn connect(address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
         Ok(stream)
     };
     (0..count).map(connect).collect()
+}
+
+/// Waits until the first rush is over, and says how long that was: gigabytes are asked for at once, and
+/// whoever asks then waits its turn.
+fn settle(server: &Server) -> Result<()> {
+    let begin = Instant::now();
+    let mut quick = 0;
+    while quick < SETTLED_COUNT {
+        let asked = Instant::now();
+        server.ask(&[b"PING"])?;
+        quick = if asked.elapsed() < SETTLED { quick + 1 } else { 0 };
+        ensure!(begin.elapsed() < SETTLE_MAX, "slow readers keep the server busy for a minute");
+        std::thread::sleep(SIP_EVERY);
+    }
+    eprintln!("slow readers are full after {:.1} s", begin.elapsed().as_secs_f64());
+    Ok(())
 }
 
 /// Asks for a lot on each connection, and takes a sip from one after the other.

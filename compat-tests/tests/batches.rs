@@ -125,7 +125,7 @@ fn a_torn_batch_does_not_count() {
         server.kill();
         assert!(end - start > 5 * BLOCK, "the batch takes some blocks");
         for block in start / BLOCK..end / BLOCK {
-            let (damaged, _home) = start_damaged(&server.data_dir(), &segment, block);
+            let (mut damaged, _home) = start_damaged(&server.data_dir(), &segment, block);
             let mut client = damaged.connect();
             let found = values(&mut client, "b");
             // The last block may hold nothing but padding.
@@ -139,6 +139,16 @@ fn a_torn_batch_does_not_count() {
             client.expect(&["GET", "before"], Reply::bulk("1"));
             let after = if with_later_record { Reply::bulk("1") } else { Reply::Nil };
             client.expect(&["GET", "after"], after);
+            if block == start / BLOCK + 1 {
+                // Nor does it later, when the segment is not the last any more and its sidecar is gone.
+                client.expect(&["SET", "later", "1"], Reply::bulk("later"));
+                damaged.terminate();
+                std::fs::remove_dir_all(damaged.index_dir()).expect("the index can be lost");
+                damaged.resume();
+                let mut client = damaged.connect();
+                assert!(values(&mut client, "b").iter().all(is_nil), "half a batch came back");
+                client.expect(&["GET", "later"], Reply::bulk("1"));
+            }
         }
     }
 }

@@ -360,6 +360,24 @@ fn a_stop_does_not_wait_for_ready() {
     kill_all(&hook);
 }
 
+/// The hook `close` is waited for, unless the stop is asked for again.
+#[test]
+fn a_second_stop_does_not_wait_for_close() {
+    let hook = Hook::new("if [ $1 = close ]; then echo $$ > $dir/pids; exec sleep 60; fi");
+    let mut server = hook.setup().start();
+    let pid = rustix::process::Pid::from_raw(server.pid() as i32).expect("not zero");
+    let stop = || rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    stop().expect("our own child");
+    hook.wait_for("close", 1);
+    let written = poll(TIME_MAX, || hook.file("pids").exists().then_some(()));
+    assert!(written.is_some() && server.is_running(), "it waits");
+    let before = Instant::now();
+    assert_eq!(server.terminate().code(), Some(143));
+    assert!(before.elapsed() < Duration::from_secs(20), "the stop took {:?}", before.elapsed());
+    assert!(hook.named("namespace-closing").is_empty());
+    kill_all(&hook);
+}
+
 /// A file that is missing is asked for, and used when it comes back.
 #[test]
 fn a_missing_file_comes_back() {

@@ -16,7 +16,7 @@ use crate::disk::{Completion, Operation, Token};
 use crate::engine::index::KeyHash;
 use crate::engine::log::Policy;
 use crate::engine::{Answer, Engine, Now, Waiter};
-use crate::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_TOTAL_MAX, REJECTED_CLIENTS_MAX};
+use crate::limits::*;
 use crate::output::Output;
 use crate::resp::{Progress, ProtocolError, Request, RequestParser};
 use connection::{Blocked, Reply, SpareInputs};
@@ -25,6 +25,10 @@ use watchers::Watchers;
 
 /// How many requests of a pipeline are parsed before the first of them runs.
 const LOOK_AHEAD_REQUESTS: usize = 16;
+/// Rounds of one settling; what is left after them is for the next turn.
+const SETTLE_ROUNDS_MAX: usize = 8;
+/// How often clients that do not read are looked for while too much waits for them, in milliseconds.
+const STALLED_LOOK_MS: u64 = 200;
 /// Reply of the null server to GET, in bytes.
 const NULL_PAYLOAD: [u8; 100] = [b'x'; 100];
 
@@ -56,6 +60,8 @@ pub struct Hub {
     input_bytes: usize,
     output_bytes: usize,
     spare_inputs: SpareInputs,
+    /// When clients that do not read were last looked for.
+    stalled_looked_ms: u64,
     batch: Box<Batch>,
 }
 
@@ -121,6 +127,7 @@ impl Hub {
             input_bytes: 0,
             output_bytes: 0,
             spare_inputs: SpareInputs::default(),
+            stalled_looked_ms: 0,
             batch: Box::default(),
         }
     }
@@ -228,6 +235,39 @@ impl Hub {
         connection.counted_bytes = pending;
         let index = (connection.key & 0xff_ffff) as usize;
         self.slots[index].connection = Some(connection);
+    }
+
+    /// Too much waits for clients that do not read: lets go of those that have not taken a byte lately,
+    /// those with most waiting first, until what is left is bearable.
+    fn let_stalled_go(&mut self) {
+        let now_ms = self.engine.now.monotonic_ms;
+        if now_ms < self.stalled_looked_ms + STALLED_LOOK_MS {
+            return;
+        }
+        self.stalled_looked_ms = now_ms;
+        let mut left = self.output_bytes;
+        let mut stalled: Vec<(usize, u64)> = Vec::new();
+        for one in self.slots.iter().filter_map(|slot| slot.connection.as_deref()) {
+            if one.is_overrun {
+                left -= one.counted_bytes;
+            } else if one.counted_bytes > OUTPUT_BYTES_SHARE
+                && now_ms >= one.active_ms + OUTPUT_STALLED_MS
+            {
+                stalled.push((one.counted_bytes, one.key));
+            }
+        }
+        stalled.sort_unstable();
+        while left > OUTPUT_BYTES_LAST_MAX
+            && let Some((bytes, key)) = stalled.pop()
+            && let Some(mut connection) = self.take(key)
+        {
+            left -= bytes;
+            connection.is_overrun = true;
+            connection.closing = true;
+            self.server.stats.output_limit_disconnections += 1;
+            self.touch(&mut connection);
+            self.put_back(connection);
+        }
     }
 
     fn touch(&mut self, connection: &mut Connection) {
@@ -507,6 +547,11 @@ impl Hub {
             }
         }
         connection.parts_end();
+        // What was pushed meanwhile may be first in the queue now.
+        connection.release(self.engine.log.acknowledged(), self.engine.log.broken().is_some());
+        if connection.waits_for_log() {
+            self.wait_for_log(connection);
+        }
         if let Some(command) = connection.session.running.command {
             self.ran_alone(connection, request, command, connection.parts_since_ns);
         }
@@ -656,6 +701,9 @@ impl Hub {
 
     /// The tidy-up after each turn: what the turn made possible happens, what is due is asked for.
     pub fn settle(&mut self) {
+        if self.output_bytes > OUTPUT_BYTES_LAST_MAX {
+            self.let_stalled_go();
+        }
         if self.watchers.is_needed {
             self.run_deadlines();
         }
@@ -663,7 +711,8 @@ impl Hub {
             self.policy = self.engine.log.policy;
             self.log_moved = true;
         }
-        loop {
+        // Answers from memory lead to more of them; sockets and the log must not wait for the last.
+        for _ in 0..SETTLE_ROUNDS_MAX {
             self.engine.pump();
             self.turn += 1;
             let answers = std::mem::take(&mut self.engine.answers);
@@ -683,6 +732,13 @@ impl Hub {
                 }
             }
         }
+        self.engine.pump();
+        self.turn += 1;
+    }
+
+    /// Whether there is nothing left for the next turn.
+    pub fn is_settled(&self) -> bool {
+        self.engine.answers.is_empty() && !self.log_moved
     }
 
     fn deliver(&mut self, waiter: Waiter, answer: Answer) {

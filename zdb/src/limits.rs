@@ -64,6 +64,10 @@ pub const OUTPUT_BYTES_MAX: usize = scaled(1 << 20, 32 << 10) as usize;
 pub const UNKNOWN_REPLY_BYTES: usize = OUTPUT_BYTES_MAX / 16;
 /// Replies of all connections together. Beyond it a connection with more than its share waits.
 pub const OUTPUT_BYTES_TOTAL_MAX: usize = scaled(1 << 30, 128 << 10) as usize;
+/// Beyond this, clients that have taken nothing for a while are let go, those with most waiting first.
+pub const OUTPUT_BYTES_LAST_MAX: usize = 2 * OUTPUT_BYTES_TOTAL_MAX;
+/// How long such a client has taken nothing, in milliseconds.
+pub const OUTPUT_STALLED_MS: u64 = 10_000;
 /// The share that each connection has in any case, in bytes.
 pub const OUTPUT_BYTES_SHARE: usize = scaled(16 << 10, 2 << 10) as usize;
 /// A payload of this size and more is sent from the cache or the read buffer without a copy.
@@ -79,7 +83,8 @@ pub const PUSH_OUTPUT_BYTES_MAX: usize = scaled(32 << 20, 256 << 10) as usize;
 /// Clients that are turned away and still get to read why, at once; further ones are just closed.
 pub const REJECTED_CLIENTS_MAX: u64 = 128;
 /// Open files beside those of clients and of what is open at the start: new segments and sidecars.
-pub const OPEN_FILES_RESERVE: u64 = 128;
+/// Clients that are being turned away and hooks have a file open each, too.
+pub const OPEN_FILES_RESERVE: u64 = REJECTED_CLIENTS_MAX + HOOKS_RUNNING_MAX as u64 + 320;
 /// Wrong passwords that one peer may send at once.
 pub const PASSWORD_FAILURES_MAX: u64 = 32;
 /// How long one of them counts, one after the other, in milliseconds.
@@ -102,6 +107,10 @@ pub const SLOWLOG_ENTRIES_MAX: usize = 65536;
 pub const SLOWLOG_ARGUMENTS_MAX: usize = 32;
 pub const SLOWLOG_ARGUMENT_BYTES_MAX: usize = 128;
 
+/// Longest part of a word that MONITOR shows, in bytes: in quotes it is up to four times as long.
+pub const MONITOR_WORD_BYTES_MAX: usize = 4 << 10;
+/// Clients that wait by WAIT at once; each request of all others looks at every one of them.
+pub const WAITS_MAX: u64 = 1024;
 /// Longest name a client may give itself, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 256;
 

@@ -79,7 +79,7 @@ fn run(options: &Options) -> Result<Ended, String> {
         None if options.background || has_files_to_read_again => HangUp::Ignore,
         None => HangUp::Stop,
     };
-    let start = Start { options, admin_password, signals, hang_up, inherited };
+    let start = Start { options, admin_password, signals, hears_hang_up, hang_up, inherited };
     let ended = start.run(Arc::new(files), &mut terminal);
     if let (Err(line), Some(mut terminal), Some(_)) = (&ended, terminal, &options.logfile) {
         terminal.warn(line);
@@ -92,6 +92,7 @@ struct Start<'a> {
     options: &'a Options,
     admin_password: Option<Password>,
     signals: OwnedFd,
+    hears_hang_up: bool,
     hang_up: HangUp,
     /// Descriptors that whoever started us left open.
     inherited: Vec<RawFd>,
@@ -150,6 +151,10 @@ impl Start<'_> {
         } else {
             None
         };
+        // Not before: a hook at the start waits for its own end, and the files were just opened.
+        if self.hears_hang_up {
+            process::hear_hang_up(&self.signals, true);
+        }
         let hub = Hub::new(engine, state, options.null);
         let signals = (self.signals, self.hang_up);
         let server = Server::new(hub, files, listeners, (hook, metrics, tls), signals)?;
@@ -327,7 +332,8 @@ fn tls_files(options: &Options) -> Option<TlsFiles> {
 
 /// As many clients as may be open beside the files that the server needs.
 fn clients_possible(wanted: u64, open_files_max: u64) -> u64 {
-    let spare = open_files_max.saturating_sub(process::open_files() + OPEN_FILES_RESERVE).max(1);
+    let reserve = OPEN_FILES_RESERVE.min(open_files_max / 2);
+    let spare = open_files_max.saturating_sub(process::open_files() + reserve).max(1);
     if spare < wanted {
         process::warn(&format!(
             "warning: at most {spare} clients instead of maxclients {wanted}: the limit of open files is \

@@ -85,7 +85,7 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..), help_heading = NETWORK)]
     pub maxclients: u32,
     /// Seconds of silence after which a client is let go; 0 = never.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0, help_heading = NETWORK)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = seconds(), help_heading = NETWORK)]
     pub timeout: u32,
 
     /// Password of the administrator, up to 128 bytes; without one every client is administrator. The
@@ -133,7 +133,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE", help_heading = OPERATION)]
     pub hook: Option<PathBuf>,
     /// Close a data file so many seconds after its first record, full or not; 0 = when it is full.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0, help_heading = OPERATION)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = seconds(), help_heading = OPERATION)]
     pub rotate: u32,
     /// Leave the terminal once the server listens.
     #[arg(long, help_heading = OPERATION)]
@@ -527,6 +527,11 @@ fn parse_port(text: &str) -> Result<Port, String> {
             .map(Port::Number)
             .map_err(|_| "a port is a number up to 65535, or none".to_string()),
     }
+}
+
+/// As CONFIG SET takes them, so that what a flag set can be read from `zdb.conf` again.
+fn seconds() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(..=i64::from(i32::MAX))
 }
 
 /// Bytes: digits, perhaps a fraction, perhaps k, M, G or T. `m` is refused as in 0-db.

@@ -389,6 +389,9 @@ impl World {
                 }
             }
             self.hub.take_touched(&mut touched);
+            if touched.is_empty() && !self.hub.is_settled() {
+                continue;
+            }
             if touched.is_empty() {
                 let eager = (0..self.clients.len()).filter(|at| {
                     let client = &self.clients[*at];

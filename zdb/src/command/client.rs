@@ -31,7 +31,7 @@ pub fn hello(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
             name = Some(request.get(at + 1));
             at += 2;
         } else {
-            let word = String::from_utf8_lossy(word).escape_default().to_string();
+            let word = super::shown(word);
             return context.error(out, &format!("Syntax error in HELLO option '{word}'"));
         }
     }
@@ -176,7 +176,7 @@ fn list(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Ou
 }
 
 fn unknown_type(word: &[u8]) -> String {
-    format!("Unknown client type '{}'", String::from_utf8_lossy(word).escape_default())
+    format!("Unknown client type '{}'", super::shown(word))
 }
 
 fn kill(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
@@ -204,8 +204,7 @@ fn kill(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Ou
             },
             b"USER" if value == auth::USER => {}
             b"USER" => {
-                let user = String::from_utf8_lossy(value).escape_default().to_string();
-                return context.error(out, &format!("No such user '{user}'"));
+                return context.error(out, &format!("No such user '{}'", super::shown(value)));
             }
             b"SKIPME" => match value.to_ascii_uppercase().as_slice() {
                 b"YES" => filter.not_me = true,

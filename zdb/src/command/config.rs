@@ -91,7 +91,7 @@ fn find(context: &Context<'_>, name: &[u8]) -> Result<&'static Setting, String> 
     }
     match context.server.fixed_settings.iter().any(|(fixed, _)| *fixed == text) {
         true => Err(format!("{text} cannot be changed while the server runs")),
-        false => Err(format!("Unknown setting: {}", String::from_utf8_lossy(name))),
+        false => Err(format!("Unknown setting: {}", super::shown(name))),
     }
 }
 

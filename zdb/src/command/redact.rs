@@ -38,7 +38,10 @@ fn hidden(request: Request<'_>, audience: Audience) -> u64 {
             _ => all_from(1),
         }
     } else if name.eq_ignore_ascii_case(b"HELLO") {
-        (2..request.len().min(61)).filter(|at| is(*at, b"AUTH")).fold(0, |bits, at| bits | 6 << at)
+        let bits = (2..request.len().min(61)).filter(|at| is(*at, b"AUTH"));
+        // A bit beyond the last stands for all words from there on.
+        let rest = if request.len() > 61 { all_from(61) } else { 0 };
+        bits.fold(rest, |bits, at| bits | 6 << at)
     } else if name.eq_ignore_ascii_case(b"SELECT") {
         if is(2, b"SECURE") && request.len() > 3 { all_from(3) } else { all_from(2) }
     } else if name.eq_ignore_ascii_case(b"NSSET") {

@@ -449,8 +449,7 @@ impl Scan {
             *looked_at += self.candidates.len();
             let keys = self.candidates.drain(..).filter_map(|one| Some(one.head?.1));
             found.extend(keys.filter(|key| key.starts_with(prefix)));
-            let enough = found.len() >= PREFIX_KEYS_MAX
-                || (*looked_at >= PREFIX_ENTRIES_MAX && !found.is_empty());
+            let enough = found.len() >= PREFIX_KEYS_MAX || *looked_at >= PREFIX_ENTRIES_MAX;
             if last.is_some() && !enough {
                 self.from = last;
                 self.place_at_start(engine);

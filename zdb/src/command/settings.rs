@@ -245,7 +245,7 @@ fn size(value: &str) -> Result<u64, &'static str> {
         _ => (value, 0),
     };
     let number: u64 = digits.parse().map_err(|_| SIZE)?;
-    number.checked_mul(1 << shift).filter(|bytes| *bytes <= i64::MAX as u64).ok_or(SIZE)
+    number.checked_mul(1 << shift).ok_or(SIZE)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::order::Order;
 use super::{Context, Outcome};
-use crate::limits::{WAIT_MS_DEFAULT, WAIT_MS_MAX, WAIT_MS_MIN};
+use crate::limits::{WAIT_MS_DEFAULT, WAIT_MS_MAX, WAIT_MS_MIN, WAITS_MAX};
 use crate::output::Output;
 use crate::resp::Request;
 
@@ -48,5 +48,8 @@ pub fn wait(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -
             }
         }
     };
+    if context.server.stats.clients_blocked >= WAITS_MAX {
+        return context.error(out, "Timeout");
+    }
     Outcome::Order(Box::new(Order::Wait { command, ms }))
 }

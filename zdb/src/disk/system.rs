@@ -15,7 +15,7 @@ const LOCK_NAME: &str = ".lockfile";
 /// The rights of everybody but the owner.
 const OTHERS: u32 = 0o077;
 /// A directory with one of these is a server's.
-const OUR_NAMES: [&str; 3] = [LOCK_NAME, "identity", "zdb.conf"];
+const OUR_NAMES: [&str; 2] = ["identity", "zdb.conf"];
 
 pub struct SystemFiles {
     data: PathBuf,
@@ -97,7 +97,11 @@ fn is_ours(directory: &Path) -> bool {
         .map(|entry| entry.file_name())
         .collect();
     let is_empty = names.iter().all(|name| name == "lost+found");
-    is_empty || names.iter().any(|name| OUR_NAMES.iter().any(|ours| name == ours))
+    let has_ours = names.iter().any(|name| {
+        let is_sidecar = Path::new(name).extension().is_some_and(|ending| ending == "sidecar");
+        is_sidecar || OUR_NAMES.iter().any(|ours| name == ours)
+    });
+    is_empty || has_ours
 }
 
 /// Takes the rights of other users from a directory and the files in it: namespaces have passwords, and

@@ -366,7 +366,9 @@ impl Recovery<'_> {
             return Ok(ended);
         }
         let known_end = next.map(|next| next.previous_end).filter(|end| *end != 0);
-        let ended = self.scan((base, file, size), resume, known_end, next.is_none())?;
+        // A segment that a seal ends was durable as a whole; one that a recovery ended was the last.
+        let is_sealed = next.is_some_and(|next| next.previous_end == 0);
+        let ended = self.scan((base, file, size), resume, known_end, !is_sealed)?;
         if next.is_some() && !ended.sealed && known_end != Some(ended.end) {
             self.report.damage.push(format!(
                 "segment {} at offset {}: its end is missing",
@@ -497,14 +499,15 @@ impl Recovery<'_> {
     /// Applies the records of a segment from `from` on, makes the missing part of its sidecar, and
     /// brings over what is only in the write buffer.
     ///
-    /// A batch that is not whole does not count in the last segment: it may never have been durable. In
-    /// an earlier one it was, so its damage is that of the disk, and what is whole of it stays.
+    /// A batch that is not whole does not count in a segment that is or was the last at a crash: it may
+    /// never have been durable. In another one it was, so its damage is that of the disk, and what is
+    /// whole of it stays.
     fn scan(
         &mut self,
         (base, file, size): (u64, FileId, u64),
         from: u64,
         known_end: Option<u64>,
-        is_last: bool,
+        may_be_torn: bool,
     ) -> Result<Ended, String> {
         let mut scanner = Scanner::new(self.files, self.buffer, self.seed, base, file, size);
         let mut builder = PageBuilder::new();
@@ -518,7 +521,7 @@ impl Recovery<'_> {
             let Some((head, from_buffer)) = scanner.whole_at(position)? else {
                 let lost = scanner.damaged_at(position)?;
                 let behind = lost.as_ref().map_or(ALIGN, |(head, _)| match head.kind {
-                    Kind::Batch if !is_last => BATCH_HEAD_BYTES as u64,
+                    Kind::Batch if !may_be_torn => BATCH_HEAD_BYTES as u64,
                     _ => head.bytes(),
                 });
                 let Some(next) = scanner.next_whole(position + behind)? else { break };
@@ -552,7 +555,7 @@ impl Recovery<'_> {
                 position += BATCH_HEAD_BYTES as u64;
                 continue;
             }
-            if is_last && head.flags & FLAG_MEMBER != 0 && position >= batch_end {
+            if may_be_torn && head.flags & FLAG_MEMBER != 0 && position >= batch_end {
                 self.report.damage.push(format!(
                     "segment {} at offset {}: a record of a batch that is not whole was dropped",
                     format::segment_name(base),

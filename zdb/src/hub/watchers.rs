@@ -5,13 +5,13 @@ use super::Hub;
 use super::connection::{Blocked, Connection};
 use crate::command::{Audience, COMMANDS, Replies, Running, quoted, redacted};
 use crate::engine::index::KeyHash;
-use crate::limits::OWNER_BYTES_MAX;
+use crate::limits::{MONITOR_WORD_BYTES_MAX, OWNER_BYTES_MAX};
 use crate::output::Output;
 use crate::resp::{Protocol, Request};
 use std::fmt::Write;
 
 /// Commands that a pause lets through: they end it.
-const UNPAUSED: &[&str] = &["client", "stop", "shutdown"];
+const UNPAUSED: &[&str] = &["auth", "client", "hello", "ping", "quit", "reset", "shutdown", "stop"];
 
 #[derive(Default)]
 pub(super) struct Watchers {
@@ -274,7 +274,12 @@ impl Hub {
         .expect("writing to a string does not fail");
         for word in redacted(request, Audience::Operator) {
             line.push(' ');
-            quoted(word, &mut line);
+            let shown = &word[..word.len().min(MONITOR_WORD_BYTES_MAX)];
+            quoted(shown, &mut line);
+            if shown.len() < word.len() {
+                write!(line, "... ({} more bytes)", word.len() - shown.len())
+                    .expect("writing to a string does not fail");
+            }
         }
         line
     }

@@ -149,8 +149,15 @@ impl Hook {
     ) {
         let until = Some(Instant::now() + CLOSE_TIME_MAX);
         let limit_s = CLOSE_TIME_MAX.as_secs();
-        if self.run("close", &Vec::new(), until, signals) == Went::RunsOn {
-            process::warn(&format!("the hook close is not done after {limit_s} s: not waiting"));
+        match self.run("close", &Vec::new(), until, signals) {
+            Went::Ended(_) => {}
+            Went::RunsOn => {
+                process::warn(&format!(
+                    "the hook close is not done after {limit_s} s: not waiting"
+                ));
+            }
+            // Asked to stop once more: now without the hooks.
+            Went::Interrupted => return,
         }
         let index = bytes(&self.index.join(format::sidecar_name(current)));
         let data = bytes(&self.data.join(format::segment_name(current)));
@@ -165,7 +172,10 @@ impl Hook {
                 return;
             }
             let arguments = vec![name.to_vec(), index.clone(), data.clone(), Vec::new()];
-            self.run("namespace-closing", &arguments, Some(until), signals);
+            if self.run("namespace-closing", &arguments, Some(until), signals) == Went::Interrupted
+            {
+                return;
+            }
             left -= 1;
         }
     }
@@ -319,7 +329,8 @@ impl Worker {
             }
             let mut descriptors = vec![self.bell.descriptor()];
             descriptors.extend(self.running.iter().map(|one| one.child.end()));
-            if poll(&descriptors, self.until)[0] {
+            let look = |until, one: &Running| one.child.look_at(until);
+            if poll(&descriptors, self.running.iter().fold(self.until, look))[0] {
                 self.bell.hear();
             }
             self.reap();

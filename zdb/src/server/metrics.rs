@@ -25,7 +25,7 @@ const RESPONSE_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long the loop may take for the text.
 const TEXT_TIME_MAX: Duration = Duration::from_secs(10);
 /// How old a text may be that is served again.
-const TEXT_AGE_MAX: Duration = Duration::from_millis(100);
+const TEXT_AGE_MAX: Duration = Duration::from_secs(1);
 /// What a client still sends behind its request is read, so that it gets the response: so much of it.
 const DRAIN_BYTES_MAX: usize = 64 << 10;
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(500);

@@ -163,7 +163,8 @@ impl Server {
         let mut touched = Vec::new();
         loop {
             self.arm_timer();
-            self.ring.wait(self.batch).map_err(|error| format!("io_uring failed: {error}"))?;
+            let batch = if self.hub.is_settled() { self.batch } else { 0 };
+            self.ring.wait(batch).map_err(|error| format!("io_uring failed: {error}"))?;
             let now = self.now();
             self.hub.set_time(now);
             self.ring.take_events(&mut events);
@@ -691,15 +692,24 @@ impl Server {
         if let Some((FileId(file), length)) = summary.cut {
             let _ = self.files.truncate(FileId(file), length);
         }
+        // Nobody is to wait for a server that answers no more.
+        let doors = self.listeners.iter().map(Listener::descriptor);
+        let rooms = self.sockets.values().map(|socket| socket.descriptor.as_raw_fd());
+        for descriptor in doors.chain(rooms) {
+            // SAFETY: shutdown on an open socket touches no memory.
+            unsafe { libc::shutdown(descriptor, libc::SHUT_RDWR) };
+        }
         self.close_hooks();
         match self.hub.engine.log.broken() {
             Some(line) => Err(format!("stopped, but the log is not closed: {line}")),
             None => Ok(self.ended),
         }
     }
+
     /// The last hooks, which find every file as it stays.
     fn close_hooks(&mut self) {
         let Some(hook) = self.hooks.take().and_then(HookThread::finish) else { return };
+        process::hear_hang_up(&self.signals, false);
         let engine = &self.hub.engine;
         let names: Vec<&[u8]> = engine.namespaces.iter().map(|one| &*one.name).collect();
         hook.close(names.into_iter(), engine.log.current().base, self.signals.as_raw_fd());

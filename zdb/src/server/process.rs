@@ -4,16 +4,27 @@ use crate::command::ProcessUsage;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-/// A line for the operator. Where nobody reads it any more it is dropped: a closed pipe must not stop
-/// the server.
+/// A line for the operator. Where nobody reads it it is dropped: neither a closed pipe nor a full one may
+/// stop the server.
 pub fn say(line: &str) {
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    if takes_a_line(libc::STDOUT_FILENO) {
+        let mut out = io::stdout().lock();
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
 }
 
 /// The same about something that is not as it should be.
 pub fn warn(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "zdb: {line}");
+    if takes_a_line(libc::STDERR_FILENO) {
+        let _ = writeln!(io::stderr().lock(), "zdb: {line}");
+    }
+}
+
+/// A pipe that can be written to has room for 4096 bytes, more than nearly every line.
+fn takes_a_line(descriptor: RawFd) -> bool {
+    let mut entry = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one live entry, and no waiting.
+    unsafe { libc::poll(&mut entry, 1, 0) != 0 }
 }
 
 /// What whoever started us left open beside the three standard ones. Programs that we start do not get
@@ -46,11 +57,31 @@ pub fn block_signals(hang_up: bool) -> Result<OwnedFd, String> {
             libc::sigaddset(&mut set, libc::SIGHUP);
         }
         libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-        let descriptor = libc::signalfd(-1, &set, libc::SFD_CLOEXEC);
+        let descriptor = libc::signalfd(-1, &heard(false), libc::SFD_CLOEXEC);
         if descriptor < 0 {
             return Err(format!("cannot receive signals: {}", io::Error::last_os_error()));
         }
         Ok(OwnedFd::from_raw_fd(descriptor))
+    }
+}
+
+/// Whether a SIGHUP that `block_signals` keeps is told, or waits.
+pub fn hear_hang_up(signals: &OwnedFd, yes: bool) {
+    // SAFETY: plain data on the stack, and our own descriptor.
+    unsafe { libc::signalfd(signals.as_raw_fd(), &heard(yes), 0) };
+}
+
+fn heard(hang_up: bool) -> libc::sigset_t {
+    // SAFETY: plain data on the stack.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        if hang_up {
+            libc::sigaddset(&mut set, libc::SIGHUP);
+        }
+        set
     }
 }
 

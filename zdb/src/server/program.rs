@@ -8,7 +8,10 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often a child is looked at whose end cannot be heard.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub struct Program {
     path: CString,
@@ -19,8 +22,8 @@ pub struct Program {
 /// A child that was not waited for yet.
 pub struct Child {
     pub pid: libc::pid_t,
-    /// Readable once the child has ended.
-    end: OwnedFd,
+    /// Readable once the child has ended. None: no descriptor was free, so it is looked for now and then.
+    end: Option<OwnedFd>,
 }
 
 /// Why a wait is over.
@@ -110,19 +113,26 @@ impl Program {
         // SAFETY: a system call without memory; the descriptor is checked before it is owned. The id is
         // the child's as long as nobody has waited for it.
         let end = unsafe {
-            let descriptor = libc::syscall(libc::SYS_pidfd_open, pid, 0);
-            if descriptor < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            OwnedFd::from_raw_fd(descriptor as RawFd)
+            let descriptor = libc::syscall(libc::SYS_pidfd_open, pid, 0) as RawFd;
+            (descriptor >= 0).then(|| OwnedFd::from_raw_fd(descriptor))
         };
         Ok(Child { pid, end })
     }
 }
 
 impl Child {
+    /// For `poll`, which skips a negative one.
     pub fn end(&self) -> RawFd {
-        self.end.as_raw_fd()
+        self.end.as_ref().map_or(-1, OwnedFd::as_raw_fd)
+    }
+
+    /// When to look at it even if nothing was heard, at `until` at the latest.
+    pub fn look_at(&self, until: Option<Instant>) -> Option<Instant> {
+        if self.end.is_some() {
+            return until;
+        }
+        let soon = Instant::now() + LOOK_AGAIN;
+        Some(until.map_or(soon, |until| until.min(soon)))
     }
 
     /// The status of a child that has ended; takes it off the kernel's list.
@@ -153,7 +163,7 @@ impl Child {
             if until.is_some_and(|until| Instant::now() >= until) {
                 return Waited::TimeOut;
             }
-            let ready = poll(&[self.end(), other], until);
+            let ready = poll(&[self.end(), other], self.look_at(until));
             if ready[1] && !ready[0] {
                 return Waited::Interrupted;
             }
