@@ -576,7 +576,9 @@ impl World {
                 .filter(|client| client.unanswered() > 0 || !client.wire.is_empty())
                 .collect();
             let closing = self.hub.stopping;
-            if idle && self.ring.is_empty() && (waiting.is_empty() || closing) {
+            // Clients that are gone may have left requests that a pause holds.
+            let held = self.hub.deadline_ms().is_some();
+            if idle && self.ring.is_empty() && (waiting.is_empty() && !held || closing) {
                 return;
             }
             assert!(
