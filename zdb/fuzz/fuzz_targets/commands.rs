@@ -105,7 +105,8 @@ fn step(world: &mut World, choices: &mut Choices<'_>) {
                 world.clients[client].wire.extend(words::encode(&words));
             }
             let cut = choices.word();
-            world.deliver(client, if cut % 4 == 0 { usize::from(cut) } else { usize::MAX });
+            world
+                .deliver(client, if cut.is_multiple_of(4) { usize::from(cut) } else { usize::MAX });
         }
         168..200 => world.finish_all(),
         200..212 => {

@@ -20,7 +20,7 @@ type Block = Arc<[u8; BLOCK as usize]>;
 pub struct Random(pub u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -28,7 +28,7 @@ impl Random {
     }
 
     pub fn below(&mut self, count: u64) -> u64 {
-        self.next() % count.max(1)
+        self.number() % count.max(1)
     }
 }
 

@@ -62,8 +62,6 @@ pub struct History {
     /// Writes to every key of a namespace: its end, or a flush.
     all_keys: Vec<Write>,
     next: u64,
-    /// A power cut or damage may have taken what was written since.
-    pub lenient: bool,
 }
 
 /// A write that is under way. `key` is `None` for all keys.
@@ -163,10 +161,7 @@ impl History {
         let explained = ours.iter().any(|write| {
             write.begun <= now && write.ended >= last_certain && write.value.explains(seen)
         }) || (last_certain == 0 && matches!(seen, Seen::Missing));
-        let lenient = self.lenient
-            && (matches!(seen, Seen::Missing)
-                || ours.iter().any(|write| write.value.explains(seen)));
-        if explained || lenient {
+        if explained {
             return Ok(());
         }
         let near: Vec<String> = ours

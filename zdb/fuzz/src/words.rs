@@ -151,7 +151,7 @@ pub fn command(byte: u8) -> &'static str {
         let seed = name.fold(u64::from(byte), |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        Random(seed).next()
+        Random(seed).number()
     };
     COMMANDS.iter().max_by_key(weight).map_or("ping", |command| command.name)
 }

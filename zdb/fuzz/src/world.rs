@@ -161,7 +161,7 @@ fn state(setup: &Setup) -> ServerState {
         settings,
         fixed_settings: vec![("dir", "data".into()), ("port", "9900".into())],
         random: Box::new(move |bytes| {
-            bytes.iter_mut().for_each(|byte| *byte = random.next() as u8)
+            bytes.iter_mut().for_each(|byte| *byte = random.number() as u8)
         }),
         machine: Machine { clock_ns, sleep_us: |_| (), usage: ProcessUsage::default },
         instance_id: 1,
@@ -346,7 +346,7 @@ impl World {
         connection.untouch();
         if (connection.is_overrun || connection.is_killed) && !connection.lingering {
             if let Some(at) = self.clients.iter().position(|client| client.key == key) {
-                return self.end(at, true);
+                self.end(at, true);
             }
         } else if connection.lingering {
             if connection.eof && !connection.is_sending {
@@ -576,7 +576,9 @@ impl World {
                 .filter(|client| client.unanswered() > 0 || !client.wire.is_empty())
                 .collect();
             let closing = self.hub.stopping;
-            if idle && self.ring.is_empty() && (waiting.is_empty() || closing) {
+            // Clients that are gone may have left requests that a pause holds.
+            let held = self.hub.deadline_ms().is_some();
+            if idle && self.ring.is_empty() && (waiting.is_empty() && !held || closing) {
                 return;
             }
             assert!(
