@@ -146,7 +146,6 @@ mod tests {
             ("[NX | XX] [GET]", "[NX|XX] [GET]"),
             ("name [password | SECURE hash]", "name [password|SECURE hash]"),
             ("[AUTH user password] [SETNAME name]", "[AUTH user password] [SETNAME name]"),
-            ("DIRTY [RESET]", "DIRTY [RESET]"),
         ] {
             let found: Vec<String> = parse(line).iter().map(written).collect();
             assert_eq!(found.join(" "), hint, "{line}");
