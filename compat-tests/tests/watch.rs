@@ -422,3 +422,31 @@ fn redis_cli_shows_hints() {
     wait_for("KEYTIME key");
     tmux(&["kill-server"]);
 }
+
+/// What is pushed while a long reply is under way comes behind it, and the connection goes on.
+#[test]
+fn a_push_behind_a_long_reply() {
+    let server = Server::start::<&str>(&[]);
+    let mut other = server.connect();
+    let value = vec![b'v'; 60_000];
+    let mut words = vec!["MGET".to_owned()];
+    for at in 0..300 {
+        let key = format!("key{at}");
+        other.expect(args!["SET", &key, &value], Reply::bulk(&key));
+        words.push(key);
+    }
+    let mut waiter = server.connect();
+    waiter.send_raw(&encoded(args!["WAIT", "EXISTS", "60000"])).expect("it is taken");
+    waiter.expect(args!["PING"], Reply::Simple("PONG".into()));
+    // 18 MB that are not read: more than sockets and the server's own limit hold.
+    waiter.send_raw(&encoded(&words)).expect("it is taken");
+    let stuck = poll(TIME_MAX, || {
+        let list = other.call(args!["CLIENT", "LIST"]).into_bytes();
+        String::from_utf8_lossy(&list).contains("cmd=mget").then_some(())
+    });
+    assert!(stuck.is_some(), "the MGET is under way");
+    other.expect(args!["EXISTS", "key0"], Reply::Integer(1));
+    assert_eq!(waiter.receive().expect("the values").into_array().len(), 300);
+    assert_eq!(waiter.receive().expect("the push"), Reply::Simple("EXISTS".into()));
+    waiter.expect(args!["PING"], Reply::Simple("PONG".into()));
+}

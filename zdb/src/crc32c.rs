@@ -1,10 +1,10 @@
 //! CRC-32C as 0-db computes it: from zero, and without the last inversion. Clients see it in DATA RAW.
 
-/// Castagnoli's polynomial, reflected.
-const POLYNOMIAL: u32 = 0x82f6_3b78;
-const TABLES: [[u32; 256]; 8] = tables();
+const CRC_TABLES: [[u32; 256]; 8] = crc_tables();
 
-const fn tables() -> [[u32; 256]; 8] {
+const fn crc_tables() -> [[u32; 256]; 8] {
+    // Castagnoli's polynomial, reflected.
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
     let mut tables = [[0; 256]; 8];
     let mut byte = 0;
     while byte < 256 {
@@ -30,19 +30,20 @@ const fn tables() -> [[u32; 256]; 8] {
     tables
 }
 
-/// Eight bytes a step (slicing, Kounavis and Berry 2005).
+/// CRC-32C as 0-db computes it: from zero, and without the last inversion. Eight bytes a step (slicing,
+/// Kounavis and Berry 2005).
 pub fn crc32c(bytes: &[u8]) -> u32 {
     let mut crc = 0u32;
     let (words, rest) = bytes.as_chunks::<8>();
     for word in words {
         let word = u64::from_le_bytes(*word) ^ u64::from(crc);
         crc = 0;
-        for (at, table) in TABLES.iter().rev().enumerate() {
+        for (at, table) in CRC_TABLES.iter().rev().enumerate() {
             crc ^= table[(word >> (8 * at) & 0xff) as usize];
         }
     }
     for byte in rest {
-        crc = crc >> 8 ^ TABLES[0][usize::from(crc as u8 ^ byte)];
+        crc = crc >> 8 ^ CRC_TABLES[0][usize::from(crc as u8 ^ byte)];
     }
     crc
 }

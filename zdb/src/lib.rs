@@ -4,7 +4,7 @@
 //! engine (namespaces, index, log) -> disk. See ARCHITECTURE.md.
 
 pub mod command;
-mod crc32c;
+pub mod crc32c;
 pub mod disk;
 pub mod engine;
 pub mod hub;

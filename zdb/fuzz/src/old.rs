@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use zdb::import::format::crc32c;
+use zdb::crc32c::crc32c;
 
 const DELETED: u8 = 1;
 const TRUNCATED: u8 = 2;

@@ -175,7 +175,7 @@ impl Walk {
     }
 
     fn check_of(&mut self, offset: u64, head: &Record) -> Option<u32> {
-        self.record(offset, head).map(|(_, payload)| format::crc32c(payload))
+        self.record(offset, head).map(|(_, payload)| crate::crc32c::crc32c(payload))
     }
 
     fn key_of(&mut self, offset: u64, head: &Record) -> Option<(Vec<u8>, u32)> {
@@ -388,7 +388,7 @@ mod tests {
         out.push(key.len() as u8);
         out.extend((payload.len() as u32).to_le_bytes());
         out.extend((previous as u32).to_le_bytes());
-        out.extend(format::crc32c(payload).to_le_bytes());
+        out.extend(crate::crc32c::crc32c(payload).to_le_bytes());
         out.push(flags);
         out.extend([0; 4]);
         out.extend(key);

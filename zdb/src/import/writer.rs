@@ -1,7 +1,7 @@
 //! The new log: an engine driven by a loop of its own, without sockets and without waiting for anybody.
 //! What is appended is written in large pieces, and flushed at segment ends and at the close.
 
-use super::format::crc32c;
+use crate::crc32c::crc32c;
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::system::SystemFiles;
 use crate::disk::{Completion, Done, FileId, Files, Operation, Root, housekeeper};
