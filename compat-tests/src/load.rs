@@ -6,7 +6,7 @@
 
 use crate::args;
 use crate::client::{Client, encode, show};
-use crate::model::{Model, Namespace, Session, Version};
+use crate::model::{Mode, Model, Namespace, Session, Version};
 use crate::reply::Reply;
 use bytes::Bytes;
 use fastrand::Rng;
@@ -269,6 +269,8 @@ fn request_bytes(words: &[&[u8]]) -> Request {
 /// What a server has of one writer.
 struct Observed {
     namespaces: BTreeMap<Bytes, Vec<Entry>>,
+    /// What NSINFO says of the next id: an id that was handed out and ended again shows nowhere else.
+    next_ids: BTreeMap<Bytes, u64>,
 }
 
 struct Entry {
@@ -281,6 +283,7 @@ struct Entry {
 impl Observed {
     fn read(client: &mut Client, writer: &str) -> Result<Observed, String> {
         let mut namespaces = BTreeMap::new();
+        let mut next_ids = BTreeMap::new();
         for name in client.call(args!["NSLIST"]).into_array() {
             let name = name.into_bytes();
             let own = name.starts_with(format!("{writer}-").as_bytes());
@@ -311,10 +314,11 @@ impl Observed {
                     ));
                 }
             }
+            next_ids.insert(name.clone(), next_id(client, &name));
             namespaces.insert(name, entries);
         }
         client.expect(args!["SELECT", "default"], Reply::ok());
-        Ok(Observed { namespaces })
+        Ok(Observed { namespaces, next_ids })
     }
 
     /// The first difference to a model, if any.
@@ -330,6 +334,10 @@ impl Observed {
             let Some(namespace) = expected.get(name) else {
                 return Some(format!("the namespace {name:?} should not be there"));
             };
+            let (next_id, expected_id) = (self.next_ids[name], namespace.next_id());
+            if namespace.mode() == Mode::Sequential && next_id != expected_id {
+                return Some(format!("{name:?}: the next id is {next_id}, not {expected_id}"));
+            }
             let versions: Vec<&Version> = namespace.scan().collect();
             if entries.len() != versions.len() {
                 return Some(format!(
@@ -346,6 +354,14 @@ impl Observed {
         }
         None
     }
+}
+
+/// The field is the id with its bytes reversed, in hexadecimal.
+fn next_id(client: &mut Client, namespace: &[u8]) -> u64 {
+    let text = client.call(&[b"NSINFO".as_slice(), namespace]).into_bytes();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let field = text.lines().find_map(|line| line.strip_prefix("next_internal_id: 0x"));
+    u64::from_str_radix(field.expect("a next id"), 16).expect("hexadecimal").swap_bytes()
 }
 
 impl Entry {

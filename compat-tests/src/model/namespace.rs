@@ -84,6 +84,11 @@ impl Namespace {
         &self.name
     }
 
+    /// The id that the next new key gets in sequential mode.
+    pub fn next_id(&self) -> u64 {
+        self.id_next
+    }
+
     pub fn mode(&self) -> Mode {
         self.mode
     }
