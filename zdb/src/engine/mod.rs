@@ -10,6 +10,7 @@ pub mod namespace;
 mod prefetch;
 pub mod recovery;
 mod reservations;
+mod scanner;
 
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{Completion, Done, Operation, Root, Token};
