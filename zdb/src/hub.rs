@@ -5,6 +5,7 @@ mod connection;
 mod meter;
 mod metrics;
 mod orders;
+mod stalled;
 mod watchers;
 
 pub use connection::Connection;
@@ -27,8 +28,6 @@ use watchers::Watchers;
 const LOOK_AHEAD_REQUESTS: usize = 16;
 /// Rounds of one settling; what is left after them is for the next turn.
 const SETTLE_ROUNDS_MAX: usize = 8;
-/// How often clients that do not read are looked for while too much waits for them, in milliseconds.
-const STALLED_LOOK_MS: u64 = 200;
 /// Reply of the null server to GET, in bytes.
 const NULL_PAYLOAD: [u8; 100] = [b'x'; 100];
 
@@ -235,39 +234,6 @@ impl Hub {
         connection.counted_bytes = pending;
         let index = (connection.key & 0xff_ffff) as usize;
         self.slots[index].connection = Some(connection);
-    }
-
-    /// Too much waits for clients that do not read: lets go of those that have not taken a byte lately,
-    /// those with most waiting first, until what is left is bearable.
-    fn let_stalled_go(&mut self) {
-        let now_ms = self.engine.now.monotonic_ms;
-        if now_ms < self.stalled_looked_ms + STALLED_LOOK_MS {
-            return;
-        }
-        self.stalled_looked_ms = now_ms;
-        let mut left = self.output_bytes;
-        let mut stalled: Vec<(usize, u64)> = Vec::new();
-        for one in self.slots.iter().filter_map(|slot| slot.connection.as_deref()) {
-            if one.is_overrun {
-                left -= one.counted_bytes;
-            } else if one.counted_bytes > OUTPUT_BYTES_SHARE
-                && now_ms >= one.active_ms + OUTPUT_STALLED_MS
-            {
-                stalled.push((one.counted_bytes, one.key));
-            }
-        }
-        stalled.sort_unstable();
-        while left > OUTPUT_BYTES_LAST_MAX
-            && let Some((bytes, key)) = stalled.pop()
-            && let Some(mut connection) = self.take(key)
-        {
-            left -= bytes;
-            connection.is_overrun = true;
-            connection.closing = true;
-            self.server.stats.output_limit_disconnections += 1;
-            self.touch(&mut connection);
-            self.put_back(connection);
-        }
     }
 
     fn touch(&mut self, connection: &mut Connection) {
