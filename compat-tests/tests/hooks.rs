@@ -268,6 +268,10 @@ fn a_killed_hook_is_one_that_ended() {
     let (_, arguments, numbers) = entry(&mut client, "namespace-created");
     assert_eq!(arguments, ["ns"]);
     assert_eq!((numbers[0], numbers[2], numbers[3]), (pid, 0, 0));
+    // The shell writes its id first and becomes the sleep afterwards.
+    let comm = format!("/proc/{pid}/comm");
+    poll(TIME_MAX, || (std::fs::read_to_string(&comm).ok()?.trim() == "sleep").then_some(()))
+        .expect("the hook sleeps");
     kill_all(&hook);
     let ended = poll(TIME_MAX, || {
         let (_, _, numbers) = entry(&mut client, "namespace-created");

@@ -42,6 +42,8 @@ pub fn multi_set(context: &mut Context<'_>, request: Request<'_>, out: &mut Outp
     if bytes > BATCH_BYTES_MAX as u64 {
         return context.error(out, "Too many bytes for one MSET");
     }
+    // The hash that the hub has is that of the first key.
+    context.hash = None;
     let timestamp = context.engine.now.unix_s() as u32;
     let seed = context.engine.log.seed;
     let mut changes = Vec::with_capacity(pairs.len());
@@ -81,11 +83,7 @@ fn follows(context: &mut Context<'_>, key: &[u8]) -> Result<Option<Predecessor>,
         let replaced = Some(entry.length);
         return Ok(Some(Predecessor { place: entry.place, verified: false, replaced }));
     }
-    // The hash that the hub has is that of the first key.
-    let first = context.hash.take();
-    let found = newest(context, key, false);
-    context.hash = first;
-    Ok(match found? {
+    Ok(match newest(context, key, false)? {
         Newest::Missing(predecessor) => predecessor,
         Newest::Live { predecessor, .. } | Newest::Lost(predecessor) => Some(predecessor),
     })

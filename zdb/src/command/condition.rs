@@ -29,8 +29,18 @@ enum Condition<'a> {
 struct SetOptions<'a> {
     timestamp: Option<u32>,
     condition: Condition<'a>,
-    /// Reply with the value before.
-    get: bool,
+    answer: Answer,
+}
+
+/// What the reply to a conditional write tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// +OK, or nil where nothing was done.
+    Done,
+    /// 1 or 0, as SETNX.
+    Count,
+    /// The value before, or nil.
+    Old,
 }
 
 /// A SET of four words and more.
@@ -43,7 +53,7 @@ pub fn set(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) ->
         context.server.stats.commands_unauthorized += 1;
         return context.error(out, "Permission denied");
     }
-    if options.condition == Condition::Always && !options.get {
+    if options.condition == Condition::Always && options.answer == Answer::Done {
         let timestamp = options.timestamp;
         return super::write::set_at(context, request, timestamp, out);
     }
@@ -54,7 +64,8 @@ pub fn set(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) ->
 }
 
 fn parse(request: Request<'_>) -> Result<SetOptions<'_>, String> {
-    let mut options = SetOptions { timestamp: None, condition: Condition::Always, get: false };
+    let (timestamp, answer) = (None, Answer::Done);
+    let mut options = SetOptions { timestamp, condition: Condition::Always, answer };
     let mut at = 3;
     while at < request.len() {
         let word = request.get(at);
@@ -67,7 +78,7 @@ fn parse(request: Request<'_>) -> Result<SetOptions<'_>, String> {
                 Condition::Equals(request.get(at))
             }
             b"GET" => {
-                options.get = true;
+                options.answer = Answer::Old;
                 Condition::Always
             }
             _ if is_number(word) => {
@@ -106,19 +117,9 @@ pub fn set_if_missing(
     if request.get(1).len() > KEY_BYTES_MAX {
         return context.error(out, "Key too large");
     }
-    let options = SetOptions { timestamp: None, condition: Condition::Missing, get: false };
-    // The same write; its reply is a number.
-    let mut reply = Output::default();
-    let outcome = set_if(context, (request.get(1), request.get(2)), &options, &mut reply);
-    if !matches!(outcome, Outcome::Done | Outcome::DoneAt(_)) {
-        return outcome;
-    }
-    match reply.plain().and_then(<[u8]>::first) {
-        Some(b'+') => context.writer(out).integer(1),
-        Some(b'-') => out.append(reply),
-        _ => context.writer(out).integer(0),
-    }
-    outcome
+    let (timestamp, answer) = (None, Answer::Count);
+    let options = SetOptions { timestamp, condition: Condition::Missing, answer };
+    set_if(context, (request.get(1), request.get(2)), &options, out)
 }
 
 fn set_if(
@@ -137,7 +138,8 @@ fn set_if(
     if key.is_empty() {
         return context.error(out, "Invalid argument, key needed");
     }
-    let wants_value = options.get || matches!(options.condition, Condition::Equals(_));
+    let wants_value =
+        options.answer == Answer::Old || matches!(options.condition, Condition::Equals(_));
     let newest = match newest(context, key, wants_value) {
         Ok(newest) => newest,
         Err(wait) => return wait,
@@ -162,7 +164,7 @@ fn set_if(
         (Condition::Equals(_), _) => false,
     };
     let old = match &newest {
-        Newest::Live { value, .. } if options.get => Some(value.as_slice()),
+        Newest::Live { value, .. } => Some(value.as_slice()),
         _ => None,
     };
     if !holds {
@@ -222,11 +224,11 @@ fn reply(
     out: &mut Output,
 ) {
     let mut writer = context.writer(out);
-    match (options.get, old) {
-        (true, Some(value)) => writer.bulk(value),
-        (true, None) => writer.nil(),
-        (false, _) if done => writer.simple("OK"),
-        (false, _) => writer.nil(),
+    match (options.answer, old) {
+        (Answer::Old, Some(value)) => writer.bulk(value),
+        (Answer::Count, _) => writer.integer(done.into()),
+        (Answer::Done, _) if done => writer.simple("OK"),
+        (Answer::Old | Answer::Done, _) => writer.nil(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::glob::matches;
 use super::settings::{self, SETTINGS, Setting, Settings};
-use super::task::{Task, TaskKind};
+use super::task::TaskKind;
 use super::{Context, Outcome, help};
 use crate::limits::UNKNOWN_REPLY_BYTES;
 use crate::output::Output;
@@ -96,14 +96,7 @@ fn find(context: &Context<'_>, name: &[u8]) -> Result<&'static Setting, String> 
 }
 
 fn rewrite(context: &mut Context<'_>) -> Outcome {
-    let task = Task {
-        client: context.client,
-        protocol: context.session.protocol,
-        slot: context.session.slot,
-        namespace: context.session.namespace,
-        kind: TaskKind::WriteFile,
-    };
-    let waiter = context.tasks.add(task);
+    let waiter = context.add_task(TaskKind::WriteFile);
     let text = context.server.settings.to_file();
     context.engine.write_file(waiter, FILE_NAME, text.into_bytes());
     Outcome::Later { bytes: UNKNOWN_REPLY_BYTES, alone: false }

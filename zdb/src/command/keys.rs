@@ -223,14 +223,7 @@ fn fetch_for(
     bytes: u64,
     keep: bool,
 ) -> Outcome {
-    let task = Task {
-        client: context.client,
-        protocol: context.session.protocol,
-        slot: context.session.slot,
-        namespace: context.session.namespace,
-        kind,
-    };
-    let waiter = context.tasks.add(task);
+    let waiter = context.add_task(kind);
     if place.get() >= context.engine.log.buffered_from() {
         // In memory, but of another key with the same hash: the task walks on from it.
         super::task::fetch(context.engine, waiter, Some(context.session.namespace), place, bytes);
@@ -490,15 +483,8 @@ fn start_history(
     bytes: u64,
     trusted: bool,
 ) -> Outcome {
-    let task = Task {
-        client: context.client,
-        protocol: context.session.protocol,
-        slot: context.session.slot,
-        namespace: context.session.namespace,
-        kind,
-    };
     let blame = trusted.then_some(context.session.namespace);
-    let waiter = context.tasks.add(task);
+    let waiter = context.add_task(kind);
     super::task::fetch(context.engine, waiter, blame, place, bytes);
     Outcome::Later { bytes: (bytes as usize).max(UNKNOWN_REPLY_BYTES), alone: false }
 }

@@ -51,9 +51,10 @@ pub use throttle::{Source, Throttle};
 
 use crate::engine::index::KeyHash;
 use crate::engine::namespace::{Access, Namespace};
-use crate::engine::{Engine, Fetched};
+use crate::engine::{Engine, Fetched, Waiter};
 use crate::output::Output;
 use crate::resp::{ReplyWriter, Request};
+use task::TaskKind;
 
 /// How a request went.
 #[derive(Debug, PartialEq, Eq)]
@@ -207,6 +208,17 @@ impl Context<'_> {
     /// The hash of the key that is the request's second word.
     fn key_hash(&self, key: &[u8]) -> KeyHash {
         self.hash.unwrap_or_else(|| self.engine.hash(key))
+    }
+
+    /// A task that will answer the request; whom to tell what it waits for.
+    fn add_task(&mut self, kind: TaskKind) -> Waiter {
+        self.tasks.add(Task {
+            client: self.client,
+            protocol: self.session.protocol,
+            slot: self.session.slot,
+            namespace: self.session.namespace,
+            kind,
+        })
     }
 
     pub fn error(&self, out: &mut Output, text: &str) -> Outcome {

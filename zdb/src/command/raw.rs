@@ -6,7 +6,7 @@
 //! never stops: it asks for the position that NSINFO told, or for offset and size of the record before.
 
 use super::number::atoll;
-use super::task::{self, Step, Task, TaskKind};
+use super::task::{self, Step, TaskKind};
 use super::{Context, Outcome, files};
 use crate::crc32c::crc32c;
 use crate::engine::index::Place;
@@ -63,14 +63,7 @@ pub fn data(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -
         record: None,
         previous: 0,
     };
-    let task = Task {
-        client: context.client,
-        protocol: raw.protocol,
-        slot: context.session.slot,
-        namespace: raw.namespace,
-        kind: TaskKind::Raw(Box::new(raw)),
-    };
-    let waiter = context.tasks.add(task);
+    let waiter = context.add_task(TaskKind::Raw(Box::new(raw)));
     // The task begins with an answer to a question that was not asked: nothing was read yet.
     context.engine.answers.push((waiter, Answer::Page(Ok(Vec::new()))));
     Outcome::Later { bytes: UNKNOWN_REPLY_BYTES, alone: false }

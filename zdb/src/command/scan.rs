@@ -6,7 +6,7 @@
 
 use super::glob::matches;
 use super::keys::Cursor;
-use super::task::{Step, Task, TaskKind};
+use super::task::{Step, TaskKind};
 use super::{Context, Outcome};
 use crate::disk::aligned::AlignedBuffer;
 use crate::engine::index::Place;
@@ -222,14 +222,7 @@ fn begin(
         is_at_end: false,
     };
     scan.place_at_start(context.engine);
-    let task = Task {
-        client: context.client,
-        protocol: scan.protocol,
-        slot: scan.slot,
-        namespace,
-        kind: TaskKind::Scan(Box::new(scan)),
-    };
-    let waiter = context.tasks.add(task);
+    let waiter = context.add_task(TaskKind::Scan(Box::new(scan)));
     // The task begins with an answer to a question that was not asked: nothing was read yet.
     context.engine.answers.push((waiter, Answer::Page(Ok(Vec::new()))));
     // Requests behind a scan wait for it: it must not see what they do.

@@ -252,19 +252,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksums_are_those_of_0_db() {
-        let known: [(&[u8], u32); 4] = [
-            (b"", 0),
-            (b"v", 0x5739_b3e5),
-            (b"123456789", 0x58e3_fa20),
-            (b"hello world, zdb", 0x7469_98e6),
-        ];
-        for (bytes, crc) in known {
-            assert_eq!(crate::crc32c::crc32c(bytes), crc, "{}", bytes.escape_ascii());
-        }
-    }
-
-    #[test]
     fn names_of_files() {
         let number = |name: &str| file_number(name.as_bytes(), b'd');
         assert_eq!(number("d0"), Some(0));

@@ -177,17 +177,8 @@ impl Server {
             }
             // As for plain connections: a lone client waits for nobody.
             if self.batch == 1 {
-                // SAFETY: a live slice, and a socket that is open.
-                let sent = unsafe {
-                    libc::send(
-                        descriptor,
-                        rest.as_ptr().cast(),
-                        rest.len(),
-                        libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-                    )
-                };
-                let is_all = sent == rest.len() as isize;
-                let count = sent.max(0) as usize;
+                let count = super::send_now(descriptor, rest);
+                let is_all = count == rest.len();
                 session.sent(count);
                 connection.active_ms = now_ms;
                 connection.is_sending = !is_all;

@@ -463,20 +463,11 @@ impl Server {
             // A lone client waits for nobody: its reply goes out at once, and the wait that follows is
             // for its next request alone, without the timer of a batch.
             if self.batch == 1 {
-                // SAFETY: a live slice, and a socket that is open.
-                let sent = unsafe {
-                    libc::send(
-                        descriptor,
-                        rest.as_ptr().cast(),
-                        rest.len(),
-                        libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-                    )
-                };
-                if sent == rest.len() as isize {
-                    let count = rest.len();
+                let count = send_now(descriptor, rest);
+                if count == rest.len() {
                     return self.sent(Event::of_send(key, count));
                 }
-                connection.sent += sent.max(0) as usize;
+                connection.sent += count;
                 rest = &bytes[connection.sent..];
             }
             return self.ring.send(descriptor, key, rest.as_ptr(), rest.len());
@@ -714,4 +705,12 @@ impl Server {
         let names: Vec<&[u8]> = engine.namespaces.iter().map(|one| &*one.name).collect();
         hook.close(names.into_iter(), engine.log.current().base, self.signals.as_raw_fd());
     }
+}
+
+/// Sends as much as the socket takes at once; an error is left to the ring's send of the rest.
+fn send_now(socket: RawFd, bytes: &[u8]) -> usize {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: a live slice, and a socket that is open.
+    let sent = unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), flags) };
+    sent.max(0) as usize
 }
