@@ -3,13 +3,15 @@
 use super::aligned::AlignedBuffer;
 use super::{FileId, Files, Root};
 use crate::engine::log::format::BLOCK;
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const LOCK_NAME: &str = ".lockfile";
 /// The rights of everybody but the owner.
@@ -21,6 +23,8 @@ pub struct SystemFiles {
     data: PathBuf,
     index: PathBuf,
     direct: bool,
+    /// What was opened and not closed yet; what is left is closed with the rest.
+    opened: Mutex<HashMap<RawFd, File>>,
     /// Held for the life of the process: a second server on the same directories is refused.
     _locks: [File; 2],
 }
@@ -68,7 +72,14 @@ impl SystemFiles {
                 false
             }
         };
-        Ok((Self { data: data.into(), index: index.into(), direct, _locks: locks }, warnings))
+        let files = Self {
+            data: data.into(),
+            index: index.into(),
+            direct,
+            opened: Mutex::default(),
+            _locks: locks,
+        };
+        Ok((files, warnings))
     }
 
     fn path(&self, root: Root, name: &str) -> PathBuf {
@@ -76,6 +87,17 @@ impl SystemFiles {
             Root::Data => self.data.join(name),
             Root::Index => self.index.join(name),
         }
+    }
+
+    fn opened(&self) -> MutexGuard<'_, HashMap<RawFd, File>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a file open until `close`.
+    fn keep(&self, file: File) -> FileId {
+        let descriptor = file.as_raw_fd();
+        self.opened().insert(descriptor, file);
+        FileId(descriptor)
     }
 
     fn options(&self) -> OpenOptions {
@@ -220,7 +242,7 @@ impl Files for SystemFiles {
             }
             other => other?,
         };
-        Ok(FileId(file.into_raw_fd()))
+        Ok(self.keep(file))
     }
 
     fn create(
@@ -235,7 +257,7 @@ impl Files for SystemFiles {
         let mut size = capacity;
         loop {
             match allocate(&file, size) {
-                Ok(()) => return Ok((FileId(file.into_raw_fd()), size)),
+                Ok(()) => return Ok((self.keep(file), size)),
                 Err(error)
                     if error.kind() == io::ErrorKind::StorageFull && size / 2 >= capacity_min =>
                 {
@@ -252,8 +274,7 @@ impl Files for SystemFiles {
     }
 
     fn close(&self, file: FileId) {
-        // SAFETY: the descriptor came from `open` or `create` and is closed once.
-        unsafe { libc::close(file.0) };
+        self.opened().remove(&file.0);
     }
 
     fn size(&self, file: FileId) -> io::Result<u64> {
