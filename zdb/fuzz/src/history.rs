@@ -79,10 +79,11 @@ impl History {
         }
     }
 
-    /// The writes of a key. One without a key gets an id, which is known with its reply.
+    /// The writes of a key. A value without a key gets an id, which is known with its reply.
     fn of(&self, key: &[u8]) -> impl Iterator<Item = &Write> {
         let new_ids = if key.len() == 8 { self.keys.get([].as_slice()) } else { None };
-        self.keys.get(key).into_iter().chain(new_ids).flatten()
+        let new_ids = new_ids.into_iter().flatten().filter(|write| write.value != Value::Missing);
+        self.keys.get(key).into_iter().flatten().chain(new_ids)
     }
 
     /// A write was asked for.
