@@ -534,11 +534,18 @@ fn ten_thousand_connections_a_thousand_slow() {
     for stream in &mut slow {
         stream.write_all(&requests).expect("some requests fit the socket");
     }
-    // Whoever reads is served meanwhile, again and again, until nothing grows any more.
+    let of_connections = CLIENTS as u64 * CONNECTION_BYTES_MAX;
+    let of_each = OUTPUT_BYTES_MAX + VALUE_BYTES as u64;
+    let of_all = OUTPUT_BYTES_TOTAL_MAX + SLOW as u64 * (OUTPUT_BYTES_SHARE + VALUE_BYTES as u64);
+    let of_replies = (SLOW as u64 * of_each).min(of_all);
+    // Whoever reads is served meanwhile, again and again, until nothing grows any more. The kernel takes
+    // megabytes of each slow reader's replies first.
     let mut highest = 0;
     let mut since = Instant::now();
     let started = Instant::now();
-    while since.elapsed() < Duration::from_secs(2) && started.elapsed() < Duration::from_secs(120) {
+    while (highest < of_replies / 4 || since.elapsed() < Duration::from_secs(2))
+        && started.elapsed() < Duration::from_secs(120)
+    {
         others.iter_mut().step_by(500).for_each(ask);
         let grown = server.resident_bytes().saturating_sub(before);
         if grown > highest + highest / 50 {
@@ -546,10 +553,6 @@ fn ten_thousand_connections_a_thousand_slow() {
         }
         highest = highest.max(grown);
     }
-    let of_connections = CLIENTS as u64 * CONNECTION_BYTES_MAX;
-    let of_each = OUTPUT_BYTES_MAX + VALUE_BYTES as u64;
-    let of_all = OUTPUT_BYTES_TOTAL_MAX + SLOW as u64 * (OUTPUT_BYTES_SHARE + VALUE_BYTES as u64);
-    let of_replies = (SLOW as u64 * of_each).min(of_all);
     let allowed = of_connections + of_replies + GROWTH_BYTES_MAX;
     println!(
         "{highest} bytes grown, {idle} of them with {} idle clients; allowed {allowed} = {CLIENTS} * \

@@ -5,6 +5,7 @@ mod connection;
 mod meter;
 mod metrics;
 mod orders;
+mod pipeline;
 mod stalled;
 mod watchers;
 
@@ -19,13 +20,13 @@ use crate::engine::log::Policy;
 use crate::engine::{Answer, Engine, Now, Waiter};
 use crate::limits::*;
 use crate::output::Output;
-use crate::resp::{Progress, ProtocolError, Request, RequestParser};
+use crate::resp::Request;
 use connection::{Blocked, Reply, SpareInputs};
 use meter::Meter;
+use pipeline::Batch;
+use std::collections::VecDeque;
 use watchers::Watchers;
 
-/// How many requests of a pipeline are parsed before the first of them runs.
-const LOOK_AHEAD_REQUESTS: usize = 16;
 /// Rounds of one settling; what is left after them is for the next turn.
 const SETTLE_ROUNDS_MAX: usize = 8;
 /// Reply of the null server to GET, in bytes.
@@ -46,6 +47,10 @@ pub struct Hub {
     unacknowledged: Vec<u64>,
     /// Connections whose next request waits for the log.
     stalled: Vec<u64>,
+    /// Connections that had their share of a turn, in the order in which they go on.
+    queued: VecDeque<u64>,
+    /// Bytes of replies that this turn has made.
+    turn_bytes: usize,
     log_moved: bool,
     /// By which writes were acknowledged in the turn before.
     policy: Policy,
@@ -62,24 +67,6 @@ pub struct Hub {
     /// When clients that do not read were last looked for.
     stalled_looked_ms: u64,
     batch: Box<Batch>,
-}
-
-/// Requests parsed ahead; memory that is used again and again.
-#[derive(Default)]
-struct Batch {
-    requests: [Parsed; LOOK_AHEAD_REQUESTS],
-    /// What is wrong with the bytes behind them.
-    error: Option<ProtocolError>,
-}
-
-#[derive(Default)]
-struct Parsed {
-    parser: RequestParser,
-    /// Where the request lies in the input.
-    start: usize,
-    end: usize,
-    /// Of its second word.
-    hash: Option<KeyHash>,
 }
 
 #[derive(Default)]
@@ -119,6 +106,8 @@ impl Hub {
             touched: Vec::new(),
             unacknowledged: Vec::new(),
             stalled: Vec::new(),
+            queued: VecDeque::new(),
+            turn_bytes: 0,
             log_moved: false,
             turn: 1,
             next_session: 0,
@@ -314,6 +303,9 @@ impl Hub {
     }
 
     fn run_stashed(&mut self, connection: &mut Connection) {
+        if self.turn_bytes >= TURN_BYTES_TOTAL_MAX && connection.has_input() {
+            return self.queue(connection);
+        }
         let (input, start) = connection.take_input();
         let consumed = self.run(connection, &input[start..]);
         let before = input.len() - start;
@@ -323,103 +315,6 @@ impl Hub {
             self.input_bytes -= consumed;
             connection.give_input(input, start + consumed, &mut self.spare_inputs);
         }
-    }
-
-    /// Runs the requests at the start of `input` and returns how many bytes they took.
-    fn run(&mut self, connection: &mut Connection, input: &[u8]) -> usize {
-        connection.is_held = self.output_bytes > OUTPUT_BYTES_TOTAL_MAX;
-        let mut at = 0;
-        if input.is_empty() || !connection.may_run() {
-            return 0;
-        }
-        let mut batch = std::mem::take(&mut self.batch);
-        self.meter.since_ns = self.clock_ns();
-        while at < input.len() && connection.may_run() {
-            let count = self.look_ahead(connection, &input[at..], &mut batch);
-            if count == 0 {
-                let Some(error) = batch.error.take() else { break };
-                self.refuse(connection, error.reply);
-                at = input.len();
-                break;
-            }
-            let mut run = 0;
-            for (number, parsed) in batch.requests[..count].iter().enumerate() {
-                let request = parsed.parser.request(&input[at + parsed.start..]);
-                self.meter.at = number as u8;
-                let goes_on = connection.may_run()
-                    && (request.is_empty() || self.execute(connection, request, parsed.hash));
-                if !goes_on {
-                    break;
-                }
-                run = parsed.end;
-            }
-            self.charge(connection, |number| {
-                let parsed = &batch.requests[number];
-                parsed.parser.request(&input[at + parsed.start..])
-            });
-            at += run;
-            if run < batch.requests[count - 1].end {
-                // What was parsed ahead is parsed again when its turn comes.
-                connection.parser.reset();
-                batch.error = None;
-                break;
-            }
-        }
-        self.batch = batch;
-        at
-    }
-
-    /// Parses the next requests and asks the processor for the memory that they will touch, so that the
-    /// misses of a pipeline overlap. Measured: a GET out of 100,000 keys costs 400 ns without.
-    fn look_ahead(&self, connection: &mut Connection, input: &[u8], batch: &mut Batch) -> usize {
-        batch.error = None;
-        let namespace = self
-            .engine
-            .namespaces
-            .get(connection.session.slot)
-            .filter(|namespace| namespace.id == connection.session.namespace && !self.null);
-        let mut start = 0;
-        let mut count = 0;
-        while count < LOOK_AHEAD_REQUESTS && start < input.len() {
-            let parsed = &mut batch.requests[count];
-            if count == 0 {
-                // It may have begun with bytes that came before.
-                std::mem::swap(&mut parsed.parser, &mut connection.parser);
-                connection.parser.reset();
-            } else {
-                parsed.parser.reset();
-            }
-            match parsed.parser.parse(&input[start..]) {
-                Ok(Progress::Complete { consumed }) => {
-                    let request = parsed.parser.request(&input[start..]);
-                    parsed.start = start;
-                    start += consumed;
-                    parsed.end = start;
-                    parsed.hash = None;
-                    if let Some(namespace) = namespace.filter(|_| request.len() > 1) {
-                        let hash = self.engine.hash(request.get(1));
-                        self.engine.prefetch_index(namespace, hash);
-                        parsed.hash = Some(hash);
-                    }
-                    count += 1;
-                }
-                Ok(Progress::Incomplete) => {
-                    // Its state stays with the bytes, which are the connection's from now on.
-                    std::mem::swap(&mut parsed.parser, &mut connection.parser);
-                    break;
-                }
-                Err(error) => {
-                    batch.error = Some(error);
-                    break;
-                }
-            }
-        }
-        if let Some(namespace) = namespace.filter(|_| count > 1) {
-            for hash in batch.requests[..count].iter().filter_map(|parsed| parsed.hash) {
-                self.engine.prefetch_record(namespace, hash);
-            }
-        }
-        count
     }
 
     /// Nothing more is taken from this client: says so behind its other replies, and closes.
@@ -497,7 +392,7 @@ impl Hub {
     /// Goes on with the parts of an MGET or an UNLINK, as far as there is room for replies.
     fn execute_parts(&mut self, connection: &mut Connection, request: Request<'_>) -> bool {
         while connection.parts < request.len() {
-            if !connection.may_run() {
+            if !connection.may_run_now() {
                 return false;
             }
             let at = connection.parts;
@@ -677,6 +572,7 @@ impl Hub {
             self.policy = self.engine.log.policy;
             self.log_moved = true;
         }
+        self.run_queued();
         // Answers from memory lead to more of them; sockets and the log must not wait for the last.
         for _ in 0..SETTLE_ROUNDS_MAX {
             self.engine.pump();
@@ -704,7 +600,7 @@ impl Hub {
 
     /// Whether there is nothing left for the next turn.
     pub fn is_settled(&self) -> bool {
-        self.engine.answers.is_empty() && !self.log_moved
+        self.engine.answers.is_empty() && !self.log_moved && self.queued.is_empty()
     }
 
     fn deliver(&mut self, waiter: Waiter, answer: Answer) {
@@ -769,7 +665,9 @@ impl Hub {
         self.engine.take_operations(out);
     }
 
+    /// A turn begins.
     pub fn set_time(&mut self, now: Now) {
+        self.turn_bytes = 0;
         self.engine.now = now;
         self.server.rates.tick(now.monotonic_ms, &self.server.stats);
     }

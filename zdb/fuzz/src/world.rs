@@ -390,6 +390,7 @@ impl World {
             }
             self.hub.take_touched(&mut touched);
             if touched.is_empty() && !self.hub.is_settled() {
+                self.hub.set_time(self.now);
                 continue;
             }
             if touched.is_empty() {

@@ -71,6 +71,8 @@ pub struct Connection {
     pub sent: usize,
     /// Whether the loop has a receive armed.
     pub is_receiving: bool,
+    /// There was no buffer for its bytes: the loop receives from it when its turn comes.
+    pub is_starved: bool,
     /// Whether the loop has asked to end that receive.
     pub is_cancelling: bool,
     /// Replies are still sent, requests no longer taken.
@@ -96,6 +98,10 @@ pub struct Connection {
     pub(super) is_unacknowledged: bool,
     /// All connections together have too many replies waiting, and this one more than its share.
     pub(super) is_held: bool,
+    /// It had its share of this turn and goes on in the next.
+    pub(super) is_queued: bool,
+    /// Where that share ends, in bytes of replies.
+    pub(super) turn_bytes_max: usize,
     /// What the hub counts for it in the replies of all connections, in bytes.
     pub(super) counted_bytes: usize,
     pub(super) parser: RequestParser,
@@ -127,6 +133,7 @@ impl Connection {
             is_sending: false,
             sent: 0,
             is_receiving: false,
+            is_starved: false,
             is_cancelling: false,
             closing: false,
             eof: false,
@@ -140,6 +147,8 @@ impl Connection {
             touched: false,
             is_unacknowledged: false,
             is_held: false,
+            is_queued: false,
+            turn_bytes_max: OUTPUT_BYTES_MAX,
             counted_bytes: 0,
             parser: RequestParser::new(),
             replies: VecDeque::new(),
@@ -221,9 +230,14 @@ impl Connection {
             && self.reply_bytes() < OUTPUT_BYTES_MAX
     }
 
+    /// Whether the next request may be run in this turn.
+    pub(super) fn may_run_now(&self) -> bool {
+        self.may_run() && self.reply_bytes() < self.turn_bytes_max
+    }
+
     /// Bytes of replies that the client can take, or that a task will bring. What was pushed meanwhile is
     /// not among them: it waits for the MGET under way, which must not wait for it.
-    fn reply_bytes(&self) -> usize {
+    pub(super) fn reply_bytes(&self) -> usize {
         self.output.len() + self.sending.len() + self.queued_bytes
     }
 
@@ -245,12 +259,14 @@ impl Connection {
 
     /// Whether the loop should read the socket.
     pub fn wants_input(&self) -> bool {
-        !self.eof && (self.lingering || self.may_run() || self.stashed() < STASH_BYTES_MAX)
+        let runs = self.may_run() && !self.is_queued;
+        !self.eof && (self.lingering || runs || self.stashed() < STASH_BYTES_MAX)
     }
 
     /// Whether everything that was asked is answered and nothing can follow.
     pub fn is_finished(&self) -> bool {
-        let asked_all = self.closing || (self.eof && self.blocked == Blocked::No);
+        let is_through = self.blocked == Blocked::No && !self.is_queued;
+        let asked_all = self.closing || (self.eof && is_through);
         asked_all && self.replies.is_empty() && self.output.is_empty() && !self.is_sending
     }
 

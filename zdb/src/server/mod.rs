@@ -96,6 +96,8 @@ pub struct Server {
     wake_count: Box<[u8; 8]>,
     /// Connections to close at a time, in its order.
     lingering: VecDeque<(u64, u64)>,
+    /// Connections for whose bytes there was no buffer, in the order in which they are received from again.
+    starved: VecDeque<u64>,
     /// Listeners whose accept failed, and when to try again.
     accept_retry: Vec<(u64, u64)>,
     /// When to look for clients that have been silent for too long, where there is a limit.
@@ -141,6 +143,7 @@ impl Server {
             wake,
             wake_count: Box::new([0; 8]),
             lingering: VecDeque::new(),
+            starved: VecDeque::new(),
             accept_retry: Vec::new(),
             silence_ms: 0,
             batch: 1,
@@ -163,7 +166,8 @@ impl Server {
         let mut touched = Vec::new();
         loop {
             self.arm_timer();
-            let batch = if self.hub.is_settled() { self.batch } else { 0 };
+            let is_idle = self.hub.is_settled() && self.starved.is_empty();
+            let batch = if is_idle { self.batch } else { 0 };
             self.ring.wait(batch).map_err(|error| format!("io_uring failed: {error}"))?;
             let now = self.now();
             self.hub.set_time(now);
@@ -191,6 +195,7 @@ impl Server {
                     self.look_after(key);
                 }
             }
+            self.feed_starved();
             for notice in self.hub.engine.log.notices.drain(..) {
                 process::warn(&notice);
             }
@@ -360,8 +365,9 @@ impl Server {
                 }
             }
             Err(error) => match error.raw_os_error() {
-                // No buffer free, or cancelled to slow the client down: it is armed again when wanted.
-                Some(libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {
+                Some(libc::ENOBUFS) => self.starve(key),
+                // Cancelled to slow the client down: it is armed again when wanted.
+                Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {
                     self.hub.resume(key);
                 }
                 _ => self.abandon(key),
@@ -369,6 +375,26 @@ impl Server {
         }
         if let Some(buffer) = event.buffer {
             self.ring.recycle(buffer);
+        }
+    }
+
+    /// More clients sent something than there are buffers: this one comes later.
+    fn starve(&mut self, key: u64) {
+        if let Some(connection) = self.hub.get_mut(key) {
+            connection.is_starved = true;
+            self.starved.push_back(key);
+        }
+    }
+
+    /// Receives again from those for whom there was no buffer, from as many as there are buffers: all at
+    /// once, every turn would ask the kernel for each of them in vain.
+    fn feed_starved(&mut self) {
+        let count = self.starved.len().min(ring::BUFFERS.into());
+        for key in self.starved.drain(..count).collect::<Vec<_>>() {
+            if let Some(connection) = self.hub.get_mut(key) {
+                connection.is_starved = false;
+                self.look_after(key);
+            }
         }
     }
 
@@ -488,7 +514,7 @@ impl Server {
         let Some(socket) = self.sockets.get(&key) else { return };
         let Some(connection) = self.hub.get_mut(key) else { return };
         if connection.wants_input() {
-            if !connection.is_receiving {
+            if !connection.is_receiving && !connection.is_starved {
                 connection.is_receiving = true;
                 self.ring.receive(socket.descriptor.as_raw_fd(), key);
             }
