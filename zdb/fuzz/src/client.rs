@@ -146,6 +146,9 @@ impl Client {
 
     fn expect(&mut self, words: Vec<Vec<u8>>, world: &mut World<'_>) {
         let begun = world.now;
+        if traced() {
+            eprintln!("{begun}: {:x} asks {}", self.key, said(&words));
+        }
         let name = words.first().map_or(String::new(), |word| text(word));
         let mutes = name == "client" && words.get(1).is_some_and(|word| text(word) == "reply");
         if mutes || STREAMS.contains(&name.as_str()) {

@@ -400,16 +400,16 @@ pub fn resume(
             Next::Finished { rests_on }
         }
         Err(failure) => {
-            damaged(verb, task, fetched.place, failure, id, seed, out);
+            damaged(verb, (task, key), fetched.place, failure, id, seed, out);
             finished
         }
     }
 }
 
-/// What a damaged record still tells: its head and key may be whole.
+/// What a damaged record still tells: its head is whole, its key may be.
 fn damaged(
     verb: Verb,
-    task: &Task,
+    (task, key): (&Task, &[u8]),
     place: Place,
     failure: &ReadFailure,
     id: Option<u64>,
@@ -417,19 +417,24 @@ fn damaged(
     out: &mut Output,
 ) {
     let protocol = task.protocol;
-    let head = match failure {
-        ReadFailure::Damaged(Some(bytes)) => format::decode_fields(bytes).map(|head| (head, bytes)),
+    let record = match failure {
+        ReadFailure::Damaged(Some(bytes)) => {
+            format::decode_fields(bytes).map(|head| Verified::with_head(head, bytes))
+        }
         ReadFailure::Damaged(None) | ReadFailure::Unreadable => None,
     };
-    match (verb, head) {
+    match (verb, record) {
         (Verb::Exists, _) => out.writer(protocol).integer(1),
         (Verb::Check, Some(_)) => out.writer(protocol).integer(0),
         (Verb::Check, None) => out.writer(protocol).integer(-1),
         (Verb::Get | Verb::Range(..), _) | (_, None) => {
             out.writer(protocol).error("Internal Error")
         }
-        (_, Some((_, bytes))) => {
-            let record = Verified::trusted(bytes);
+        // Another key with the same hash, or ours with damage in it.
+        (_, Some(record)) if record.key() != key && verb != Verb::Name => {
+            out.writer(protocol).error("Internal Error")
+        }
+        (_, Some(record)) => {
             Found { place, record: &record, id, seed }.render(
                 verb,
                 protocol,
