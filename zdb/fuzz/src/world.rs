@@ -28,6 +28,8 @@ const PIECE_BYTES_MAX: usize = 16 << 10;
 const BLOCK: u64 = format::BLOCK;
 /// Rounds in which everything that waits must come to its end.
 const QUIET_ROUNDS_MAX: usize = 2000;
+/// Rounds after which what the log does on its own is no reason to go on.
+const IDLE_ROUNDS_MAX: usize = 100;
 /// The clock at the start, in microseconds.
 const START_US: u64 = 1_800_000_000_000_000;
 
@@ -579,7 +581,9 @@ impl World {
             let closing = self.hub.stopping;
             // Clients that are gone may have left requests that a pause holds.
             let held = self.hub.deadline_ms().is_some();
-            if idle && self.ring.is_empty() && (waiting.is_empty() && !held || closing) {
+            // A segment that is due and meets a full disk is asked for again and again.
+            let idle = idle && self.ring.is_empty() || round > IDLE_ROUNDS_MAX;
+            if idle && (waiting.is_empty() && !held || closing) {
                 return;
             }
             assert!(
