@@ -6,16 +6,13 @@
 
 use libc::{c_int, c_void, iovec, msghdr, socklen_t};
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets};
-use std::io::{self, Write};
+use std::io;
 use std::mem::{offset_of, size_of, size_of_val, zeroed};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
-use std::time::{Duration, Instant};
 
 /// Bytes before each record: its type, a version, and the length of what follows.
 const HEADER_BYTES: usize = 5;
-/// How long the kernel may take at the start to wake us for nothing.
-const PROBE_TIME: Duration = Duration::from_millis(10);
 
 const RECORD_ALERT: u8 = 21;
 const RECORD_HANDSHAKE: u8 = 22;
@@ -31,18 +28,12 @@ pub const BAD_RECORD_MAC: u8 = 20;
 /// Tries what connections will need; an error says what is missing.
 pub fn probe() -> Result<(), String> {
     let explain = |what: &str, error: &io::Error| format!("{what}: {error}");
-    let (mut client, server) = pair().map_err(|error| explain("no loopback", &error))?;
+    let (_client, server) = pair().map_err(|error| explain("no loopback", &error))?;
     let socket = server.as_raw_fd();
     prepare(socket).map_err(|error| explain("no module tls", &error))?;
     for direction in [libc::TLS_TX, libc::TLS_RX] {
         set_keys(socket, direction, 0, &[0; 32], &[0; 12])
             .map_err(|error| explain("no ChaCha20-Poly1305 for TLS 1.3", &error))?;
-    }
-    // Kernels before 6.5 say that there is something to read when a part of a record is there. The ring
-    // then tries again and again, and in the end a thread of the kernel waits for each such client.
-    client.write_all(&[0x17]).map_err(|error| explain("no loopback", &error))?;
-    if super::program::poll(&[socket], Some(Instant::now() + PROBE_TIME))[0] {
-        return Err("this kernel wakes readers for parts of records, Linux 6.5 does not".into());
     }
     Ok(())
 }
@@ -229,7 +220,7 @@ pub fn take_record(socket: RawFd) -> io::Result<Record> {
     if count < 0 {
         return Err(io::Error::last_os_error());
     }
-    let has_type = message.msg_controllen as usize >= RECORD_TYPE_BYTES
+    let has_type = message.msg_controllen >= RECORD_TYPE_BYTES
         && record.header.cmsg_level == libc::SOL_TLS
         && record.header.cmsg_type == libc::TLS_GET_RECORD_TYPE;
     let kind = if has_type { record.kind } else { 0 };
