@@ -9,7 +9,7 @@ mod pipeline;
 mod stalled;
 mod watchers;
 
-pub use connection::Connection;
+pub use connection::{Connection, Encrypter};
 
 use crate::command::{
     self, COMMANDS, ClientRef, Context, Finished, Outcome, ServerState, Source, Tasks,
@@ -135,10 +135,10 @@ impl Hub {
         let key = u64::from(slot.generation) << 24 | u64::from(index);
         self.next_session += 1;
         self.server.stats.clients_lifetime += 1;
-        let is_encrypted = peer.encrypted;
+        let encrypter = if peer.encrypted { Encrypter::Session } else { Encrypter::Nobody };
         let session = self.server.new_session(self.next_session, peer, self.engine.now.unix_s());
         let mut connection = Box::new(Connection::new(key, session));
-        connection.is_encrypted = is_encrypted;
+        connection.encrypter = encrypter;
         connection.active_ms = self.engine.now.monotonic_ms;
         match refusal {
             Some(text) => {

@@ -175,6 +175,7 @@ fn state(setup: &Setup) -> ServerState {
         rates: Rates::default(),
         latencies: Latencies::default(),
         slow_log: SlowLog::default(),
+        tls_kernel: false,
     }
 }
 

@@ -25,6 +25,15 @@ pub enum Blocked {
     OnPause,
 }
 
+/// Who encrypts what a connection sends, and decrypts what it receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encrypter {
+    Nobody,
+    /// The session that the loop has for it.
+    Session,
+    Kernel,
+}
+
 /// Room for replies that an empty queue keeps.
 const IDLE_REPLIES_MAX: usize = 64;
 /// Room that is made ahead for the rest of one argument; larger ones grow as they come.
@@ -81,8 +90,7 @@ pub struct Connection {
     pub eof: bool,
     /// All is sent and our side is closed; what still comes in is thrown away.
     pub lingering: bool,
-    /// Its bytes go through TLS.
-    pub is_encrypted: bool,
+    pub encrypter: Encrypter,
     /// It does not take what is pushed to it: the loop shall let it go.
     pub is_overrun: bool,
     /// CLIENT KILL: the loop shall let it go.
@@ -138,7 +146,7 @@ impl Connection {
             closing: false,
             eof: false,
             lingering: false,
-            is_encrypted: false,
+            encrypter: Encrypter::Nobody,
             is_overrun: false,
             is_killed: false,
             is_watching: false,
