@@ -129,7 +129,7 @@ fn advance(
             match keys::resume(engine, task, *verb, key, &fetched, out) {
                 Next::Finished { rests_on } => Step::Finished { rests_on },
                 Next::Read(place) => {
-                    engine.fetch(again, Some(task.namespace), place, 0, false);
+                    fetch(engine, again, Some(task.namespace), place, 0);
                     Step::Waiting
                 }
             }
