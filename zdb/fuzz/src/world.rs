@@ -562,6 +562,16 @@ impl World {
         }
     }
 
+    /// Whether requests are still being run, be it of clients that nobody listens for.
+    fn runs_on(&mut self) -> bool {
+        self.hub.keys().into_iter().any(|key| {
+            self.hub.get_mut(key).is_some_and(|one| {
+                let has_more = one.eof || (one.stashed() > 0 && !one.may_run());
+                has_more && !one.is_finished() && one.output.is_empty() && !one.is_sending
+            })
+        })
+    }
+
     /// Everything goes on until nothing is left to do: every request has its reply then.
     pub fn quiet(&mut self) {
         for client in &mut self.clients {
@@ -575,13 +585,14 @@ impl World {
             let idle = self.ring.is_empty() && self.orders.is_empty();
             self.finish_all();
             self.turn();
+            let runs_on = self.runs_on();
             let waiting = self.clients.iter().filter(|client| !client.closed && !client.ended);
             let waiting: Vec<&Client> = waiting
                 .filter(|client| client.unanswered() > 0 || !client.wire.is_empty())
                 .collect();
             let closing = self.hub.stopping;
-            // Clients that are gone may have left requests that a pause holds.
-            let held = self.hub.deadline_ms().is_some();
+            // Clients that are gone may have left requests that a pause or the log holds.
+            let held = self.hub.deadline_ms().is_some() || runs_on;
             // A segment that is due and meets a full disk is asked for again and again.
             let idle = idle && self.ring.is_empty() || round > IDLE_ROUNDS_MAX;
             if idle && (waiting.is_empty() && !held || closing) {
