@@ -106,9 +106,10 @@ pub struct Connection {
     pub(super) is_unacknowledged: bool,
     /// All connections together have too many replies waiting, and this one more than its share.
     pub(super) is_held: bool,
-    /// It had its share of this turn and goes on in the next.
+    /// It had its share of a turn and goes on when those before it had theirs.
     pub(super) is_queued: bool,
-    /// Where that share ends, in bytes of replies.
+    /// Bytes of replies that it was given since it was last its turn, and how many these may be.
+    pub(super) turn_bytes: usize,
     pub(super) turn_bytes_max: usize,
     /// What the hub counts for it in the replies of all connections, in bytes.
     pub(super) counted_bytes: usize,
@@ -156,7 +157,8 @@ impl Connection {
             is_unacknowledged: false,
             is_held: false,
             is_queued: false,
-            turn_bytes_max: OUTPUT_BYTES_MAX,
+            turn_bytes: 0,
+            turn_bytes_max: 0,
             counted_bytes: 0,
             parser: RequestParser::new(),
             replies: VecDeque::new(),
@@ -240,12 +242,12 @@ impl Connection {
 
     /// Whether the next request may be run in this turn.
     pub(super) fn may_run_now(&self) -> bool {
-        self.may_run() && self.reply_bytes() < self.turn_bytes_max
+        self.may_run() && self.turn_bytes < self.turn_bytes_max
     }
 
     /// Bytes of replies that the client can take, or that a task will bring. What was pushed meanwhile is
     /// not among them: it waits for the MGET under way, which must not wait for it.
-    pub(super) fn reply_bytes(&self) -> usize {
+    fn reply_bytes(&self) -> usize {
         self.output.len() + self.sending.len() + self.queued_bytes
     }
 
@@ -261,7 +263,8 @@ impl Connection {
 
     /// Whether its silence says nothing: it watches, waits for a reply of ours, or is let go already.
     pub(super) fn may_be_silent(&self) -> bool {
-        let waits = !self.replies.is_empty() || self.blocked != Blocked::No;
+        let has_more = self.is_queued || self.is_starved;
+        let waits = has_more || !self.replies.is_empty() || self.blocked != Blocked::No;
         self.is_watching || waits || self.lingering
     }
 

@@ -28,40 +28,42 @@ struct Parsed {
 }
 
 impl Hub {
-    /// Lets a connection go on in the next turn.
-    pub(super) fn queue(&mut self, connection: &mut Connection) {
-        if connection.may_run() && !std::mem::replace(&mut connection.is_queued, true) {
-            self.queued.push_back(connection.key);
-        }
+    /// How many bytes of replies a connection gets now that was not in the queue.
+    pub(super) fn share(&self) -> usize {
+        // Whoever asks for little is answered in any case.
+        let is_crowded = self.turn_bytes >= TURN_BYTES_TOTAL_MAX || !self.queued.is_empty();
+        if is_crowded { OUTPUT_BYTES_SHARE } else { TURN_BYTES_MAX }
     }
 
-    /// Goes on with connections that had their share of the turn before.
+    /// Goes on with connections that had their share of a turn before: so many of them in each turn, in
+    /// their order, whatever the others do.
     pub(super) fn run_queued(&mut self) {
-        while self.turn_bytes < TURN_BYTES_TOTAL_MAX
+        while self.queue_bytes < TURN_BYTES_TOTAL_MAX
             && let Some(key) = self.queued.pop_front()
         {
-            if let Some(connection) = self.get_mut(key) {
-                connection.is_queued = false;
-                self.resume(key);
-            }
+            let Some(mut connection) = self.take(key) else { continue };
+            connection.is_queued = false;
+            self.run_stashed(&mut connection, TURN_BYTES_MAX);
+            self.queue_bytes += connection.turn_bytes;
+            self.touch(&mut connection);
+            self.put_back(connection);
         }
     }
 
-    /// Runs the requests at the start of `input` and returns how many bytes they took.
-    pub(super) fn run(&mut self, connection: &mut Connection, input: &[u8]) -> usize {
+    /// Runs the requests at the start of `input` until their replies are so many bytes: then the connection
+    /// stands in the queue. Returns how many bytes of `input` that took.
+    pub(super) fn run(&mut self, connection: &mut Connection, input: &[u8], share: usize) -> usize {
+        connection.turn_bytes = 0;
+        connection.turn_bytes_max = share;
         connection.is_held = self.output_bytes > OUTPUT_BYTES_TOTAL_MAX;
         if input.is_empty() || !connection.may_run() {
             return 0;
         }
-        let before = connection.reply_bytes();
-        // Whoever asks for little is answered in any case.
-        let is_late = self.turn_bytes >= TURN_BYTES_TOTAL_MAX;
-        connection.turn_bytes_max =
-            before + if is_late { OUTPUT_BYTES_SHARE } else { TURN_BYTES_MAX };
         let consumed = self.run_share(connection, input);
-        self.turn_bytes += connection.reply_bytes().saturating_sub(before);
-        if consumed < input.len() && connection.reply_bytes() >= connection.turn_bytes_max {
-            self.queue(connection);
+        self.turn_bytes += connection.turn_bytes;
+        if consumed < input.len() && connection.may_run() && !connection.may_run_now() {
+            connection.is_queued = true;
+            self.queued.push_back(connection.key);
         }
         consumed
     }

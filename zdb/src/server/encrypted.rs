@@ -223,6 +223,8 @@ impl Server {
             return false;
         }
         connection.is_sending = true;
+        // Nothing is pushed behind it.
+        connection.closing = true;
         // It stays in the socket, which is not removed before the completion.
         let goodbye = socket.goodbye.insert(Alert::goodbye());
         self.ring.send_last(socket.descriptor.as_raw_fd(), key, goodbye.message());

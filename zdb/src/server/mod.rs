@@ -182,6 +182,7 @@ impl Server {
             }
             self.batch = requests.clamp(1, BATCH_MAX);
             self.run_timers(now.monotonic_ms);
+            self.feed_starved();
             // Looking after a connection can make room for its next requests.
             loop {
                 self.step_stop(now.monotonic_ms);
@@ -198,7 +199,6 @@ impl Server {
                     self.look_after(key);
                 }
             }
-            self.feed_starved();
             for notice in self.hub.engine.log.notices.drain(..) {
                 process::warn(&notice);
             }
