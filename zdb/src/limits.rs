@@ -66,7 +66,7 @@ pub const OUTPUT_BYTES_MAX: usize = scaled(1 << 20, 32 << 10) as usize;
 pub const TURN_BYTES_MAX: usize = scaled(256 << 10, 8 << 10) as usize;
 /// Replies in a turn, in bytes, beyond which connections get `OUTPUT_BYTES_SHARE` at first and then wait in
 /// the queue; and those that the queue gets in each turn.
-pub const TURN_BYTES_TOTAL_MAX: usize = scaled(1 << 20, 32 << 10) as usize;
+pub const TURN_BYTES_TOTAL_MAX: usize = scaled(256 << 10, 32 << 10) as usize;
 /// What a reply of unknown length counts for in that, in bytes: sixteen of them are under way at once.
 pub const UNKNOWN_REPLY_BYTES: usize = OUTPUT_BYTES_MAX / 16;
 /// Replies of all connections together. Beyond it a connection with more than its share waits.
