@@ -255,6 +255,16 @@ struct LoadedSidecar {
     pages: Vec<(PageHeader, usize)>,
 }
 
+/// Whether a file has none of the sizes that it can be made with: it was cut behind its last record, which
+/// happens when all of it is durable.
+fn was_cut(size: u64, capacity: u64) -> bool {
+    let mut made = capacity;
+    while made > size && made > BLOCK {
+        made = (made / 2).next_multiple_of(BLOCK);
+    }
+    made != size
+}
+
 impl Recovery<'_> {
     /// Opens the segments. One that was being made when the process died, at the end, is removed.
     fn read_headers(
@@ -357,7 +367,7 @@ impl Recovery<'_> {
             }
         }
         drop(loaded);
-        let size = segment.size;
+        let (size, capacity) = (segment.size, segment.capacity);
         self.segments.push(segment);
         if let Some(ended) = ended {
             return Ok(ended);
@@ -365,7 +375,7 @@ impl Recovery<'_> {
         let known_end = next.map(|next| next.previous_end).filter(|end| *end != 0);
         // A segment that a seal ends was durable as a whole; one that a recovery ended was the last.
         let is_sealed = next.is_some_and(|next| next.previous_end == 0);
-        let ended = self.scan((base, file, size), resume, known_end, !is_sealed)?;
+        let ended = self.scan((base, file, size, capacity), resume, known_end, !is_sealed)?;
         if next.is_some() && !ended.sealed && known_end != Some(ended.end) {
             self.report.damage.push(format!(
                 "segment {} at offset {}: its end is missing",
@@ -501,18 +511,22 @@ impl Recovery<'_> {
     /// whole of it stays.
     fn scan(
         &mut self,
-        (base, file, size): (u64, FileId, u64),
+        (base, file, size, capacity): (u64, FileId, u64, u64),
         from: u64,
         known_end: Option<u64>,
         may_be_torn: bool,
     ) -> Result<Ended, String> {
         let mut scanner = Scanner::new(self.files, self.buffer, self.seed, base, file, size);
-        let may_be_torn = may_be_torn && !scanner.ends_with_seal()?;
+        // A seal in a file that was not cut behind it may have come through a crash that took what was on
+        // its way with it.
+        let was_durable = was_cut(size, capacity) && scanner.ends_with_seal()?;
+        let may_be_torn = may_be_torn && !was_durable;
         let mut builder = PageBuilder::new();
         let mut pages = Vec::new();
         let seed = self.segments.page_seed(base);
         let mut position = from;
         let mut sealed = false;
+        let mut has_gaps = false;
         // End of the whole batch that the position is in.
         let mut batch_end = from;
         while known_end.is_none_or(|end| position < end) {
@@ -523,6 +537,7 @@ impl Recovery<'_> {
                     _ => head.bytes(),
                 });
                 let Some(next) = scanner.next_whole(position + behind)? else { break };
+                has_gaps = true;
                 // A whole head tells where the next record is, damaged or not.
                 let next = if lost.is_some() { position + behind } else { next };
                 self.report.damage.push(format!(
@@ -531,7 +546,12 @@ impl Recovery<'_> {
                     position - base,
                     next - position
                 ));
-                if let Some((head, key)) = lost {
+                let is_half_written = match &lost {
+                    Some((head, _)) if may_be_torn => scanner.is_half_written(position, head)?,
+                    _ => false,
+                };
+                // A write that a power cut took in part was never durable: what was there before it counts.
+                if let Some((head, key)) = lost.filter(|_| !is_half_written) {
                     // The head is whole: the key's newest version is known to be lost, and is not
                     // replaced by an older one.
                     match head.kind {
@@ -559,6 +579,7 @@ impl Recovery<'_> {
                     format::segment_name(base),
                     position - base
                 ));
+                has_gaps = true;
                 position += head.bytes();
                 continue;
             }
@@ -599,6 +620,9 @@ impl Recovery<'_> {
         self.files.sync(file).map_err(|error| {
             format!("cannot flush segment {}: {error}", format::segment_name(base))
         })?;
+        // A seal says that all before it was durable. Where a crash left gaps before it, later starts go by
+        // the end that was found here, or they would take what was dropped for damage.
+        let sealed = sealed && !(may_be_torn && has_gaps);
         let how = if sealed { PageEnd::Sealed } else { PageEnd::Recovered };
         pages.push(builder.finish(seed, how, position));
         for (header, bytes) in pages {
