@@ -20,6 +20,7 @@ use super::scanner::Scanner;
 use super::{Engine, apply_sequential, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
+use crate::planted::{self, Bug};
 use std::collections::HashSet;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -507,7 +508,8 @@ impl Recovery<'_> {
         may_be_torn: bool,
     ) -> Result<Ended, String> {
         let mut scanner = Scanner::new(self.files, self.buffer, self.seed, base, file, size);
-        let may_be_torn = may_be_torn && !scanner.ends_with_seal()?;
+        let may_be_torn =
+            may_be_torn && !scanner.ends_with_seal()? && !planted::is(Bug::HalfBatch);
         let mut builder = PageBuilder::new();
         let mut pages = Vec::new();
         let seed = self.segments.page_seed(base);

@@ -3,8 +3,11 @@
 //! A key is a register: each write took effect at some moment between its request and its reply. A value
 //! that was read must be that of a write which may have been the last one at some moment of the read.
 //! Writes of which nobody knows whether they took effect never hide an older value.
+//!
+//! After a restart somebody looks at everything once. What is found then is all there is, until somebody
+//! writes again: a value that was not there cannot come back after the next crash.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Moments, counted by the world.
 pub type Moment = u64;
@@ -41,6 +44,24 @@ impl Value {
             _ => false,
         }
     }
+
+    /// For people.
+    fn short(&self) -> String {
+        match self {
+            Self::Bytes(bytes) => shown(&Seen::Bytes(bytes)),
+            other => format!("{other:?}"),
+        }
+    }
+}
+
+/// For people.
+fn shown(seen: &Seen<'_>) -> String {
+    match seen {
+        Seen::Bytes(bytes) => {
+            format!("{} bytes {}", bytes.len(), bytes[..bytes.len().min(20)].escape_ascii())
+        }
+        other => format!("{other:?}"),
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +82,8 @@ pub struct History {
     keys: HashMap<Vec<u8>, Vec<Write>>,
     /// Writes to every key of a namespace: its end, or a flush.
     all_keys: Vec<Write>,
+    /// Until when the writes to a namespace are told by what was found in it.
+    settled: HashMap<Vec<u8>, Moment>,
     next: u64,
 }
 
@@ -139,6 +162,110 @@ impl History {
         }
     }
 
+    /// A start saw wrong bytes: anything that was ever written may be there.
+    pub fn forget_order(&mut self) {
+        self.settled.clear();
+        for write in self.keys.values_mut().flatten().chain(&mut self.all_keys) {
+            write.certain = false;
+        }
+    }
+
+    /// All writes to a namespace until now are told by what is found in it.
+    pub fn settle(&mut self, namespace: &[u8], now: Moment) {
+        self.settled.insert(namespace.to_vec(), now);
+    }
+
+    /// A key was found to have this value since `now`.
+    pub fn found(&mut self, namespace: &[u8], key: &[u8], value: Value, now: Moment) {
+        let write = self.begin(Some(namespace), Some(key), value, now);
+        self.succeeded(&write, namespace, now);
+    }
+
+    /// All keys that somebody ever wrote to, in their order.
+    pub fn keys(&self) -> BTreeSet<Vec<u8>> {
+        self.keys.keys().filter(|key| !key.is_empty()).cloned().collect()
+    }
+
+    /// The writes of a key that count in a namespace.
+    fn ours(&self, namespace: &[u8], key: &[u8]) -> Vec<&Write> {
+        let settled = self.settled.get(namespace).copied().unwrap_or(0);
+        let all = self.of(key).chain(&self.all_keys);
+        all.filter(|write| {
+            write.begun > settled && write.namespace.as_deref().is_none_or(|name| name == namespace)
+        })
+        .collect()
+    }
+
+    /// When a key may have got its present value: the first and the last possible moment.
+    pub fn written_between(&self, namespace: &[u8], key: &[u8], seen: &Seen<'_>) -> (Moment, Moment) {
+        let ours = self.ours(namespace, key);
+        let fitting = ours.iter().filter(|write| write.value.explains(seen));
+        let (mut first, mut last) = (Moment::MAX, 0);
+        for write in fitting {
+            first = first.min(write.begun);
+            last = last.max(write.ended);
+        }
+        (first, last)
+    }
+
+    /// Whether the versions of a key, from the newest on, can be these: each was written, in this order,
+    /// nothing that ended the key lies between, and none that surely was there is missing. `is_whole`:
+    /// the oldest of them says that there is none before it.
+    pub fn check_versions(
+        &self,
+        namespace: &[u8],
+        key: &[u8],
+        versions: &[Vec<u8>],
+        is_whole: bool,
+    ) -> Result<(), String> {
+        let ours = self.ours(namespace, key);
+        let mut taken: Vec<&Write> = Vec::new();
+        for version in versions {
+            let seen = Seen::Bytes(version);
+            let newer = taken.last().copied();
+            let fitting = ours.iter().copied().filter(|write| {
+                write.value.explains(&seen)
+                    && newer.is_none_or(|newer| write.begun <= newer.ended)
+                    && taken.iter().all(|other| other.id != write.id)
+            });
+            let Some(write) = fitting.max_by_key(|write| (write.begun, write.id)) else {
+                return Err(format!("a version {} that was not written", shown(&seen)));
+            };
+            if let Some(newer) = newer
+                && let Some(end) = ours.iter().find(|end| {
+                    end.certain
+                        && end.value == Value::Missing
+                        && end.begun > write.ended
+                        && end.ended < newer.begun
+                })
+            {
+                return Err(format!(
+                    "a version {} from before the end of the key in {}..{}",
+                    shown(&seen),
+                    end.begun,
+                    end.ended
+                ));
+            }
+            taken.push(write);
+        }
+        let lost = ours.iter().find(|write| {
+            let hidden = ours.iter().any(|end| {
+                matches!(end.value, Value::Missing | Value::Any) && end.ended >= write.begun
+            });
+            let is_version = matches!(write.value, Value::Bytes(_)) && write.certain;
+            is_version && !hidden && taken.iter().all(|other| other.id != write.id)
+        });
+        match lost {
+            Some(write) if is_whole => Err(format!(
+                "without the version of {}..{}: {:?}",
+                write.begun,
+                write.ended,
+                write.value.short()
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a read between two moments can have seen this.
     pub fn check(
         &self,
@@ -148,11 +275,7 @@ impl History {
         begun: Moment,
         now: Moment,
     ) -> Result<(), String> {
-        let ours: Vec<&Write> = self
-            .of(key)
-            .chain(&self.all_keys)
-            .filter(|write| write.namespace.as_deref().is_none_or(|name| name == namespace))
-            .collect();
+        let ours = self.ours(namespace, key);
         let last_certain = ours
             .iter()
             .filter(|write| write.certain && write.namespace.is_some() && write.ended < begun)
@@ -170,25 +293,11 @@ impl History {
             .rev()
             .take(8)
             .map(|write| {
-                let value = match &write.value {
-                    Value::Bytes(bytes) => {
-                        format!(
-                            "{} bytes {}",
-                            bytes.len(),
-                            bytes[..bytes.len().min(12)].escape_ascii()
-                        )
-                    }
-                    other => format!("{other:?}"),
-                };
-                format!("  {value} in {}..{} certain {}", write.begun, write.ended, write.certain)
+                let (value, certain) = (write.value.short(), write.certain);
+                format!("  {value} in {}..{} certain {certain}", write.begun, write.ended)
             })
             .collect();
-        let seen = match seen {
-            Seen::Bytes(bytes) => {
-                format!("{} bytes {}", bytes.len(), bytes[..bytes.len().min(12)].escape_ascii())
-            }
-            other => format!("{other:?}"),
-        };
+        let seen = shown(seen);
         Err(format!(
             "key {} of {} read between {begun} and {now} as {seen}, but was written:\n{}",
             key.escape_ascii(),
