@@ -74,6 +74,15 @@ struct Switch {
     next_start: u64,
 }
 
+/// A record of a batch.
+pub struct Member<'a> {
+    pub head: Head,
+    pub key: &'a [u8],
+    pub payload: &'a [u8],
+    /// Which record before it in the batch is of another key with the same hash: it follows that one.
+    pub behind: Option<usize>,
+}
+
 /// The log went on from one segment to the next: the bases of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Jump {
@@ -251,9 +260,9 @@ impl Log {
     pub fn append_batch(
         &mut self,
         now_ms: u64,
-        members: &mut [(Head, &[u8], &[u8])],
+        members: &mut [Member<'_>],
     ) -> Result<(u64, u64), Refusal> {
-        let bytes: u64 = members.iter().map(|(head, ..)| head.bytes()).sum();
+        let bytes: u64 = members.iter().map(|member| member.head.bytes()).sum();
         assert!(
             bytes <= format::BATCH_BYTES_MAX as u64,
             "the command checked the size of the batch"
@@ -263,10 +272,16 @@ impl Log {
         let seed = self.seed;
         let out = self.room(position, bytes);
         let mut at = format::BATCH_HEAD_BYTES;
-        for (head, key, payload) in members {
+        for index in 0..members.len() {
             let place = position + at as u64;
+            let behind = members[index].behind.map(|before| members[before].head.sequence);
+            let Member { head, key, payload, .. } = &mut members[index];
             head.sequence = place / format::ALIGN;
             head.flags |= format::FLAG_MEMBER;
+            if let Some(sequence) = behind {
+                head.previous = Place::new(sequence * format::ALIGN);
+                head.flags |= format::FLAG_UNVERIFIED;
+            }
             format::encode(&mut out[at..], seed, place, head, key, payload);
             at += head.bytes() as usize;
         }
