@@ -533,7 +533,12 @@ impl Recovery<'_> {
                     position - base,
                     next - position
                 ));
-                if let Some((head, key)) = lost {
+                let is_half_written = match &lost {
+                    Some((head, _)) if may_be_torn => scanner.is_half_written(position, head)?,
+                    _ => false,
+                };
+                // A write that a power cut took in part was never durable: what was there before it counts.
+                if let Some((head, key)) = lost.filter(|_| !is_half_written) {
                     // The head is whole: the key's newest version is known to be lost, and is not
                     // replaced by an older one.
                     match head.kind {

@@ -10,6 +10,9 @@ use crate::disk::{FileId, Files};
 /// Bytes of the log in memory while it is scanned.
 const WINDOW_BYTES: u64 = 16 << 20;
 
+/// What a disk writes as a whole, in bytes.
+const SECTOR: u64 = 512;
+
 const _: () = assert!(WINDOW_BYTES >= RECORD_BYTES_MAX + 2 * BLOCK);
 
 /// Reads records of one segment, from the disk and where that ends from the write buffer.
@@ -154,6 +157,26 @@ impl<'a> Scanner<'a> {
                 record.head.kind == Kind::Seal && position + record.head.bytes() == end
             })
         }))
+    }
+
+    /// Whether a damaged record with a whole head was never written as a whole: what a power cut took reads
+    /// as zeroes, for a block of a segment is written once, and only zeroes before. Damage does not make a
+    /// whole sector zero.
+    pub fn is_half_written(&mut self, position: u64, head: &Head) -> Result<bool, String> {
+        let start = position + head.payload_offset() as u64;
+        let end = start + u64::from(head.payload_length);
+        let bytes = self.bytes(position, head.bytes())?;
+        let mut at = start;
+        while at < end {
+            let next = ((at / SECTOR + 1) * SECTOR).min(end);
+            let sector = bytes.get((at - position) as usize..(next - position) as usize);
+            // Behind the end of the file there is nothing either.
+            if sector.is_none_or(|sector| sector.iter().all(|byte| *byte == 0)) {
+                return Ok(true);
+            }
+            at = next;
+        }
+        Ok(false)
     }
 
     /// Whether bytes that are not zero follow.
