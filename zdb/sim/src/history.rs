@@ -253,7 +253,8 @@ impl History {
                 matches!(end.value, Value::Missing | Value::Any) && end.ended >= write.begun
             });
             let is_version = matches!(write.value, Value::Bytes(_)) && write.certain;
-            is_version && !hidden && taken.iter().all(|other| other.id != write.id)
+            // A value that is there already makes no version.
+            is_version && !hidden && taken.iter().all(|other| other.value != write.value)
         });
         match lost {
             Some(write) if is_whole => Err(format!(

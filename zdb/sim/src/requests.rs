@@ -37,7 +37,7 @@ impl Requests {
         let is_sequential = namespace == b"seq";
         let key = if is_sequential { self.id(random, seen) } else { self.key(random) };
         let name = pick(random, &NAMESPACES);
-        let mut one = |command: &str, more: &[&[u8]]| {
+        let one = |command: &str, more: &[&[u8]]| {
             let mut words = vec![command.as_bytes().to_vec()];
             words.extend(more.iter().map(|word| word.to_vec()));
             vec![words]

@@ -66,6 +66,8 @@ pub fn run(seed: u64) -> u64 {
         run.world.turn();
         run.go_on();
     }
+    run.go_on();
+    run.world.files.forget_plan();
     run.world.quiet();
     run.go_on();
     sweep(&mut run.world, false);

@@ -75,6 +75,7 @@ impl World {
         if self.files.is_stopped() {
             return;
         }
+        self.files.forget_plan();
         // After a clean stop nothing is lost to a power cut either.
         if clean {
             self.files.cut_power(&mut Random(7));
