@@ -30,6 +30,8 @@ pub fn sweep(world: &mut World, settle: bool) {
     if world.hub.stopping || world.files.is_stopped() || is_broken {
         return;
     }
+    // Nothing goes wrong while somebody looks.
+    world.files.forget_plan();
     let begun = world.now_moment();
     let admin = enter(world);
     let Reply::Many(names) = ask(world, admin, &[b"NSLIST"]) else { panic!("NSLIST is a list") };

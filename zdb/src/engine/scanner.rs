@@ -146,7 +146,7 @@ impl<'a> Scanner<'a> {
         Ok(None)
     }
 
-    /// Whether the file ends with a seal, as after a stop in order: then all of it was durable.
+    /// Whether the file ends with a seal, as after a stop in order.
     pub fn ends_with_seal(&mut self) -> Result<bool, String> {
         let first = self.end.saturating_sub(2 * BLOCK).max(self.base + SEGMENT_HEADER_BYTES);
         let (seed, end) = (self.seed, self.end);
