@@ -527,6 +527,7 @@ impl Recovery<'_> {
         let seed = self.segments.page_seed(base);
         let mut position = from;
         let mut sealed = false;
+        let mut has_gaps = false;
         // End of the whole batch that the position is in.
         let mut batch_end = from;
         while known_end.is_none_or(|end| position < end) {
@@ -537,6 +538,7 @@ impl Recovery<'_> {
                     _ => head.bytes(),
                 });
                 let Some(next) = scanner.next_whole(position + behind)? else { break };
+                has_gaps = true;
                 // A whole head tells where the next record is, damaged or not.
                 let next = if lost.is_some() { position + behind } else { next };
                 self.report.damage.push(format!(
@@ -578,6 +580,7 @@ impl Recovery<'_> {
                     format::segment_name(base),
                     position - base
                 ));
+                has_gaps = true;
                 position += head.bytes();
                 continue;
             }
@@ -618,6 +621,9 @@ impl Recovery<'_> {
         self.files.sync(file).map_err(|error| {
             format!("cannot flush segment {}: {error}", format::segment_name(base))
         })?;
+        // A seal says that all before it was durable. Where a crash left gaps before it, later starts go by
+        // the end that was found here, or they would take what was dropped for damage.
+        let sealed = sealed && !(may_be_torn && has_gaps);
         let how = if sealed { PageEnd::Sealed } else { PageEnd::Recovered };
         pages.push(builder.finish(seed, how, position));
         for (header, bytes) in pages {

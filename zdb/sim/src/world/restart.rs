@@ -64,6 +64,7 @@ impl World {
             self.advance(20);
         }
         let clean = self.hub.engine.log.broken().is_none();
+        self.has_gaps |= !clean && !self.setup.shared_buffer;
         let summary = self.hub.engine.log.finish_close();
         if let Some((base, file)) = summary.unused {
             self.files.close(file);
