@@ -394,7 +394,12 @@ impl MemoryFiles {
     }
 
     /// Reads, and changes a bit on the way where that is planned.
-    fn fill(&self, find: impl FnOnce(&mut State) -> io::Result<&mut Inode>, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+    fn fill(
+        &self,
+        find: impl FnOnce(&mut State) -> io::Result<&mut Inode>,
+        offset: u64,
+        out: &mut [u8],
+    ) -> io::Result<usize> {
         let mut state = self.state();
         let mut random = state.plan.as_ref().map(|plan| Random(plan.random.0));
         let trouble = state.begin(Call::Reads);

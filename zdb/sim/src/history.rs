@@ -197,7 +197,12 @@ impl History {
     }
 
     /// When a key may have got its present value: the first and the last possible moment.
-    pub fn written_between(&self, namespace: &[u8], key: &[u8], seen: &Seen<'_>) -> (Moment, Moment) {
+    pub fn written_between(
+        &self,
+        namespace: &[u8],
+        key: &[u8],
+        seen: &Seen<'_>,
+    ) -> (Moment, Moment) {
         let ours = self.ours(namespace, key);
         let fitting = ours.iter().filter(|write| write.value.explains(seen));
         let (mut first, mut last) = (Moment::MAX, 0);

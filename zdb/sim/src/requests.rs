@@ -33,7 +33,12 @@ impl Requests {
     }
 
     /// What a client in a namespace asks for next.
-    pub fn next(&mut self, random: &mut Random, seen: &words::Seen, namespace: &[u8]) -> Vec<Words> {
+    pub fn next(
+        &mut self,
+        random: &mut Random,
+        seen: &words::Seen,
+        namespace: &[u8],
+    ) -> Vec<Words> {
         let is_sequential = namespace == b"seq";
         let key = if is_sequential { self.id(random, seen) } else { self.key(random) };
         let name = pick(random, &NAMESPACES);

@@ -35,14 +35,17 @@ pub fn sweep(world: &mut World, settle: bool) {
     let begun = world.now_moment();
     let admin = enter(world);
     let Reply::Many(names) = ask(world, admin, &[b"NSLIST"]) else { panic!("NSLIST is a list") };
-    let names: Vec<Vec<u8>> =
-        names.iter().filter_map(Reply::bulk).map(<[u8]>::to_vec).collect();
+    let names: Vec<Vec<u8>> = names.iter().filter_map(Reply::bulk).map(<[u8]>::to_vec).collect();
     let settle = settle && !world.bad_start;
     for known in &words::NAMESPACES {
         let listed = names.iter().any(|name| name == known);
         look_at_name(world, admin, known, listed, settle, begun);
     }
     for name in &names {
+        // Stands in for a namespace whose own record a crash took while later ones came through.
+        if name.starts_with(b"recovered-") && (world.has_gaps || world.bad_start) {
+            continue;
+        }
         if ask(world, admin, &[b"SELECT", name, words::PASSWORD.as_bytes()]).is_error()
             && ask(world, admin, &[b"SELECT", name]).is_error()
         {
@@ -153,7 +156,10 @@ fn look_inside(
     // A scan goes by the hash, and shows one of the keys that share it.
     if !world.setup.few_hashes && is_readable {
         let there: BTreeSet<&Vec<u8>> = found.iter().map(|one| &one.key).collect();
-        assert!(there == scanned || world.bad_start, "SCAN of {shown}: {scanned:?}, but there are {there:?}");
+        assert!(
+            there == scanned || world.bad_start,
+            "SCAN of {shown}: {scanned:?}, but there are {there:?}"
+        );
         check_order(world, admin, name, &order, &found);
     }
     if world.is_trusted() {

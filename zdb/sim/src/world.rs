@@ -20,8 +20,8 @@ use zdb::command::{
 };
 use zdb::disk::housekeeper;
 use zdb::disk::{Completion, Done, Files, Operation, Token};
-use zdb::engine::log::{Policy, format};
 use zdb::engine::Now;
+use zdb::engine::log::{Policy, format};
 use zdb::hub::{Hub, Peer};
 use zdb::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX};
 
@@ -325,7 +325,11 @@ impl World {
         }
         client.deliver(
             &bytes,
-            &mut Self::checks(&mut self.history, now, self.bad_reads || self.has_gaps || self.bad_start),
+            &mut Self::checks(
+                &mut self.history,
+                now,
+                self.bad_reads || self.has_gaps || self.bad_start,
+            ),
         );
         self.hub.received(client.key, &bytes);
     }
@@ -356,7 +360,11 @@ impl World {
         self.hub.server.stats.sent_bytes += bytes.len() as u64;
         client.read(
             &bytes,
-            &mut Self::checks(&mut self.history, now, self.bad_reads || self.has_gaps || self.bad_start),
+            &mut Self::checks(
+                &mut self.history,
+                now,
+                self.bad_reads || self.has_gaps || self.bad_start,
+            ),
         );
         self.hub.resume(client.key);
     }
@@ -461,7 +469,9 @@ impl World {
         let appended = self.hub.engine.log.appended();
         let mark = Mark { moment: self.moment, appended, clock_ms: self.now.monotonic_ms };
         match self.marks.last_mut() {
-            Some(last) if last.appended == appended && last.clock_ms == mark.clock_ms => *last = mark,
+            Some(last) if last.appended == appended && last.clock_ms == mark.clock_ms => {
+                *last = mark
+            }
             _ => self.marks.push(mark),
         }
         self.check_limits();
