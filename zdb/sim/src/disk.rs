@@ -331,6 +331,7 @@ impl MemoryFiles {
     pub fn forget_plan(&self) -> Option<Trouble> {
         let mut state = self.state();
         state.plan = None;
+        state.last_step = 0;
         state.struck.take()
     }
 
