@@ -233,7 +233,7 @@ impl History {
                     && newer.is_none_or(|newer| write.begun <= newer.ended)
                     && taken.iter().all(|other| other.id != write.id)
             });
-            let Some(write) = fitting.max_by_key(|write| (write.begun, write.id)) else {
+            let Some(write) = fitting.max_by_key(|write| (write.ended, write.begun)) else {
                 return Err(format!("a version {} that was not written", shown(&seen)));
             };
             if let Some(newer) = newer
