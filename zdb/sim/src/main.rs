@@ -56,6 +56,8 @@ struct Options {
     bug: Option<String>,
     /// The one of the steps that is run.
     only: Option<u64>,
+    /// Of so many steps one is run.
+    sample: u64,
     /// Which part of the seeds this process does.
     part: Option<u64>,
 }
@@ -65,7 +67,7 @@ impl Default for Options {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let first = now.map_or(1, |now| now.as_nanos() as u64);
         let task = Task::Seeds;
-        Self { task, first, seeds: None, seconds: None, jobs: 1, bug: None, only: None, part: None }
+        Self { task, first, seeds: None, seconds: None, jobs: 1, bug: None, only: None, sample: 1, part: None }
     }
 }
 
@@ -83,6 +85,7 @@ impl Options {
                 "--jobs" => self.jobs = number(value()?)?.max(1),
                 "--first" => self.first = seed(&value()?)?,
                 "--bug" => self.bug = Some(value()?),
+                "--sample" => self.sample = number(value()?)?.max(1),
                 "--only" => self.only = Some(seed(&value()?)?),
                 "--part" => self.part = Some(number(value()?)?),
                 _ => self.task = Task::Replay(seed(&word)?),
@@ -249,7 +252,13 @@ fn work_steps(options: &Options) -> bool {
     if options.only.is_some() {
         client::trace();
     }
-    let count = steps::run_all(options.only, |step| SEED.store(step, Relaxed));
+    let (first, sample) = (options.first, options.sample);
+    let mut at = 0;
+    let count = steps::run_all(|step| {
+        at += 1;
+        SEED.store(step, Relaxed);
+        options.only.map_or(first.wrapping_add(at) % sample == 0, |only| only == step)
+    });
     println!("{count} runs, stopped at every step, find nothing");
     true
 }
