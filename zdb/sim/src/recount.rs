@@ -58,12 +58,12 @@ pub fn recount(world: &mut World) {
     for name in names {
         let name = name.bulk().expect("names are bulks").to_vec();
         ask(world, key, &[b"NSSET", &name, b"password", b"*"]);
-        ask(world, key, &[b"NSSET", &name, b"freeze", b"0"]);
+        let is_open = !ask(world, key, &[b"NSSET", &name, b"freeze", b"0"]).is_error();
         let password = words::PASSWORD.as_bytes();
-        if ask(world, key, &[b"SELECT", &name]).is_error()
-            && ask(world, key, &[b"SELECT", &name, password]).is_error()
-        {
-            // The disk is full: the password could not be taken away.
+        let is_entered = !ask(world, key, &[b"SELECT", &name]).is_error()
+            || !ask(world, key, &[b"SELECT", &name, password]).is_error();
+        if !is_open || !is_entered {
+            // The disk is full: what hinders could not be taken away.
             continue;
         }
         let forward = walk(world, key, b"SCAN").expect("a namespace that is not frozen is scanned");
