@@ -67,7 +67,17 @@ impl Default for Options {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let first = now.map_or(1, |now| now.as_nanos() as u64);
         let task = Task::Seeds;
-        Self { task, first, seeds: None, seconds: None, jobs: 1, bug: None, only: None, sample: 1, part: None }
+        Self {
+            task,
+            first,
+            seeds: None,
+            seconds: None,
+            jobs: 1,
+            bug: None,
+            only: None,
+            sample: 1,
+            part: None,
+        }
     }
 }
 
