@@ -21,8 +21,10 @@ const KNOWN: &str = include_str!("../known-seeds");
 /// What the running seed is, for who looks at a failure.
 static SEED: AtomicU64 = AtomicU64::new(0);
 
-fn main() -> ExitCode {
+const _: () =
     assert!(cfg!(fuzzing), "build it with zdb/simulate: it wants the server's small limits");
+
+fn main() -> ExitCode {
     let mut options = Options::default();
     if let Err(what) = options.read(std::env::args().skip(1)) {
         eprintln!("simulate: {what}; zdb/simulate alone says how it is used");
