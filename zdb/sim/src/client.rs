@@ -354,7 +354,10 @@ impl Client {
             }
             ("setnx", Reply::Integer(0)) => {
                 history.refused(first);
-                self.look(world, here, &words[1], &Seen::Present, *begun);
+                // As with EXISTS, a record that cannot be read counts for the key with its hash.
+                if !world.bad_reads {
+                    self.look(world, here, &words[1], &Seen::Present, *begun);
+                }
             }
             ("setnx", Reply::Integer(1)) => history.succeeded(first, here, now),
             // Of a key that comes twice the last value holds.
