@@ -87,6 +87,66 @@ pub struct History {
     next: u64,
 }
 
+/// Which writes the versions of a key may be.
+struct Order<'a> {
+    ours: &'a [&'a Write],
+    /// The writes of the versions so far, the newest first.
+    taken: Vec<&'a Write>,
+    tries_left: usize,
+    /// Why the first try came to nothing.
+    told: Option<String>,
+}
+
+/// Tries to tell equal values apart; then they are believed.
+const ORDER_TRIES_MAX: usize = 10_000;
+
+impl<'a> Order<'a> {
+    /// Finds a write for each of the versions, in their order.
+    fn fits(&mut self, versions: &[Vec<u8>]) -> bool {
+        let Some((version, older)) = versions.split_first() else { return true };
+        let seen = Seen::Bytes(version);
+        let newer = self.taken.last().copied();
+        let mut fitting: Vec<&'a Write> = self.ours.to_vec();
+        fitting.retain(|write| {
+            write.value.explains(&seen)
+                && newer.is_none_or(|newer| write.begun <= newer.ended)
+                && self.taken.iter().all(|other| other.id != write.id)
+        });
+        fitting.sort_by_key(|write| std::cmp::Reverse((write.ended, write.begun)));
+        if fitting.is_empty() {
+            self.told
+                .get_or_insert_with(|| format!("a version {} that was not written", shown(&seen)));
+        }
+        for write in fitting {
+            if self.tries_left == 0 {
+                return true;
+            }
+            self.tries_left -= 1;
+            let end = newer.and_then(|newer| {
+                self.ours.iter().find(|end| {
+                    end.certain
+                        && end.value == Value::Missing
+                        && end.begun > write.ended
+                        && end.ended < newer.begun
+                })
+            });
+            if let Some(end) = end {
+                let (shown, begun, ended) = (shown(&seen), end.begun, end.ended);
+                self.told.get_or_insert_with(|| {
+                    format!("a version {shown} from before the end of the key in {begun}..{ended}")
+                });
+                continue;
+            }
+            self.taken.push(write);
+            if self.fits(older) {
+                return true;
+            }
+            self.taken.pop();
+        }
+        false
+    }
+}
+
 /// A write that is under way. `key` is `None` for all keys.
 #[derive(Clone, Debug)]
 pub struct Ticket {
@@ -224,35 +284,12 @@ impl History {
         is_whole: bool,
     ) -> Result<(), String> {
         let ours = self.ours(namespace, key);
-        let mut taken: Vec<&Write> = Vec::new();
-        for version in versions {
-            let seen = Seen::Bytes(version);
-            let newer = taken.last().copied();
-            let fitting = ours.iter().copied().filter(|write| {
-                write.value.explains(&seen)
-                    && newer.is_none_or(|newer| write.begun <= newer.ended)
-                    && taken.iter().all(|other| other.id != write.id)
-            });
-            let Some(write) = fitting.max_by_key(|write| (write.ended, write.begun)) else {
-                return Err(format!("a version {} that was not written", shown(&seen)));
-            };
-            if let Some(newer) = newer
-                && let Some(end) = ours.iter().find(|end| {
-                    end.certain
-                        && end.value == Value::Missing
-                        && end.begun > write.ended
-                        && end.ended < newer.begun
-                })
-            {
-                return Err(format!(
-                    "a version {} from before the end of the key in {}..{}",
-                    shown(&seen),
-                    end.begun,
-                    end.ended
-                ));
-            }
-            taken.push(write);
+        let mut order =
+            Order { ours: &ours, taken: Vec::new(), tries_left: ORDER_TRIES_MAX, told: None };
+        if !order.fits(versions) {
+            return Err(order.told.unwrap_or_default());
         }
+        let taken = order.taken;
         let lost = ours.iter().find(|write| {
             let hidden = ours.iter().any(|end| {
                 matches!(end.value, Value::Missing | Value::Any) && end.ended >= write.begun

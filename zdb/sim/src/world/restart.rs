@@ -39,6 +39,17 @@ pub(super) fn start(files: &MemoryFiles, setup: &Setup) -> Result<Engine, String
     };
     let (engine, report) = recovery::start(files, options)?;
     if client::traced() {
+        for one in engine.log.segments.list() {
+            let (end, pages) = (one.end() - one.base, one.pages.len());
+            eprintln!(
+                "start: segment {:x} of {} bytes ends at {end}, {pages} pages",
+                one.base, one.size
+            );
+        }
+        eprintln!(
+            "start: {} records were read, {} from the buffer",
+            report.scanned, report.replayed
+        );
         report.damage.iter().for_each(|line| eprintln!("start: {line}"));
     }
     Ok(engine)
