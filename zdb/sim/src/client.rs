@@ -370,6 +370,13 @@ impl Client {
                     }
                 }
             }
+            // It has done nothing, and says what it saw: a broken log promises nothing by that.
+            ("unlink", Reply::Integer(0)) => {
+                writes.iter().for_each(|write| history.refused(write));
+                for key in &words[1..] {
+                    self.look(world, here, key, &Seen::Missing, *begun);
+                }
+            }
             ("unlink", Reply::Integer(_))
             | ("del", Reply::Simple(_))
             | ("flush", Reply::Simple(_)) => {
