@@ -12,5 +12,6 @@ pub mod import;
 pub mod limits;
 pub mod options;
 pub mod output;
+pub mod planted;
 pub mod resp;
 pub mod server;

@@ -20,7 +20,9 @@ use super::scanner::Scanner;
 use super::{Engine, apply_sequential, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
+use crate::planted::{self, Bug};
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
@@ -162,7 +164,7 @@ fn check_last_buffer(
     }
     let place = options.buffer.as_deref().unwrap_or_else(|| Path::new(""));
     match files.write_small(Root::Data, BUFFER_PLACE_NAME, place.as_os_str().as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::ReadOnlyFilesystem => {
+        Err(error) if error.kind() != ErrorKind::ReadOnlyFilesystem => {
             Err(format!("cannot write to the data directory: {error}"))
         }
         _ => Ok(()),
@@ -332,14 +334,31 @@ impl Recovery<'_> {
             if scanner.whole_at(start)?.is_some() || scanner.next_whole(start)?.is_some() {
                 return Ok(());
             }
-            let name = format::segment_name(header.base);
+            let base = header.base;
             self.files.close(*file);
             // What cannot be removed, on a read-only disk, is made anew when it is needed.
-            let _ = self.files.remove(Root::Data, &name);
-            let _ = self.files.remove(Root::Index, &format::sidecar_name(header.base));
+            let _ = self.files.remove(Root::Data, &format::segment_name(base));
+            self.forget_sidecar(base)?;
             headers.pop();
         }
         Ok(())
+    }
+
+    /// Removes the sidecar of a segment that was dropped, for good: the next segment has its base, and would
+    /// be taken to end where the old sidecar ends.
+    fn forget_sidecar(&self, base: u64) -> Result<(), String> {
+        let name = format::sidecar_name(base);
+        let removed = match self.files.remove(Root::Index, &name) {
+            // An earlier start may have removed it, but not for good.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        match removed.and_then(|()| self.files.sync_directory(Root::Index)) {
+            Err(error) if error.kind() != ErrorKind::ReadOnlyFilesystem => {
+                Err(format!("cannot remove sidecar {name}, which is of no segment: {error}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Applies a segment from its sidecar and, behind that, from its records.
@@ -520,7 +539,7 @@ impl Recovery<'_> {
         // A seal in a file that was not cut behind it may have come through a crash that took what was on
         // its way with it.
         let was_durable = was_cut(size, capacity) && scanner.ends_with_seal()?;
-        let may_be_torn = may_be_torn && !was_durable;
+        let may_be_torn = may_be_torn && !was_durable && !planted::is(Bug::HalfBatch);
         let mut builder = PageBuilder::new();
         let mut pages = Vec::new();
         let seed = self.segments.page_seed(base);

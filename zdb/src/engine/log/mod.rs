@@ -13,6 +13,7 @@ mod switch;
 use crate::disk::{Done, FileId, Operation, Token};
 use crate::engine::index::Place;
 use crate::limits::*;
+use crate::planted::{self, Bug};
 use buffer::WriteBuffer;
 use format::{BLOCK, Head, Kind, LogId, RECORD_BYTES_MAX, RECORD_BYTES_MIN};
 use segments::{Segment, Segments};
@@ -402,6 +403,7 @@ impl Log {
     /// It is never inside a batch, which counts as a whole.
     pub fn acknowledged(&self) -> u64 {
         let position = match self.policy {
+            _ if planted::is(Bug::EarlyAck) => return u64::MAX,
             Policy::Always => self.durable,
             _ if self.buffer.survives_kill() => return u64::MAX,
             _ => self.written,
@@ -498,7 +500,8 @@ impl Log {
             }
         }
         self.zero_ahead();
-        self.segments.write_pages(self.durable, &mut self.next_token, &mut self.operations);
+        let durable = if planted::is(Bug::EarlySidecar) { self.appended } else { self.durable };
+        self.segments.write_pages(durable, &mut self.next_token, &mut self.operations);
         self.report_jumps();
     }
 
@@ -541,7 +544,7 @@ impl Log {
     }
 
     fn push_write(&mut self, token: Token, file: FileId, base: u64, start: u64, end: u64) {
-        let durable = self.policy == Policy::Always;
+        let durable = self.policy == Policy::Always && !planted::is(Bug::LazyWrite);
         self.operations.push((
             token,
             Operation::Write {
@@ -558,6 +561,8 @@ impl Log {
         let Some(target) = self.flush_target else { return };
         if self.durable >= target {
             self.flush_target = None;
+        } else if planted::is(Bug::SkippedFlush) {
+            self.durable = self.written;
         } else if self.written >= target && self.sync.is_none() {
             let segment = self.segments.of(target - 1).expect("written bytes have a segment");
             let file = segment.file;
