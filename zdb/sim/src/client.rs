@@ -5,6 +5,7 @@ use crate::reply::{self, Reply};
 use crate::words;
 use std::collections::VecDeque;
 use std::sync::OnceLock;
+use zdb::output::Output;
 use zdb::resp::{Progress, RequestParser};
 
 /// Namespaces and their settings are registers too, in namespaces that no client can name.
@@ -42,6 +43,9 @@ pub struct Client {
     pub ended: bool,
     /// The server has closed its side.
     pub closed: bool,
+    /// Replies that the loop has taken for it, and how many bytes of them it has read.
+    pub sending: Output,
+    pub read_bytes: usize,
     pub seen: words::Seen,
     pub namespace: Vec<u8>,
     unparsed: Vec<u8>,
@@ -95,6 +99,8 @@ impl Client {
             slow: false,
             ended: false,
             closed: false,
+            sending: Output::default(),
+            read_bytes: 0,
             seen: words::Seen::default(),
             namespace: b"default".to_vec(),
             unparsed: Vec::new(),

@@ -233,6 +233,7 @@ impl World {
             protect: false,
             few_hashes: false,
             prompt: false,
+            has_threads: false,
         };
         let engine = start(&MemoryFiles::default(), &setup).expect("an empty disk is no obstacle");
         Hub::new(engine, state(&setup), false)
