@@ -151,11 +151,13 @@ impl Crew {
         self.sleeper.wake_up();
     }
 
-    /// Tells the hub what the threads have told, some of it where there is much.
-    pub fn take_news(&mut self, hub: &mut Hub) -> Result<(), String> {
+    /// Tells the hub what the threads have told, some of it where there is much. Returns the number of parcels.
+    pub fn take_news(&mut self, hub: &mut Hub) -> Result<usize, String> {
+        let mut parcels = 0;
         for member in &mut self.members {
             for _ in 0..PARCELS_MAX {
                 let Some(mut parcel) = member.news.take() else { break };
+                parcels += 1;
                 let Parcel { items, bytes, .. } = &mut parcel;
                 let mut at = 0;
                 for news in items.drain(..) {
@@ -180,7 +182,7 @@ impl Crew {
                 member.news.give_back(parcel);
             }
         }
-        Ok(())
+        Ok(parcels)
     }
 
     /// Hands over what was told in this turn.

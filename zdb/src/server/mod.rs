@@ -152,12 +152,14 @@ impl Server {
                 requests += usize::from(event.kind == Kind::Receive);
                 self.handle(event);
             }
-            self.batch = requests.clamp(1, BATCH_MAX);
-            self.sockets.sends_at_once = self.batch == 1;
+            self.sockets.sends_at_once = requests <= 1;
             if let Some(crew) = &mut self.crew {
                 crew.wake_up();
-                crew.take_news(&mut self.hub)?;
+                requests += crew.take_news(&mut self.hub)?;
+                // A turn with news alone says little about the requests to come.
+                requests = requests.max(self.batch / 2);
             }
+            self.batch = requests.clamp(1, BATCH_MAX);
             self.run_timers(now.monotonic_ms);
             self.sockets.feed_starved(&mut self.hub);
             // Looking after a connection can make room for its next requests.

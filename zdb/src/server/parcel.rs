@@ -64,13 +64,15 @@ pub enum Order {
 pub struct Parcel<T> {
     pub items: Vec<T>,
     pub bytes: Vec<u8>,
+    /// How many of them will bring an answer.
+    pub questions: usize,
     /// What it counted for when it was posted, in bytes.
     weight: usize,
 }
 
 impl<T> Default for Parcel<T> {
     fn default() -> Self {
-        Self { items: Vec::new(), bytes: Vec::new(), weight: 0 }
+        Self { items: Vec::new(), bytes: Vec::new(), questions: 0, weight: 0 }
     }
 }
 
@@ -90,6 +92,7 @@ pub struct Outbox<T> {
     spare: Option<Parcel<T>>,
     /// What those weigh that are not back, in bytes.
     outstanding_bytes: usize,
+    outstanding_questions: usize,
     reader: Sleeper,
 }
 
@@ -112,6 +115,7 @@ pub fn way<T>(writer: Sleeper, reader: Sleeper) -> (Outbox<T>, Inbox<T>) {
         returned,
         spare: None,
         outstanding_bytes: 0,
+        outstanding_questions: 0,
         reader,
     };
     (outbox, Inbox { receiver, give_back, next: None, writer })
@@ -128,6 +132,7 @@ impl<T> Outbox<T> {
         let mut parcel = std::mem::replace(&mut self.parcel, next);
         parcel.weight = parcel.weigh();
         self.outstanding_bytes += parcel.weight;
+        self.outstanding_questions += parcel.questions;
         // The reader is gone only where the server ends.
         let _ = self.sender.send(parcel);
         self.reader.wake();
@@ -138,11 +143,17 @@ impl<T> Outbox<T> {
         self.outstanding_bytes + self.parcel.weigh()
     }
 
+    /// How many of those will bring an answer.
+    pub fn outstanding_questions(&self) -> usize {
+        self.outstanding_questions + self.parcel.questions
+    }
+
     /// Takes back what has come back.
     pub fn collect(&mut self) {
         while let Ok(parcel) = self.returned.try_recv() {
             self.outstanding_bytes -= parcel.weight;
-            self.spare = Some(parcel);
+            self.outstanding_questions -= parcel.questions;
+            self.spare = Some(Parcel { questions: 0, ..parcel });
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A thread of its own for a part of the sockets. It does for them what the hub's thread does for its own,
 //! and exchanges parcels with the hub.
 
+use super::BATCH_MAX;
 use super::clients::{Clients, Note};
 use super::parcel::{Inbox, News, Order, Outbox, Parcel, Sleeper};
 use super::ring::Kind;
@@ -43,11 +44,14 @@ pub struct SocketThread {
     orders: Inbox<Order>,
     sleeper: Sleeper,
     wake_count: Box<[u8; 8]>,
+    /// How many things a wait is for.
+    batch: usize,
     started: Instant,
     /// When the timer comes.
     timer_ms: Option<u64>,
     /// When the hub is to hear of what is out.
     news_ms: Option<u64>,
+    is_ended: bool,
 }
 
 impl SocketThread {
@@ -64,9 +68,11 @@ impl SocketThread {
             orders,
             sleeper,
             wake_count: Box::new([0; 8]),
+            batch: 1,
             started: Instant::now(),
             timer_ms: None,
             news_ms: None,
+            is_ended: false,
         }
     }
 
@@ -83,7 +89,8 @@ impl SocketThread {
             let has_room_again = waits_for_room && self.hub.has_room();
             let is_idle =
                 !has_room_again && self.orders.is_empty() && self.sockets.is_idle(&self.hub);
-            let waited = self.sockets.ring.wait(usize::from(is_idle));
+            let batch = if is_idle { self.batch } else { 0 };
+            let waited = self.sockets.ring.wait(batch);
             self.sleeper.wake_up();
             if let Err(error) = waited {
                 self.hub.tell(News::Broken(format!("io_uring failed: {error}")));
@@ -92,7 +99,9 @@ impl SocketThread {
             }
             self.sockets.now_ms = self.now_ms();
             self.sockets.ring.take_events(&mut events);
+            let mut requests = 0;
             for event in events.drain(..) {
+                requests += usize::from(event.kind == Kind::Receive);
                 match event.kind {
                     Kind::Wake => self.read_wake(),
                     Kind::Timer => self.timer_ms = None,
@@ -100,11 +109,13 @@ impl SocketThread {
                 }
             }
             self.post();
-            if self.take_orders() {
+            let replies = self.take_orders();
+            if self.is_ended {
                 // The kernel may still be at what the sockets have in memory.
                 std::mem::forget(self.sockets);
                 return;
             }
+            self.batch = self.next_batch(requests.max(replies));
             self.sockets.run_timers(&mut self.hub);
             self.sockets.feed_starved(&mut self.hub);
             // Looking after a connection can give it something new to do.
@@ -116,6 +127,15 @@ impl SocketThread {
             }
             self.post();
         }
+    }
+
+    /// How many things the next wait is for: requests, as many as there were or as were answered, and the
+    /// replies to those that the hub has. Nobody sends one who waits for the last.
+    fn next_batch(&self, likely: usize) -> usize {
+        let unanswered = self.hub.news.outstanding_questions();
+        let possible = self.sockets.count().saturating_sub(unanswered);
+        let requests = likely.min(possible).min(BATCH_MAX);
+        (requests + usize::from(unanswered > 0)).max(1)
     }
 
     fn now_ms(&self) -> u64 {
@@ -149,8 +169,8 @@ impl SocketThread {
         }
     }
 
-    /// Does what the hub has told. True: the thread is to end.
-    fn take_orders(&mut self) -> bool {
+    /// Does what the hub has told. Returns how many clients get replies.
+    fn take_orders(&mut self) -> usize {
         let mut outputs = 0;
         while let Some(mut parcel) = self.orders.take() {
             let Parcel { items, bytes, .. } = &mut parcel;
@@ -178,14 +198,14 @@ impl SocketThread {
                     Order::Certificates(tls) => self.sockets.encryption.renew(*tls),
                     Order::End => {
                         self.sockets.shut_down();
-                        return true;
+                        self.is_ended = true;
                     }
                 }
             }
             self.orders.give_back(parcel);
         }
         self.sockets.sends_at_once = outputs == 1;
-        false
+        outputs
     }
 }
 
@@ -259,6 +279,7 @@ impl Clients for Hub {
 
     fn received(&mut self, key: u64, bytes: &[u8]) {
         self.news.parcel.bytes.extend_from_slice(bytes);
+        self.news.parcel.questions += 1;
         self.tell(News::Received { key, length: bytes.len() });
         if self.news.parcel.bytes.len() >= PARCEL_BYTES {
             self.post();
