@@ -76,3 +76,8 @@ export ZDB_NODE_MODULES=$target/node/node_modules
 cargo build --release --package zdb
 export ZDB_BIN=$target/release/zdb
 cargo test --workspace "$@"
+
+# Once more with sockets in two threads, where connections have a part.
+threaded=()
+for suite in clients connections crash doors load process requests tls watch; do threaded+=(--test "$suite"); done
+ZDB_TEST_THREADS=2 cargo test --package compat-tests "${threaded[@]}" "$@"

@@ -16,9 +16,8 @@ use std::thread::JoinHandle;
 
 /// Parcels of one thread that a turn takes at most.
 const PARCELS_MAX: usize = 4;
-/// How many connections a thread gets while the hub's own gets as many as it has left beside the hub: what a
-/// socket costs for a request is eight times what the hub costs for it.
-const WEIGHT: usize = 8;
+/// What a request costs in the thread of its socket, where it costs 1 in the hub.
+const SOCKET_COST: usize = 8;
 
 /// Where a connection is, and what was told of it last.
 #[derive(Clone, Copy, Default)]
@@ -55,17 +54,10 @@ impl Crew {
 
     // ---------------------------------------------------------------- connections
 
-    /// The thread for a new connection, the one with the fewest for what it can do. None: the hub's own, which
-    /// has `own` of them.
+    /// The thread for a new connection. None: the hub's own, which has `own` of them.
     pub fn choose(&self, own: usize) -> Option<u16> {
-        let mut best = (None, own, WEIGHT.saturating_sub(self.members.len()));
-        for (number, member) in self.members.iter().enumerate() {
-            let (_, count, weight) = best;
-            if member.connections * weight < count * WEIGHT || weight == 0 {
-                best = (Some(number as u16), member.connections, WEIGHT);
-            }
-        }
-        best.0
+        let counts: Vec<usize> = self.members.iter().map(|member| member.connections).collect();
+        lightest(own, &counts)
     }
 
     /// Notes which thread has a new connection. True: it is the hub's own.
@@ -202,6 +194,19 @@ impl Crew {
     }
 }
 
+/// The thread with the fewest connections for what it can do; the hub's own has less time for them the more
+/// others there are, and none where the hub alone takes all of it.
+fn lightest(own: usize, others: &[usize]) -> Option<u16> {
+    let mut best = (None, own, SOCKET_COST.saturating_sub(others.len()));
+    for (number, count) in others.iter().enumerate() {
+        let (_, least, weight) = best;
+        if count * weight < least * SOCKET_COST || weight == 0 {
+            best = (Some(number as u16), *count, SOCKET_COST);
+        }
+    }
+    best.0
+}
+
 impl Member {
     fn start(number: u16, tls: Option<Tls>, hub: &Sleeper) -> Result<Self, String> {
         let own = Sleeper::new(Bell::new()?);
@@ -224,5 +229,30 @@ impl Member {
             .map_err(|error| format!("cannot start a thread for sockets: {error}"))?;
         told.recv().unwrap_or_else(|_| Err("a thread for sockets does not start".into()))?;
         Ok(Self { orders, news, connections: 0, handle: Some(handle) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many connections each thread gets out of so many, the hub's own first.
+    fn shares(threads: usize, connections: usize) -> Vec<usize> {
+        let mut counts = vec![0; threads];
+        for _ in 0..connections {
+            let chosen = lightest(counts[0], &counts[1..]);
+            counts[chosen.map_or(0, |number| usize::from(number) + 1)] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn connections_are_shared_by_what_a_thread_can_do() {
+        assert_eq!(shares(2, 15), [7, 8]);
+        assert_eq!(shares(4, 29), [5, 8, 8, 8]);
+        assert_eq!(shares(8, 57), [1, 8, 8, 8, 8, 8, 8, 8]);
+        assert_eq!(shares(9, 16), [0, 2, 2, 2, 2, 2, 2, 2, 2]);
+        // A lone client needs no other thread.
+        assert_eq!(shares(2, 1), [1, 0]);
     }
 }

@@ -231,3 +231,79 @@ impl Sleeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper() -> Sleeper {
+        Sleeper::new(Bell::new().expect("an eventfd"))
+    }
+
+    /// Takes a parcel, and sleeps until there is one.
+    fn wait(inbox: &mut Inbox<u64>, own: &Sleeper) -> Parcel<u64> {
+        loop {
+            if let Some(parcel) = inbox.take() {
+                return parcel;
+            }
+            own.fall_asleep(false);
+            if inbox.is_empty() {
+                own.bell().hear();
+            }
+            own.wake_up();
+        }
+    }
+
+    /// Two threads that answer each other sleep all the time, and no wake-up is lost.
+    #[test]
+    fn whoever_sleeps_is_woken() {
+        let (here, there) = (sleeper(), sleeper());
+        let (mut questions, mut questions_in) = way(here.clone(), there.clone());
+        let (mut answers, mut answers_in) = way(there.clone(), here.clone());
+        const COUNT: u64 = 20_000;
+        let answering = std::thread::spawn(move || {
+            for _ in 0..COUNT {
+                let parcel = wait(&mut questions_in, &there);
+                answers.parcel.items.push(parcel.items[0] + 1);
+                answers.parcel.bytes.extend_from_slice(&parcel.bytes);
+                answers.post();
+                questions_in.give_back(parcel);
+            }
+        });
+        for number in 0..COUNT {
+            questions.parcel.items.push(number);
+            questions.parcel.bytes.extend_from_slice(&number.to_le_bytes());
+            questions.post();
+            let parcel = wait(&mut answers_in, &here);
+            assert_eq!(
+                (&parcel.items[..], &parcel.bytes[..]),
+                (&[number + 1][..], &number.to_le_bytes()[..])
+            );
+            answers_in.give_back(parcel);
+        }
+        answering.join().expect("it has answered all");
+        questions.collect();
+        assert_eq!(questions.outstanding_bytes(), 0);
+    }
+
+    /// Whoever waits for its parcels is woken when one comes back, and others are not.
+    #[test]
+    fn room_wakes_whoever_waits_for_it() {
+        let (writer, reader) = (sleeper(), sleeper());
+        let (mut outbox, mut inbox) = way(writer.clone(), reader);
+        for waits_for_room in [false, true] {
+            outbox.parcel.items.push(1);
+            outbox.post();
+            assert_eq!(outbox.outstanding_bytes(), ITEM_BYTES);
+            let parcel = inbox.take().expect("it was posted");
+            writer.fall_asleep(waits_for_room);
+            inbox.give_back(parcel);
+            let was_woken = writer.state.load(Ordering::Relaxed) == AWAKE;
+            assert_eq!(was_woken, waits_for_room);
+            writer.wake_up();
+            outbox.collect();
+            assert_eq!(outbox.outstanding_bytes(), 0);
+        }
+        writer.bell().hear();
+    }
+}
