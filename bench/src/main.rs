@@ -63,6 +63,11 @@ struct Options {
     )]
     servers: Vec<Kind>,
 
+    /// Threads of the server `threads`, which is zdb with --threads N; to see what they bring run `--servers
+    /// zdb,threads --pin no`
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    threads: u16,
+
     /// Keep the servers' data here while they run; decides which disk is measured [default:
     /// target/bench-data]
     #[arg(long, value_name = "DIR")]
@@ -179,6 +184,7 @@ fn prepare(options: &Options) -> Result<Run> {
         quick: options.quick,
         rounds,
         servers: options.servers.clone(),
+        threads: options.threads,
         pinned,
     })
 }

@@ -21,6 +21,7 @@ pub struct Run {
     pub quick: bool,
     pub rounds: usize,
     pub servers: Vec<Kind>,
+    pub threads: u16,
     /// Cores of the servers and of the load generator.
     pub pinned: Option<(usize, usize)>,
 }
@@ -47,7 +48,8 @@ impl Run {
 
     pub fn setup(&self, kind: Kind, sync: Sync, cache: &'static str, place: &str) -> Setup {
         let directory = self.directory.join(format!("{place}-{}", kind.name().to_lowercase()));
-        Setup { kind, directory, sync, cache, core: self.pinned.map(|(server, _)| server) }
+        let core = self.pinned.map(|(server, _)| server);
+        Setup { kind, directory, sync, cache, threads: self.threads, core }
     }
 
     /// The servers of a round, each round with another one first.

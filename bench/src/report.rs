@@ -186,7 +186,7 @@ impl Report {
         for load in self.loads() {
             let redis = self.find(load, Kind::Redis);
             let mut title = None;
-            for series in [Kind::Zdb, Kind::Redis, Kind::Null]
+            for series in [Kind::Zdb, Kind::Threads, Kind::Redis, Kind::Null]
                 .iter()
                 .filter_map(|&kind| self.find(load, kind))
             {

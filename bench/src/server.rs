@@ -39,6 +39,8 @@ const LOG_LINES: usize = 12;
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     Zdb,
+    /// zdb with more than one thread.
+    Threads,
     Redis,
     Null,
 }
@@ -47,6 +49,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::Zdb => "zdb",
+            Kind::Threads => "threads",
             Kind::Redis => "Redis",
             Kind::Null => "null",
         }
@@ -67,6 +70,8 @@ pub struct Setup {
     pub directory: PathBuf,
     pub sync: Sync,
     pub cache: &'static str,
+    /// Of the kind that has more than one.
+    pub threads: u16,
     /// The core that all its threads start on; none for all cores.
     pub core: Option<usize>,
 }
@@ -321,7 +326,7 @@ fn command_line(programs: &Programs, setup: &Setup, port: u16) -> Command {
     let data = setup.directory.join("data");
     let mut command;
     match setup.kind {
-        Kind::Zdb | Kind::Null => {
+        Kind::Zdb | Kind::Threads | Kind::Null => {
             command = Command::new(&programs.zdb);
             command.arg("--data").arg(data).arg("--index").arg(setup.directory.join("index"));
             command.args(["--listen", "127.0.0.1", "--port", &port.to_string()]);
@@ -330,6 +335,9 @@ fn command_line(programs: &Programs, setup: &Setup, port: u16) -> Command {
             command.args(["--maxclients", "20000"]);
             if setup.kind == Kind::Null {
                 command.arg("--null");
+            }
+            if setup.kind == Kind::Threads {
+                command.args(["--threads", &setup.threads.to_string()]);
             }
         }
         Kind::Redis => {

@@ -23,8 +23,8 @@ use zdb::disk::{Completion, Done, Files, Operation, Token};
 use zdb::engine::Now;
 use zdb::engine::log::{Policy, format};
 use zdb::hub::{Hub, Peer};
-use zdb::output::Output;
 use zdb::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use zdb::output::Output;
 
 /// Most bytes that one receive brings.
 const PIECE_BYTES_MAX: usize = 16 << 10;

@@ -303,10 +303,10 @@ impl Server {
         if self.hub.turns_away(&peer) {
             return;
         }
-        let name = peer.name.clone();
-        let encrypted = peer.encrypted.then(|| name.clone().into_boxed_str());
+        let encrypted = peer.encrypted.then(|| peer.name.clone().into_boxed_str());
+        let name = self.hub.server.settings.verbose.then(|| peer.name.clone());
         let key = self.hub.connected(peer);
-        if self.hub.server.settings.verbose {
+        if let Some(name) = name {
             process::say(&format!("client {key:x} connected from {name}"));
         }
         if let Some(crew) = &mut self.crew {

@@ -95,7 +95,7 @@ impl SocketThread {
             if let Err(error) = waited {
                 self.hub.tell(News::Broken(format!("io_uring failed: {error}")));
                 self.hub.news.post();
-                return;
+                break;
             }
             self.sockets.now_ms = self.now_ms();
             self.sockets.ring.take_events(&mut events);
@@ -111,9 +111,7 @@ impl SocketThread {
             self.post();
             let replies = self.take_orders();
             if self.is_ended {
-                // The kernel may still be at what the sockets have in memory.
-                std::mem::forget(self.sockets);
-                return;
+                break;
             }
             self.batch = self.next_batch(requests.max(replies));
             self.sockets.run_timers(&mut self.hub);
@@ -127,6 +125,8 @@ impl SocketThread {
             }
             self.post();
         }
+        // The kernel may still be at what the sockets have in memory.
+        std::mem::forget(self.sockets);
     }
 
     /// How many things the next wait is for: requests, as many as there were or as were answered, and the
