@@ -4,6 +4,7 @@
 use super::bell::Bell;
 use super::clients::Clients;
 use super::parcel::{Inbox, News, Order, Outbox, Parcel, Sleeper, way};
+use super::ring::BATCH_WAIT_US;
 use super::socket_thread::SocketThread;
 use super::sockets::{Sockets, index};
 use super::tls::Tls;
@@ -16,8 +17,18 @@ use std::thread::JoinHandle;
 
 /// Parcels of one thread that a turn takes at most.
 const PARCELS_MAX: usize = 4;
+/// How long a turn of any thread waits for its batch where the threads take all cores, in microseconds. To be
+/// woken costs more there than to wait does: whoever is woken takes a core from the clients or the other threads.
+const CROWDED_WAIT_US: u32 = 120;
 /// What a request costs in the thread of its socket, where it costs 1 in the hub.
 const SOCKET_COST: usize = 8;
+
+/// How long a turn waits for its batch in a server of so many threads.
+pub fn batch_wait_us(threads: u16) -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let is_crowded = threads > 1 && usize::from(threads) >= cores;
+    if is_crowded { CROWDED_WAIT_US } else { BATCH_WAIT_US }
+}
 
 /// Where a connection is, and what was told of it last.
 #[derive(Clone, Copy, Default)]
@@ -45,9 +56,15 @@ pub struct Crew {
 
 impl Crew {
     /// Starts so many threads. `bell` wakes the hub's own.
-    pub fn start(count: u16, tls: Option<&Tls>, bell: &Bell) -> Result<Self, String> {
+    pub fn start(
+        count: u16,
+        tls: Option<&Tls>,
+        bell: &Bell,
+        batch_wait_us: u32,
+    ) -> Result<Self, String> {
         let sleeper = Sleeper::new(bell.clone());
-        let members = (0..count).map(|number| Member::start(number, tls.cloned(), &sleeper));
+        let start = |number| Member::start(number, tls.cloned(), &sleeper, batch_wait_us);
+        let members = (0..count).map(start);
         let members = members.collect::<Result<_, _>>()?;
         Ok(Self { members, places: Vec::new(), sleeper, output: Output::default() })
     }
@@ -208,14 +225,19 @@ fn lightest(own: usize, others: &[usize]) -> Option<u16> {
 }
 
 impl Member {
-    fn start(number: u16, tls: Option<Tls>, hub: &Sleeper) -> Result<Self, String> {
+    fn start(
+        number: u16,
+        tls: Option<Tls>,
+        hub: &Sleeper,
+        batch_wait_us: u32,
+    ) -> Result<Self, String> {
         let own = Sleeper::new(Bell::new()?);
         let (orders, orders_in) = way(hub.clone(), own.clone());
         let (news_out, news) = way(own.clone(), hub.clone());
         let (tell, told) = channel();
         let run = move || {
             // The ring belongs to the thread that makes it.
-            let sockets = match Sockets::new(tls) {
+            let sockets = match Sockets::new(tls, batch_wait_us) {
                 Ok(sockets) => sockets,
                 Err(line) => return drop(tell.send(Err(line))),
             };

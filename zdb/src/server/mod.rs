@@ -97,12 +97,13 @@ impl Server {
             .map(|hook| HookThread::start(hook, &mut hub.server.hooks, wake.clone()))
             .transpose()?;
         let metrics = metrics.map(|one| MetricsThread::start(one, wake.clone())).transpose()?;
+        let batch_wait_us = crew::batch_wait_us(threads);
         let crew = match threads {
             0 | 1 => None,
-            more => Some(Crew::start(more - 1, tls.as_ref(), &wake)?),
+            more => Some(Crew::start(more - 1, tls.as_ref(), &wake, batch_wait_us)?),
         };
         Ok(Self {
-            sockets: Sockets::new(tls)?,
+            sockets: Sockets::new(tls, batch_wait_us)?,
             hub,
             crew,
             files,

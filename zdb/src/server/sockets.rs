@@ -74,9 +74,10 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    pub fn new(tls: Option<Tls>) -> Result<Self, String> {
+    /// `batch_wait_us`: how long a turn waits for its batch to fill.
+    pub fn new(tls: Option<Tls>, batch_wait_us: u32) -> Result<Self, String> {
         Ok(Self {
-            ring: Ring::new()?,
+            ring: Ring::new(batch_wait_us)?,
             slots: Vec::new(),
             count: 0,
             lingering: VecDeque::new(),
