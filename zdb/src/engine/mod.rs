@@ -4,13 +4,16 @@
 //! never touches a file or a socket, takes no lock and reads no clock.
 
 pub mod cache;
+pub mod chain;
+pub mod identity;
 pub mod index;
 pub mod log;
 pub mod namespace;
 mod prefetch;
 pub mod recovery;
 mod reservations;
-mod scanner;
+pub mod scanner;
+pub mod walk;
 
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{Completion, Done, Operation, Root, Token};

@@ -1,6 +1,7 @@
 //! Namespaces: storage reservations that share the log. Each has its settings and its own index.
 
 use crate::engine::index::{KeyTable, PagePool, SequenceTable};
+use crate::engine::log::format::{Head, Kind};
 use crate::limits::PAYLOAD_BYTES_MAX;
 use std::collections::HashMap;
 
@@ -85,6 +86,16 @@ impl Settings {
             password: (!password.is_empty()).then(|| password.to_vec()),
         })
     }
+}
+
+/// What a namespace's own record did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    Kept,
+    /// The keys in this slot are gone.
+    Emptied(usize),
+    /// The settings are not such that this zdb can read them.
+    Unreadable,
 }
 
 // A box would cost every lookup a miss; a namespace is large anyway.
@@ -204,6 +215,57 @@ impl Namespaces {
         self.slots[slot] = Some(namespace);
         self.next_id = self.next_id.max(id + 1);
         slot
+    }
+
+    /// A namespace for the records of one whose own record is lost, so that its keys are not: locked, so
+    /// that nobody writes before somebody has looked, and named by its id, which does not depend on
+    /// what else is left of it.
+    pub fn stand_in(&mut self, id: u32) -> usize {
+        let mut name = format!("recovered-{id}").into_bytes();
+        while self.find(&name).is_some() {
+            name.push(b'+');
+        }
+        let settings = Settings { access: Access::Locked, ..Settings::new(Mode::User) };
+        let slot = self.insert(id, &name, settings);
+        if let Some(namespace) = self.get_mut(slot) {
+            namespace.recorded = true;
+        }
+        slot
+    }
+
+    /// Does what a namespace's own record says.
+    pub fn apply_record(
+        &mut self,
+        head: &Head,
+        name: &[u8],
+        payload: &[u8],
+        pool: &mut PagePool,
+    ) -> Applied {
+        let slot = self.slot_of(head.namespace);
+        if head.kind == Kind::NamespaceEnd {
+            let Some(slot) = slot else { return Applied::Kept };
+            self.remove(slot, pool);
+            return Applied::Emptied(slot);
+        }
+        let Some(settings) = Settings::decode(payload) else { return Applied::Unreadable };
+        let (slot, applied) = match (slot, self.find(name)) {
+            (Some(slot), _) => {
+                // A later record of a stand-in brings the name back.
+                self.rename(slot, name);
+                self.change(slot, settings);
+                (slot, Applied::Kept)
+            }
+            // A new id under a name that is taken: the namespace was flushed.
+            (None, Some(slot)) => {
+                self.replace(slot, head.namespace, settings, pool);
+                (slot, Applied::Emptied(slot))
+            }
+            (None, None) => (self.insert(head.namespace, name, settings), Applied::Kept),
+        };
+        if let Some(namespace) = self.get_mut(slot) {
+            namespace.recorded = true;
+        }
+        applied
     }
 
     pub fn remove(&mut self, slot: usize, pool: &mut PagePool) {

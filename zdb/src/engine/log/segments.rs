@@ -4,11 +4,22 @@
 //! A page goes to its file only when the records that it describes are durable. A sidecar is thus
 //! never ahead of its log, whatever a power cut takes.
 
-use super::format::SEGMENT_HEADER_BYTES;
+use super::format::{LogId, SEGMENT_HEADER_BYTES};
 use super::sidecar::{LogEntry, PageBuilder, PageEnd, PageHeader};
 use super::{LogStats, format};
 use crate::disk::{Done, FileId, Operation, Token};
 use std::io;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// What is mixed into the checksum of every page of a log.
+pub fn sidecar_seed(log: LogId, secret: &[u8; 16]) -> u64 {
+    xxh3_64(&[log.0, *secret].concat())
+}
+
+/// The same for the pages of one segment.
+pub fn page_seed(sidecar_seed: u64, base: u64) -> u64 {
+    sidecar_seed ^ base.rotate_left(17)
+}
 
 /// A page of a sidecar.
 pub struct Page {
@@ -139,7 +150,7 @@ impl Segments {
     }
 
     pub fn page_seed(&self, base: u64) -> u64 {
-        self.sidecar_seed ^ base.rotate_left(17)
+        page_seed(self.sidecar_seed, base)
     }
 
     /// The entries of the last segment that are in no page yet.
