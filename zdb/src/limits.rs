@@ -137,6 +137,8 @@ pub const IMPORT_LOST_KEYS_MAX: usize = 64 << 10;
 pub const IMPORT_LOST_RANGES_MAX: usize = 1 << 20;
 /// Lines about damage that an import prints; the others are counted.
 pub const IMPORT_DAMAGE_LINES_MAX: usize = 1000;
+/// Keys whose newest version is lost that a repair remembers up to its end, some 64 bytes each.
+pub const REPAIR_LOST_KEYS_MAX: usize = scaled(1 << 20, 64) as usize;
 
 const _: () = {
     assert!(WRITE_BUFFER_BYTES >= 3 * (PAYLOAD_BYTES_MAX + 4096));

@@ -28,6 +28,11 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == "import") {
         return zdb::import::main(std::env::args_os().skip(2));
     }
+    if let Some(word) = std::env::args_os().nth(1)
+        && let Some(code) = zdb::offline::main(&word, std::env::args_os().skip(2))
+    {
+        return code;
+    }
     let options = match Options::from_args(std::env::args_os()) {
         Ok(options) => options,
         Err(exit) => {

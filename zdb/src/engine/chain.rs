@@ -63,8 +63,7 @@ pub fn read(
             continue;
         }
         let next = bases.get(at + 1).copied().unwrap_or(base + size);
-        let damage =
-            header.err().map(|line| format!("segment {name} at offset 0: {line}{what}"));
+        let damage = header.err().map(|line| format!("segment {name} at offset 0: {line}{what}"));
         let header = header.unwrap_or(SegmentHeader {
             log: id,
             base,

@@ -701,7 +701,7 @@ pub fn sequential_id(key: &[u8]) -> Option<u64> {
 }
 
 /// Does to index and counters what a record of a key says.
-fn apply(
+pub fn apply(
     namespaces: &mut Namespaces,
     pool: &mut PagePool,
     slot: usize,

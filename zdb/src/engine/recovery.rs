@@ -24,9 +24,10 @@ use std::collections::HashSet;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// Stands in the data directory as long as an import into it is not finished: what is there is a part of
-/// what should be, and is not served.
-pub const UNFINISHED_NAME: &str = "import-unfinished";
+/// Stand in the data directory as long as the command that fills it is not finished: what is there is a
+/// part of what should be, and is not served.
+pub const IMPORT_UNFINISHED_NAME: &str = "import-unfinished";
+pub const REPAIR_UNFINISHED_NAME: &str = "repair-unfinished";
 /// Where the write buffer of the last start was; empty for none.
 const BUFFER_PLACE_NAME: &str = "buffer-place";
 /// Changes to tables that are collected before they are merged: 64 MiB of memory.
@@ -69,16 +70,39 @@ pub fn missing(files: &dyn Files) -> Result<Vec<u64>, String> {
     Ok(bases.filter(|base| !has_file(base)).collect())
 }
 
+/// What to do about a directory whose making was not finished.
+pub fn unfinished(names: &[String]) -> Option<String> {
+    let has = |mark: &str| names.iter().any(|name| name == mark);
+    let (what, mark, command) = if has(IMPORT_UNFINISHED_NAME) {
+        ("an import", IMPORT_UNFINISHED_NAME, "zdb import")
+    } else if has(REPAIR_UNFINISHED_NAME) {
+        ("a repair", REPAIR_UNFINISHED_NAME, "zdb repair")
+    } else {
+        return None;
+    };
+    Some(format!(
+        "{what} into this data directory did not end ({mark} is in it): remove the data and the index \
+         directory, then run {command} again"
+    ))
+}
+
+/// The write buffer that the last server left, if it was killed: the directory that it lies in.
+pub fn left_buffer(files: &dyn Files, names: &[String], id: LogId) -> Option<PathBuf> {
+    if !names.iter().any(|name| name == BUFFER_PLACE_NAME) {
+        return None;
+    }
+    let bytes = files.read_small(Root::Data, BUFFER_PLACE_NAME).ok()?;
+    let last = PathBuf::from(std::ffi::OsString::from_vec(bytes));
+    WriteBuffer::is_left(&last, id).then_some(last)
+}
+
 /// Opens the log in the two directories, or makes a new one.
 pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartReport), String> {
     let names = files
         .list(Root::Data)
         .map_err(|error| format!("cannot list the data directory: {error}"))?;
-    if names.iter().any(|name| name == UNFINISHED_NAME) {
-        return Err(format!(
-            "an import into this data directory did not end ({UNFINISHED_NAME} is in it): remove the data \
-             and the index directory, then run zdb import again"
-        ));
+    if let Some(line) = unfinished(&names) {
+        return Err(line);
     }
     let mut bases: Vec<u64> = names.iter().filter_map(|name| format::segment_base(name)).collect();
     bases.sort_unstable();
@@ -107,7 +131,8 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
     let chain = recovery.open_segments(id, &bases)?;
     for (at, Link { header, file, size, .. }) in chain.links.iter().enumerate() {
         let segment = Segment::new(header.base, header.capacity, *size, *file);
-        let ended = recovery.load_segment(segment, chain.ending(at), at + 1 == chain.links.len())?;
+        let ended =
+            recovery.load_segment(segment, chain.ending(at), at + 1 == chain.links.len())?;
         end_of_log = header.base + header.capacity;
         previous_end = if ended.sealed { 0 } else { ended.end };
     }
@@ -142,18 +167,15 @@ fn check_last_buffer(
     id: LogId,
     options: &StartOptions,
 ) -> Result<(), String> {
-    if names.iter().any(|name| name == BUFFER_PLACE_NAME)
-        && let Ok(bytes) = files.read_small(Root::Data, BUFFER_PLACE_NAME)
+    if let Some(last) = left_buffer(files, names, id)
+        && options.buffer.as_ref() != Some(&last)
     {
-        let last = PathBuf::from(std::ffi::OsString::from_vec(bytes));
-        if options.buffer.as_ref() != Some(&last) && WriteBuffer::is_left(&last, id) {
-            return Err(format!(
-                "the last server was killed and left acknowledged writes in its write buffer under {}: \
-                 start with --buffer {} and stop in order before choosing another place",
-                last.display(),
-                last.display()
-            ));
-        }
+        return Err(format!(
+            "the last server was killed and left acknowledged writes in its write buffer under {}: start \
+             with --buffer {} and stop in order before choosing another place",
+            last.display(),
+            last.display()
+        ));
     }
     let place = options.buffer.as_deref().unwrap_or_else(|| Path::new(""));
     match files.write_small(Root::Data, BUFFER_PLACE_NAME, place.as_os_str().as_bytes()) {
@@ -376,10 +398,8 @@ impl Recovery<'_> {
                     self.report.scanned += 1;
                     self.report.replayed += u64::from(from_buffer);
                     if !matches!(head.kind, Kind::Padding | Kind::Seal) {
-                        let record = Verified::with_head(
-                            head,
-                            walk.record(position, &head, from_buffer),
-                        );
+                        let record =
+                            Verified::with_head(head, walk.record(position, &head, from_buffer));
                         let (key, payload) = (record.key(), record.payload());
                         self.take(&mut builder, (position, end), &head, key, payload);
                     }
@@ -471,7 +491,7 @@ impl Recovery<'_> {
             if !is_closed && *end > walk.position() {
                 return Err(format!(
                     "{place}, and the log may go on in them: it is the last segment, so the newest acknowledged \
-                     writes can be there. Nothing was changed. Copy the data directory to another disk with a \
+                     writes can be there. Nothing was dropped. Copy the data directory to another disk with a \
                      tool that tries again (ddrescue), or save what can be read with zdb repair --to-data"
                 ));
             }
