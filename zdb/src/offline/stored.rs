@@ -7,7 +7,7 @@ use crate::disk::Root;
 use crate::engine::chain::{self, Chain, Link};
 use crate::engine::identity;
 use crate::engine::log::buffer::WriteBuffer;
-use crate::engine::log::format::{self, Head, Kind, LogId, SEGMENT_HEADER_BYTES, Verified};
+use crate::engine::log::format::{self, BLOCK, Head, Kind, LogId, SEGMENT_HEADER_BYTES, Verified};
 use crate::engine::log::segments;
 use crate::engine::log::sidecar::{LogEntry, PageEnd};
 use crate::engine::recovery;
@@ -405,14 +405,21 @@ impl StoredLog {
             let entries = std::iter::from_fn(|| witness.before(end)).collect();
             return self.lost((base, position, end), cause, None, entries, witness, visitor);
         }
-        if !is_closed && walk.scanner.is_torn(position)? {
-            visitor.note(&format!(
-                "segment {} at offset {}: a torn write at the end of the log, as a crash leaves it; it was never \
-                 acknowledged as durable",
-                format::segment_name(base),
-                position - base
-            ))?;
+        if is_closed || !walk.scanner.is_torn(position)? {
+            return Ok(());
         }
+        if size < capacity && base + size > position + BLOCK {
+            // Only a stop in order, or a start, cuts a file, and both cut it behind its last record.
+            let cause = "the end is damaged".into();
+            let end = base + size;
+            return self.lost((base, position, end), cause, None, Vec::new(), witness, visitor);
+        }
+        visitor.note(&format!(
+            "segment {} at offset {}: a torn write at the end of the log, as a crash leaves it; it was never \
+             acknowledged as durable",
+            format::segment_name(base),
+            position - base
+        ))?;
         Ok(())
     }
 

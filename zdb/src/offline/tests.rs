@@ -289,7 +289,6 @@ fn no_damage_brings_what_was_never_written() {
     let home = sample();
     let whole = story(&StoredLog::open(home.read_only()).expect("the log"));
     let written: BTreeSet<&Version> = whole.versions.iter().collect();
-    let newest = newest(&whole);
     for seed in 0..rounds.unwrap_or(ROUNDS) {
         let mut random = Random(seed);
         let copy = home.copy();
@@ -320,18 +319,12 @@ fn no_damage_brings_what_was_never_written() {
                 || is_marker;
             assert!(known, "{when}: {name} {key:?} at {time} was never written");
         }
-        // Where all losses are known, no key shows an older value than before.
+        // The end of the log, where its sidecar is damaged too, can look like one that a crash tore.
         if outcome.is_all_saved() {
-            assert!(saved.versions == whole.versions, "{when}: another history");
-            assert_eq!(newest, self::newest(&saved), "{when}");
+            let is_same = whole.versions.starts_with(&saved.versions);
+            assert!(is_same, "{when}: another history, and no word of it");
         }
     }
-}
-
-/// The newest version of each key.
-fn newest(story: &Story) -> BTreeMap<(String, Vec<u8>), u32> {
-    let versions = story.versions.iter();
-    versions.map(|(name, key, time, _)| ((name.clone(), key.clone()), *time)).collect()
 }
 
 /// A disk that cannot read some blocks of one file.
