@@ -12,6 +12,7 @@ pub mod import;
 pub mod load;
 pub mod model;
 pub mod mount;
+pub mod offline;
 pub mod old;
 pub mod program;
 pub mod reply;

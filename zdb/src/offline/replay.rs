@@ -405,7 +405,7 @@ impl<'a> Replay<'a> {
         match &lost.head {
             Some((head, _)) if matches!(head.kind, Kind::Padding | Kind::Seal) => false,
             Some((head, _)) if head.kind != Kind::Batch => true,
-            _ => !lost.is_covered || !lost.entries.is_empty(),
+            _ => lost.is_file || !lost.is_covered || !lost.entries.is_empty(),
         }
     }
 
@@ -514,8 +514,8 @@ impl Visitor for Replay<'_> {
         self.outcome.records_lost += known::count(&lost);
         if !lost.is_part {
             self.report(&lost);
-            self.count_ids(&lost);
         }
+        self.count_ids(&lost);
         if let Some((head, key)) = &lost.head {
             match (head.kind, self.slots.get(&head.namespace).copied()) {
                 (Kind::Set | Kind::Delete, Some(slot)) => {

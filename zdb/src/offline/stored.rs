@@ -56,6 +56,8 @@ pub struct Lost {
     pub entries: Vec<LogEntry>,
     /// Whether the sidecar tells of all records that were there.
     pub is_covered: bool,
+    /// Whether whole files are missing, of which parts follow.
+    pub is_file: bool,
     /// Whether it is a part of a larger loss that was told already.
     pub is_part: bool,
 }
@@ -228,6 +230,7 @@ impl StoredLog {
             head: None,
             entries: Vec::new(),
             is_covered: is_told,
+            is_file: true,
             is_part: false,
         })?;
         for (base, mut witness) in orphans.into_iter().zip(witnesses) {
@@ -246,6 +249,7 @@ impl StoredLog {
                     head: None,
                     entries,
                     is_covered: true,
+                    is_file: false,
                     is_part: true,
                 })?;
             }
@@ -454,7 +458,8 @@ impl StoredLog {
         if is_covered && entries.is_empty() && is_about_keys {
             cause.push_str("; the sidecar knows of no record here");
         }
-        let lost = Lost { base, start, end, cause, head, entries, is_covered, is_part: false };
+        let (is_file, is_part) = (false, false);
+        let lost = Lost { base, start, end, cause, head, entries, is_covered, is_file, is_part };
         visitor.lost(lost)
     }
 
