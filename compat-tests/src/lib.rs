@@ -8,6 +8,7 @@ pub mod checks;
 pub mod client;
 pub mod door;
 pub mod fake;
+pub mod fixture;
 pub mod import;
 pub mod load;
 pub mod model;
