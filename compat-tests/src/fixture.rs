@@ -274,7 +274,10 @@ fn compare_namespace(client: &mut Client, namespace: &Value) {
         assert_eq!(found.len(), versions.len(), "{name}: versions of {key}");
         for ((time, value), version) in found.into_iter().zip(versions) {
             assert_eq!(to_hex(&value), version[1], "{name}: a value of {key}");
-            assert!(version[0].is_null() || version[0].to_string() == time, "{name}: {key}");
+            assert!(
+                version[0].is_null() || version[0].as_u64() == time.parse().ok(),
+                "{name}: {key}"
+            );
         }
     }
     for key in namespace["deleted"].as_array().expect("a list") {

@@ -439,6 +439,60 @@ fn large() -> Stopped {
     })
 }
 
+/// In front of the C library: reads that touch these bytes of a file fail, as on a disk with a bad sector.
+const BAD_SECTOR: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+ssize_t pread64(int fd, void *bytes, size_t count, off64_t offset) {
+    static ssize_t (*real)(int, void *, size_t, off64_t);
+    if (!real) real = dlsym(RTLD_NEXT, "pread64");
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    path[length < 0 ? 0 : length] = 0;
+    long long bad = atoll(getenv("BAD_OFFSET"));
+    if (strstr(path, getenv("BAD_FILE")) && offset < bad + 4096 && bad < offset + (off64_t)count) {
+        errno = EIO;
+        return -1;
+    }
+    return real(fd, bytes, count, offset);
+}
+"#;
+
+#[test]
+fn a_bad_sector_costs_the_records_in_it() {
+    let old = large();
+    let place = old.record("key 300");
+    let library = old.home.path().join("bad_sector.so");
+    let source = old.home.path().join("bad_sector.c");
+    std::fs::write(&source, BAD_SECTOR).expect("the source");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl");
+    assert!(compiler.status().expect("a C compiler").success());
+    let bad = (place.offset() + 10_000) / 4096 * 4096;
+    let with_bad_sector = |mut command: Command| {
+        command.env("LD_PRELOAD", &library).env("BAD_FILE", place.text("segment"));
+        command.env("BAD_OFFSET", bad.to_string());
+        run(command)
+    };
+    let ended = with_bad_sector(old.command("check", &[]));
+    assert_eq!(ended.code, Some(1), "{}", ended.text);
+    let line = "the disk cannot read 4096 bytes (Input/output error (os error 5)); lost: a version of key \"key 300\"";
+    assert!(ended.text.contains(line), "{}", ended.text);
+    assert!(ended.text.contains("\n1 damage;"), "one record is lost: {}", ended.text);
+    assert_eq!(with_bad_sector(old.command("dump", &["--keys-only"])).code, Some(1));
+    let new = Stopped { home: scratch_dir() };
+    let ended = with_bad_sector(old.repair_command(new.home.path()));
+    assert_eq!(ended.code, Some(1), "{}", ended.text);
+    new.serve().connect().expect(args!["DBSIZE"], Reply::Integer(999));
+}
+
 #[track_caller]
 fn check_unfinished(home: &Path) {
     assert!(home.join("data/repair-unfinished").exists(), "the mark");

@@ -34,7 +34,8 @@ const NO_BUFFER: &str = "none";
     after_help = "SIZE is bytes, or a number with a suffix k, M, G or T (1024-based, fractions \
                   allowed): 536870912, 512M, 1.5G.\n\
                   Flags may be shortened while unambiguous and written with one dash: -po 9900.\n\n\
-                  zdb import --help tells how to copy the directories of a 0-db v2 into new ones.\n\
+                  zdb import --help tells how to copy the directories of a 0-db v2 into new ones; zdb check, \
+                  zdb dump and zdb repair (--help) look at the directories of a stopped server.\n\
                   Example: zdb --data /disk1/data --index /disk1/index --mode seq --socket /run/zdb.sock"
 )]
 pub struct Options {

@@ -37,6 +37,15 @@ impl AlignedBuffer {
         self.length = self.length.min(length);
     }
 
+    /// Makes the buffer so long, if its memory is enough, with whatever bytes were in it before.
+    pub fn reuse(&mut self, length: usize) -> bool {
+        let is_enough = length <= self.capacity;
+        if is_enough {
+            self.length = length;
+        }
+        is_enough
+    }
+
     pub fn as_mut_pointer(&mut self) -> *mut u8 {
         self.start.as_ptr()
     }

@@ -88,7 +88,11 @@ impl<'a> Scanner<'a> {
 
     fn load(&mut self, start: u64) -> Result<(), String> {
         let bytes = WINDOW_BYTES.min(self.end.next_multiple_of(BLOCK).saturating_sub(start));
-        let mut window = AlignedBuffer::new(bytes as usize);
+        // Fresh memory would cost a page fault for every 4 KiB that are read.
+        let mut window = std::mem::replace(&mut self.window, AlignedBuffer::new(0));
+        if !window.reuse(bytes as usize) {
+            window = AlignedBuffer::new(bytes as usize);
+        }
         let read = match self.files.read_at(self.file, start - self.base, &mut window) {
             Ok(read) => read,
             Err(error) => self.load_blocks(start, &mut window, &error)?,
