@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
@@ -575,4 +576,47 @@ fn ten_thousand_connections_a_thousand_slow() {
         }
     }
     server.ask_others();
+}
+
+/// Beside clients that always want more than a turn gives, large values come in piece by piece.
+#[test]
+fn pipelines_take_turns() {
+    const FLOODS: usize = 8;
+    const DEPTH: usize = 100;
+    const UPLOADS: usize = 8;
+    const LARGE_BYTES: usize = 8_000_000;
+    let server = Server::start::<&str>(&[]);
+    let mut client = server.connect();
+    let value = vec![b'x'; 100_000];
+    client.expect(args!["SET", "flood", value], Reply::bulk("flood"));
+    let requests = encoded(args!["GET", "flood"]).repeat(DEPTH);
+    let reply_bytes = format!("$100000\r\n{}\r\n", "x".repeat(100_000)).len();
+    let is_done = AtomicBool::new(false);
+    let flood = || {
+        let mut stream = TcpStream::connect(server.address()).expect("the server accepts");
+        stream.set_read_timeout(Some(REPLY_TIME_MAX)).expect("a time limit");
+        let mut buffer = vec![0; 1 << 20];
+        let mut bytes = 0;
+        let mut asked = 0;
+        while !is_done.load(Ordering::Relaxed) {
+            if asked * reply_bytes <= bytes + DEPTH / 2 * reply_bytes {
+                stream.write_all(&requests).expect("it is sent");
+                asked += DEPTH;
+            }
+            bytes += stream.read(&mut buffer).expect("replies");
+        }
+        bytes
+    };
+    let taken: Vec<usize> = std::thread::scope(|scope| {
+        let floods: Vec<_> = (0..FLOODS).map(|_| scope.spawn(flood)).collect();
+        for number in 0..UPLOADS {
+            let large = vec![number as u8; LARGE_BYTES];
+            client.expect(args!["SET", "large", large], Reply::bulk("large"));
+        }
+        is_done.store(true, Ordering::Relaxed);
+        floods.into_iter().map(|one| one.join().expect("no panic")).collect()
+    });
+    // Of each turn the others get a megabyte, and a large value comes in eighths of one.
+    let times = taken.iter().sum::<usize>() / (UPLOADS * LARGE_BYTES);
+    assert!(times < 64, "while values came in, {times} times their bytes went out");
 }

@@ -9,7 +9,7 @@ mod pipeline;
 mod stalled;
 mod watchers;
 
-pub use connection::Connection;
+pub use connection::{Connection, Encrypter};
 
 use crate::command::{
     self, COMMANDS, ClientRef, Context, Finished, Outcome, ServerState, Source, Tasks,
@@ -49,8 +49,9 @@ pub struct Hub {
     stalled: Vec<u64>,
     /// Connections that had their share of a turn, in the order in which they go on.
     queued: VecDeque<u64>,
-    /// Bytes of replies that this turn has made.
+    /// Bytes of replies that this turn has made, and those of the queue among them.
     turn_bytes: usize,
+    queue_bytes: usize,
     log_moved: bool,
     /// By which writes were acknowledged in the turn before.
     policy: Policy,
@@ -108,6 +109,7 @@ impl Hub {
             stalled: Vec::new(),
             queued: VecDeque::new(),
             turn_bytes: 0,
+            queue_bytes: 0,
             log_moved: false,
             turn: 1,
             next_session: 0,
@@ -135,10 +137,10 @@ impl Hub {
         let key = u64::from(slot.generation) << 24 | u64::from(index);
         self.next_session += 1;
         self.server.stats.clients_lifetime += 1;
-        let is_encrypted = peer.encrypted;
+        let encrypter = if peer.encrypted { Encrypter::Session } else { Encrypter::Nobody };
         let session = self.server.new_session(self.next_session, peer, self.engine.now.unix_s());
         let mut connection = Box::new(Connection::new(key, session));
-        connection.is_encrypted = is_encrypted;
+        connection.encrypter = encrypter;
         connection.active_ms = self.engine.now.monotonic_ms;
         match refusal {
             Some(text) => {
@@ -256,9 +258,9 @@ impl Hub {
             if connection.has_input() {
                 connection.stash(bytes, &mut self.spare_inputs);
                 self.input_bytes += bytes.len();
-                self.run_stashed(&mut connection);
+                self.go_on(&mut connection);
             } else {
-                let consumed = self.run(&mut connection, bytes);
+                let consumed = self.run(&mut connection, bytes, self.share());
                 let rest = &bytes[consumed..];
                 if !rest.is_empty() && !connection.closing {
                     connection.stash(rest, &mut self.spare_inputs);
@@ -297,17 +299,21 @@ impl Hub {
     /// Goes on with requests that had to wait: for a record, the log, or room for replies.
     pub fn resume(&mut self, key: u64) {
         let Some(mut connection) = self.take(key) else { return };
-        self.run_stashed(&mut connection);
+        self.go_on(&mut connection);
         self.touch(&mut connection);
         self.put_back(connection);
     }
 
-    fn run_stashed(&mut self, connection: &mut Connection) {
-        if self.turn_bytes >= TURN_BYTES_TOTAL_MAX && connection.has_input() {
-            return self.queue(connection);
+    fn go_on(&mut self, connection: &mut Connection) {
+        // Nobody overtakes those before him in the queue.
+        if !connection.is_queued {
+            self.run_stashed(connection, self.share());
         }
+    }
+
+    fn run_stashed(&mut self, connection: &mut Connection, share: usize) {
         let (input, start) = connection.take_input();
-        let consumed = self.run(connection, &input[start..]);
+        let consumed = self.run(connection, &input[start..], share);
         let before = input.len() - start;
         if connection.closing {
             self.input_bytes -= before;
@@ -465,6 +471,8 @@ impl Hub {
         let mut outcome = run(&mut context, &mut out);
         let running = connection.session.running;
         self.account(running.command, running.is_rejected, out.head_since(mark));
+        // Also what a client does not want to hear was made for it.
+        connection.turn_bytes += out.len() - before;
         let is_muted = connection.session.is_muted();
         if is_muted {
             out.undo(mark);
@@ -668,6 +676,7 @@ impl Hub {
     /// A turn begins.
     pub fn set_time(&mut self, now: Now) {
         self.turn_bytes = 0;
+        self.queue_bytes = 0;
         self.engine.now = now;
         self.server.rates.tick(now.monotonic_ms, &self.server.stats);
     }

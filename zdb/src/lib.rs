@@ -13,5 +13,6 @@ pub mod limits;
 pub mod offline;
 pub mod options;
 pub mod output;
+pub mod planted;
 pub mod resp;
 pub mod server;

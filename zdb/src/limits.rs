@@ -62,11 +62,11 @@ pub const SCAN_GAP_BYTES: u64 = scaled(16 << 10, 4 << 10);
 
 /// Replies of one connection that wait in memory before its requests wait too, in bytes.
 pub const OUTPUT_BYTES_MAX: usize = scaled(1 << 20, 32 << 10) as usize;
-/// Replies that one connection gets in a turn before others have theirs, in bytes.
+/// Replies that one connection gets before others have theirs, in bytes.
 pub const TURN_BYTES_MAX: usize = scaled(256 << 10, 8 << 10) as usize;
-/// Replies of all connections in a turn, in bytes: what goes on with requests that came earlier waits for
-/// the next turn beyond them.
-pub const TURN_BYTES_TOTAL_MAX: usize = scaled(1 << 20, 32 << 10) as usize;
+/// Replies in a turn, in bytes, beyond which connections get `OUTPUT_BYTES_SHARE` at first and then wait in
+/// the queue; and those that the queue gets in each turn.
+pub const TURN_BYTES_TOTAL_MAX: usize = scaled(256 << 10, 32 << 10) as usize;
 /// What a reply of unknown length counts for in that, in bytes: sixteen of them are under way at once.
 pub const UNKNOWN_REPLY_BYTES: usize = OUTPUT_BYTES_MAX / 16;
 /// Replies of all connections together. Beyond it a connection with more than its share waits.

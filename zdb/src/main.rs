@@ -139,6 +139,7 @@ impl Start<'_> {
         settings.clients_max = settings.clients_max.min(clients_possible);
         let mut state = state(options, mode, settings, &listeners);
         state.clients_possible = clients_possible;
+        state.tls_kernel = tls.as_ref().is_some_and(|tls| tls.kernel().is_ok());
         state.admin_password =
             self.admin_password.as_ref().map(|password| password.as_bytes().to_vec());
         warn_of_strangers(&state, &listeners);
@@ -282,7 +283,13 @@ fn listen(options: &Options) -> Result<(Vec<Listener>, Option<Tls>), String> {
     if let Some(path) = &options.socket {
         listeners.push(Listener::unix(path)?);
     }
-    let tls = tls_files(options).map(Tls::new).transpose()?;
+    let new_tls = |files| Tls::new(files, options.wants_kernel_tls());
+    let tls = tls_files(options).map(new_tls).transpose()?;
+    if let Some(Err(reason)) = tls.as_ref().map(Tls::kernel)
+        && options.verbose
+    {
+        process::say(&format!("TLS without the kernel ({reason})"));
+    }
     if let Some(port) = options.tls_port {
         let verifies = options.tls_ca.is_some();
         listeners.push(Listener::tcp(address, port, Wire::Tls { verifies })?);
@@ -411,5 +418,6 @@ fn state(
         rates: Rates::default(),
         latencies: Latencies::default(),
         slow_log: SlowLog::default(),
+        tls_kernel: false,
     }
 }

@@ -82,6 +82,17 @@ pub struct Options {
     /// Authorities of the clients, as PEM: a TLS client must then show a certificate of theirs.
     #[arg(long, value_name = "FILE", requires = "tls_port", help_heading = NETWORK)]
     pub tls_ca: Option<PathBuf>,
+    /// Whether the kernel encrypts TLS connections after the handshake. auto: where it can; never.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        hide_possible_values = true,
+        default_value = "auto",
+        requires = "tls_port",
+        help_heading = NETWORK
+    )]
+    tls_kernel: KernelFlag,
     /// Most clients at once; less where the limit of open files is lower.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..), help_heading = NETWORK)]
     pub maxclients: u32,
@@ -234,6 +245,12 @@ enum ModeFlag {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KernelFlag {
+    Auto,
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum SyncFlag {
     Always,
     Everysec,
@@ -311,6 +328,10 @@ impl Options {
             (SyncFlag::Everysec, 0) => SyncPolicy::Every(DEFAULT_SYNC_PERIOD),
             (SyncFlag::Everysec, seconds) => SyncPolicy::Every(Duration::from_secs(seconds.into())),
         }
+    }
+
+    pub fn wants_kernel_tls(&self) -> bool {
+        self.tls_kernel == KernelFlag::Auto
     }
 
     /// Directory of the write buffer; None: each write waits for the disk.
@@ -819,6 +840,9 @@ mod tests {
         assert_eq!(accepted(all).tls_port, Some(6380));
         assert_eq!(accepted(&format!("{all} --port none")).tcp_port(), None);
         assert_eq!(accepted(&format!("{all} --port 0 --tls-ca a")).warnings().len(), 1);
+        assert!(accepted(all).wants_kernel_tls());
+        assert!(!accepted(&format!("{all} --tls-kernel never")).wants_kernel_tls());
+        refused("--tls-kernel never", "--tls-port <PORT>");
         refused("--tls-port 6380", "--tls-cert <FILE>");
         refused("--tls-port 6380 --tls-cert c", "--tls-key <FILE>");
         refused("--tls-ca a", "--tls-port <PORT>");

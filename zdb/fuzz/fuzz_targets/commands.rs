@@ -9,11 +9,11 @@
 
 use libfuzzer_sys::fuzz_target;
 use zdb::engine::log::Policy;
-use zdb_fuzz::disk::Random;
-use zdb_fuzz::input::Choices;
-use zdb_fuzz::recount::recount;
-use zdb_fuzz::words;
-use zdb_fuzz::world::{Fate, Setup, World};
+use zdb_sim::disk::Random;
+use zdb_sim::input::Choices;
+use zdb_sim::recount::recount;
+use zdb_sim::words;
+use zdb_sim::world::{Fate, Setup, World};
 
 const CLIENTS_MAX: usize = 6;
 /// Steps of one input: a long one says no more than a short one.
@@ -49,6 +49,7 @@ fn setup(choices: &mut Choices<'_>) -> Setup {
         password: shape & 128 != 0,
         protect: more & 1 == 1,
         few_hashes: more & 6 == 6,
+        prompt: false,
     }
 }
 

@@ -14,13 +14,13 @@ use zdb::import::walk::{Item, Walk};
 use zdb::import::{Arguments, format, run};
 use zdb::limits::SEGMENT_BYTES_MIN;
 use zdb_fuzz::allocations::{self, Watched};
-use zdb_fuzz::disk::MemoryFiles;
-use zdb_fuzz::input::Choices;
 use zdb_fuzz::old::Old;
-use zdb_fuzz::recount::{ask, enter, recount};
-use zdb_fuzz::reply::Reply;
-use zdb_fuzz::words;
-use zdb_fuzz::world::{Setup, World, buffer_directory};
+use zdb_sim::disk::MemoryFiles;
+use zdb_sim::input::Choices;
+use zdb_sim::recount::{ask, enter, recount};
+use zdb_sim::reply::Reply;
+use zdb_sim::words;
+use zdb_sim::world::{Setup, World, buffer_directory};
 
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
@@ -220,6 +220,7 @@ fn serve(data: &Path, index: &Path) -> World {
             password: false,
             protect: false,
             few_hashes: false,
+            prompt: false,
         },
     )
 }

@@ -1,12 +1,4 @@
-//! What the fuzz targets share.
+//! What the fuzz targets share beside the simulated world of `zdb/sim`.
 
 pub mod allocations;
-pub mod client;
-pub mod disk;
-pub mod history;
-pub mod input;
 pub mod old;
-pub mod recount;
-pub mod reply;
-pub mod words;
-pub mod world;

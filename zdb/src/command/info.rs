@@ -95,6 +95,8 @@ fn zdb_sections(context: &Context<'_>, text: &mut Text<'_>) {
         text.field("output_limit_disconnections", stats.output_limit_disconnections);
         text.field("tls_handshakes", stats.tls_handshakes);
         text.field("tls_handshakes_failed", stats.tls_handshakes_failed);
+        text.field("tls_handshakes_kernel", stats.tls_handshakes_kernel);
+        text.field("tls_kernel", u8::from(server.tls_kernel));
         text.field("passwords_wrong", stats.passwords_wrong);
         text.field("passwords_not_looked_at", stats.passwords_not_looked_at);
     }

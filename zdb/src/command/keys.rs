@@ -379,71 +379,42 @@ pub fn resume(
     let seed = engine.log.seed;
     let id = engine.namespaces.get(task.slot).and_then(|namespace| id_of(namespace, key));
     let finished = Next::Finished { rests_on: 0 };
-    match &fetched.record {
-        Ok(bytes) => {
-            let record = Verified::trusted(bytes);
-            if record.key() != key && verb != Verb::Name {
-                if record.head.flags & FLAG_UNVERIFIED != 0 && !record.head.previous.is_none() {
-                    return Next::Read(record.head.previous);
-                }
-                missing(verb, protocol, out);
-                return finished;
+    let (bytes, is_whole) = match &fetched.record {
+        Ok(bytes) => (bytes, true),
+        // Its head and its key are whole.
+        Err(ReadFailure::Damaged(Some(bytes))) => (bytes, false),
+        Err(ReadFailure::Damaged(None) | ReadFailure::Unreadable) => {
+            match verb {
+                Verb::Exists => out.writer(protocol).integer(1),
+                Verb::Check => out.writer(protocol).integer(-1),
+                _ => out.writer(protocol).error("Internal Error"),
             }
-            let rests_on = fetched.place.get() + record.head.bytes();
-            Found { place: fetched.place, record: &record, id, seed }.render(
-                verb,
-                protocol,
-                task.namespace,
-                Some(bytes),
-                out,
-            );
-            Next::Finished { rests_on }
+            return finished;
         }
-        Err(failure) => {
-            damaged(verb, (task, key), fetched.place, failure, id, seed, out);
-            finished
-        }
-    }
-}
-
-/// What a damaged record still tells: its head is whole, its key may be.
-fn damaged(
-    verb: Verb,
-    (task, key): (&Task, &[u8]),
-    place: Place,
-    failure: &ReadFailure,
-    id: Option<u64>,
-    seed: u64,
-    out: &mut Output,
-) {
-    let protocol = task.protocol;
-    let record = match failure {
-        ReadFailure::Damaged(Some(bytes)) => {
-            format::decode_fields(bytes).map(|head| Verified::with_head(head, bytes))
-        }
-        ReadFailure::Damaged(None) | ReadFailure::Unreadable => None,
     };
-    match (verb, record) {
-        (Verb::Exists, _) => out.writer(protocol).integer(1),
-        (Verb::Check, Some(_)) => out.writer(protocol).integer(0),
-        (Verb::Check, None) => out.writer(protocol).integer(-1),
-        (Verb::Get | Verb::Range(..), _) | (_, None) => {
-            out.writer(protocol).error("Internal Error")
+    let record = Verified::trusted(bytes);
+    if record.key() != key && verb != Verb::Name {
+        if record.head.flags & FLAG_UNVERIFIED != 0 && !record.head.previous.is_none() {
+            return Next::Read(record.head.previous);
         }
-        // Another key with the same hash, or ours with damage in it.
-        (_, Some(record)) if record.key() != key && verb != Verb::Name => {
-            out.writer(protocol).error("Internal Error")
-        }
-        (_, Some(record)) => {
-            Found { place, record: &record, id, seed }.render(
-                verb,
-                protocol,
-                task.namespace,
-                None,
-                out,
-            );
-        }
+        missing(verb, protocol, out);
+        return finished;
     }
+    match verb {
+        Verb::Check if !is_whole => out.writer(protocol).integer(0),
+        Verb::Get | Verb::Range(..) if !is_whole => out.writer(protocol).error("Internal Error"),
+        _ => Found { place: fetched.place, record: &record, id, seed }.render(
+            verb,
+            protocol,
+            task.namespace,
+            Some(bytes),
+            out,
+        ),
+    }
+    if !is_whole {
+        return finished;
+    }
+    Next::Finished { rests_on: fetched.place.get() + record.head.bytes() }
 }
 
 // -------------------------------------------------------------------- HISTORY

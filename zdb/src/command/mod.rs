@@ -124,6 +124,8 @@ pub struct ServerState {
     pub rates: Rates,
     pub latencies: Latencies,
     pub slow_log: SlowLog,
+    /// The kernel encrypts the connections that let it.
+    pub tls_kernel: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -140,6 +142,8 @@ pub struct ServerStats {
     pub output_limit_disconnections: u64,
     pub tls_handshakes: u64,
     pub tls_handshakes_failed: u64,
+    /// Those after which the kernel took over.
+    pub tls_handshakes_kernel: u64,
     pub passwords_wrong: u64,
     /// Passwords of peers that had too many wrong ones.
     pub passwords_not_looked_at: u64,

@@ -129,7 +129,8 @@ fn advance(
             match keys::resume(engine, task, *verb, key, &fetched, out) {
                 Next::Finished { rests_on } => Step::Finished { rests_on },
                 Next::Read(place) => {
-                    engine.fetch(again, Some(task.namespace), place, 0, false);
+                    // It may not be on the disk yet.
+                    fetch(engine, again, Some(task.namespace), place, 0);
                     Step::Waiting
                 }
             }

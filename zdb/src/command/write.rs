@@ -13,6 +13,7 @@ use crate::resp::Request;
 
 pub const NO_SPACE: &str = "No space left on this namespace";
 pub const WORM: &str = "Namespace is protected by worm mode";
+const CANNOT_DELETE: &str = "Cannot delete key (data)";
 const WORM_DELETE: &str = "Cannot delete a key when namespace is in worm mode";
 
 pub fn set(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
@@ -277,9 +278,9 @@ fn end_key(
     timestamp: u32,
 ) -> Result<Option<u64>, Unfinished> {
     let predecessor = match find_for_delete(context, key) {
-        Ok(predecessor) => predecessor,
-        Err(Some(wait)) => return Err(Unfinished::Wait(wait)),
-        Err(None) => return Ok(None),
+        Ok(Some(predecessor)) => predecessor,
+        Ok(None) => return Ok(None),
+        Err(unfinished) => return Err(unfinished),
     };
     if context.namespace().settings.worm {
         return Err(Unfinished::Refused(WORM_DELETE));
@@ -287,7 +288,7 @@ fn end_key(
     match context.engine.delete(context.session.slot, key, timestamp, predecessor) {
         Ok(end) => Ok(Some(end)),
         Err(Refusal::Wait) => Err(Unfinished::Wait(Outcome::NeedsLog)),
-        Err(Refusal::Failed) => Err(Unfinished::Refused("Cannot delete key (data)")),
+        Err(Refusal::Failed) => Err(Unfinished::Refused(CANNOT_DELETE)),
     }
 }
 
@@ -347,44 +348,56 @@ pub fn unlink_part(
     context.done_at(rests_on)
 }
 
-/// The live version that a delete ends; `Err(None)` when there is none.
-fn find_for_delete(context: &mut Context<'_>, key: &[u8]) -> Result<Predecessor, Option<Outcome>> {
+/// The live version that a delete ends, if there is one.
+fn find_for_delete(
+    context: &mut Context<'_>,
+    key: &[u8],
+) -> Result<Option<Predecessor>, Unfinished> {
     let (place, bytes, length) = match &context.namespace().keys {
         Keys::User(_) => {
             let hash = context.key_hash(key);
-            let entry = context.engine.find(context.namespace(), hash).ok_or(None)?;
+            let Some(entry) = context.engine.find(context.namespace(), hash) else {
+                return Ok(None);
+            };
             let length = if entry.is_dead() { 0 } else { entry.length };
             (entry.place, format::record_bytes(key.len(), length as usize), length)
         }
         Keys::Sequential(table) => {
-            let place = sequential_id(key).and_then(|id| table.get(id)).ok_or(None)?;
+            let Some(place) = sequential_id(key).and_then(|id| table.get(id)) else {
+                return Ok(None);
+            };
             (place, format::record_bytes(8, context.namespace().typical_payload_bytes()), 0)
         }
     };
     let Some(newest) = look(context, place, key, None) else {
-        return Err(Some(read_first(context, place, bytes)));
+        return Err(Unfinished::Wait(read_first(context, place, bytes)));
     };
-    match newest {
+    Ok(match newest {
         Newest::Ours { live: true, verified, length, .. } => {
-            Ok(Predecessor { place, verified, replaced: Some(length) })
+            Some(Predecessor { place, verified, replaced: Some(length) })
         }
-        Newest::Ours { live: false, .. } => Err(None),
+        Newest::Ours { live: false, .. } => None,
         // A damaged record can be deleted too: its hash or id says that it is this key's.
-        Newest::Lost => Ok(Predecessor { place, verified: false, replaced: Some(length) }),
+        Newest::Lost => Some(Predecessor { place, verified: false, replaced: Some(length) }),
         Newest::Foreign => match below(context, place, key) {
             Below::Live(length) => {
-                Ok(Predecessor { place, verified: false, replaced: Some(length) })
+                Some(Predecessor { place, verified: false, replaced: Some(length) })
             }
-            Below::Nothing => Err(None),
-            Below::Read(next) => Err(Some(read_first(context, next, bytes))),
+            Below::Nothing => None,
+            Below::Lost => return Err(Unfinished::Refused(CANNOT_DELETE)),
+            Below::Read(next) => {
+                return Err(Unfinished::Wait(read_first(context, next, bytes)));
+            }
         },
-    }
+    })
 }
 
 /// What lies under a record of another key with the same hash.
 enum Below {
     Live(u32),
     Nothing,
+    /// What is there cannot be read: nobody knows whose it is.
+    Lost,
     Read(Place),
 }
 
@@ -397,7 +410,7 @@ fn below(context: &Context<'_>, head: Place, key: &[u8]) -> Below {
         let record = match (context.engine.peek(place), fetched) {
             (Some(record), _) => record,
             (None, Some(Fetched { record: Ok(bytes), .. })) => Verified::trusted(bytes),
-            (None, Some(Fetched { record: Err(_), .. })) => return Below::Nothing,
+            (None, Some(Fetched { record: Err(_), .. })) => return Below::Lost,
             (None, None) => return Below::Read(place),
         };
         if record.key() == key {

@@ -77,6 +77,16 @@ pub fn read(
     Ok(chain)
 }
 
+/// Whether a file has none of the sizes that it can be made with: it was cut behind its last record, which
+/// happens when all of it is durable.
+fn was_cut(size: u64, capacity: u64) -> bool {
+    let mut made = capacity;
+    while made > size && made > BLOCK {
+        made = (made / 2).next_multiple_of(BLOCK);
+    }
+    made != size
+}
+
 impl Chain {
     /// Finds the segments at the end that were made ahead and hold no record. One that cannot be read
     /// may hold some.
@@ -104,6 +114,11 @@ impl Chain {
     /// What the next segment says about the end of one.
     pub fn ending(&self, at: usize) -> Ending {
         let next = self.links.get(at + 1).map(|next| next.header.previous_end);
-        Ending { known_end: next.filter(|end| *end != 0), is_sealed: next == Some(0) }
+        let Link { header, size, .. } = &self.links[at];
+        Ending {
+            known_end: next.filter(|end| *end != 0),
+            is_sealed: next == Some(0),
+            was_cut: was_cut(*size, header.capacity),
+        }
     }
 }

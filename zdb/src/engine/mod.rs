@@ -23,7 +23,7 @@ use cache::RecordCache;
 use index::{Entry, HashSecret, KeyHash, PagePool, Place, SequenceTable};
 use log::format::{self, BLOCK, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
 use log::sidecar::LogEntry;
-use log::{Jump, Log, Refusal};
+use log::{Jump, Log, Member, Refusal};
 use namespace::{Keys, Namespace, Namespaces};
 use std::collections::HashMap;
 use std::io;
@@ -561,15 +561,24 @@ impl Engine {
     /// machine. Their records are at most `format::BATCH_BYTES_MAX` bytes.
     pub fn change_all(&mut self, slot: usize, changes: &[Change<'_>]) -> Result<u64, Refusal> {
         self.record_namespace(slot)?;
-        let mut members: Vec<(Head, &[u8], &[u8])> = changes
+        let hashes: Vec<KeyHash> = changes.iter().map(|one| self.secret.hash(one.key)).collect();
+        let mut newest = HashMap::with_capacity(changes.len());
+        let mut members: Vec<Member<'_>> = changes
             .iter()
-            .map(|change| {
+            .enumerate()
+            .map(|(at, change)| {
                 let kind = if change.value.is_some() { Kind::Set } else { Kind::Delete };
                 let head = self.head(slot, kind, change.key, change.timestamp, change.predecessor);
                 let (payload, payload_check) =
                     change.value.unwrap_or((&[], format::payload_check(self.log.seed, &[])));
                 let payload_length = payload.len() as u32;
-                (Head { payload_length, payload_check, ..head }, change.key, payload)
+                Member {
+                    head: Head { payload_length, payload_check, ..head },
+                    key: change.key,
+                    payload,
+                    // The index keeps the newest record of a hash: the way to the others is kept too.
+                    behind: newest.insert(hashes[at].get(), at),
+                }
             })
             .collect();
         let (first, end) = match self.log.append_batch(self.now.monotonic_ms, &mut members) {
@@ -583,8 +592,9 @@ impl Engine {
         let mut position = first;
         let entries: Vec<LogEntry> = members
             .iter()
-            .map(|(head, key, _)| {
-                let entry = entry_of(position, head, key, namespace, || self.secret.hash(key));
+            .zip(hashes)
+            .map(|(Member { head, key, .. }, hash)| {
+                let entry = entry_of(position, head, key, namespace, || hash);
                 position += head.bytes();
                 entry
             })

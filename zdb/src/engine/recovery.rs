@@ -21,6 +21,7 @@ use super::{Engine, apply_sequential, control_entry, count, entry_of, index_chan
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -179,7 +180,7 @@ fn check_last_buffer(
     }
     let place = options.buffer.as_deref().unwrap_or_else(|| Path::new(""));
     match files.write_small(Root::Data, BUFFER_PLACE_NAME, place.as_os_str().as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::ReadOnlyFilesystem => {
+        Err(error) if error.kind() != ErrorKind::ReadOnlyFilesystem => {
             Err(format!("cannot write to the data directory: {error}"))
         }
         _ => Ok(()),
@@ -256,11 +257,28 @@ impl Recovery<'_> {
             self.files.close(*file);
             // What cannot be removed, on a read-only disk, is made anew when it is needed.
             let _ = self.files.remove(Root::Data, &format::segment_name(*base));
-            let _ = self.files.remove(Root::Index, &format::sidecar_name(*base));
+            self.forget_sidecar(*base)?;
         }
         let damage = chain.links.iter().filter_map(|link| link.damage.clone());
         self.report.damage.extend(damage);
         Ok(chain)
+    }
+
+    /// Removes the sidecar of a segment that was dropped, for good: the next segment has its base, and would
+    /// be taken to end where the old sidecar ends.
+    fn forget_sidecar(&self, base: u64) -> Result<(), String> {
+        let name = format::sidecar_name(base);
+        let removed = match self.files.remove(Root::Index, &name) {
+            // An earlier start may have removed it, but not for good.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        match removed.and_then(|()| self.files.sync_directory(Root::Index)) {
+            Err(error) if error.kind() != ErrorKind::ReadOnlyFilesystem => {
+                Err(format!("cannot remove sidecar {name}, which is of no segment: {error}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Applies a segment from its sidecar and, behind that, from its records.
@@ -413,12 +431,16 @@ impl Recovery<'_> {
                     format::segment_name(base),
                     position - base
                 )),
-                Item::Damaged { start, end, lost } => {
+                Item::Damaged { start, end, lost, is_half_written } => {
+                    // A write that a power cut took in part was never durable: what was there before it
+                    // counts.
+                    let lost = lost.filter(|_| !is_half_written);
                     self.step_over(&mut builder, base, (start, end), lost);
                 }
             }
         }
         let (position, sealed) = (walk.position(), walk.is_sealed());
+        let was_durable = walk.was_durable();
         self.judge_unreadable(base, &walk, ending)?;
         let mut scanner = walk.scanner;
         scanner.bring_over()?;
@@ -437,6 +459,9 @@ impl Recovery<'_> {
         self.files.sync(file).map_err(|error| {
             format!("cannot flush segment {}: {error}", format::segment_name(base))
         })?;
+        // A seal says that all before it was durable. Where a crash left gaps before it, later starts go by
+        // the end that was found here, or they would take what was dropped for damage.
+        let sealed = sealed && was_durable;
         let how = if sealed { PageEnd::Sealed } else { PageEnd::Recovered };
         pages.push(builder.finish(seed, how, position));
         for (header, bytes) in pages {

@@ -12,6 +12,9 @@ use std::io;
 /// Bytes of the log in memory while it is scanned.
 const WINDOW_BYTES: u64 = 16 << 20;
 
+/// What a disk writes as a whole, in bytes.
+const SECTOR: u64 = 512;
+
 const _: () = assert!(WINDOW_BYTES >= RECORD_BYTES_MAX + 2 * BLOCK);
 
 /// Bytes that hold the head and the key of any record.
@@ -226,7 +229,7 @@ impl<'a> Scanner<'a> {
         Ok(None)
     }
 
-    /// Whether the file ends with a seal, as after a stop in order: then all of it was durable.
+    /// Whether the file ends with a seal, as after a stop in order.
     pub fn ends_with_seal(&mut self) -> Result<bool, String> {
         let first = self.end.saturating_sub(2 * BLOCK).max(self.base + SEGMENT_HEADER_BYTES);
         let (seed, end) = (self.seed, self.end);
@@ -237,6 +240,30 @@ impl<'a> Scanner<'a> {
                 record.head.kind == Kind::Seal && position + record.head.bytes() == end
             })
         }))
+    }
+
+    /// Whether a damaged record with a whole head was never written as a whole: what a power cut took reads
+    /// as zeroes, for a block of a segment is written once, and only zeroes before. Damage does not make a
+    /// whole sector zero; a block that cannot be read, which is zeroes here, is no proof.
+    pub fn is_half_written(&mut self, position: u64, head: &Head) -> Result<bool, String> {
+        let start = position + head.payload_offset() as u64;
+        let end = start + u64::from(head.payload_length);
+        self.bytes(position, head.bytes())?;
+        if self.unreadable.iter().any(|one| one.start < end && start < one.end) {
+            return Ok(false);
+        }
+        let bytes = self.bytes(position, head.bytes())?;
+        let mut at = start;
+        while at < end {
+            let next = ((at / SECTOR + 1) * SECTOR).min(end);
+            let sector = bytes.get((at - position) as usize..(next - position) as usize);
+            // Behind the end of the file there is nothing either.
+            if sector.is_none_or(|sector| sector.iter().all(|byte| *byte == 0)) {
+                return Ok(true);
+            }
+            at = next;
+        }
+        Ok(false)
     }
 
     /// Whether bytes that are not zero follow.

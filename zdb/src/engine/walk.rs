@@ -3,6 +3,7 @@
 
 use super::log::format::{ALIGN, BATCH_HEAD_BYTES, FLAG_MEMBER, Head, Kind};
 use super::scanner::Scanner;
+use crate::planted::{self, Bug};
 
 pub enum Item {
     /// A whole record, padding and seal too. `end` is that of the batch that it is in, or its own.
@@ -12,8 +13,8 @@ pub enum Item {
     /// A record of a batch that is not whole, where it may never have been durable: it does not count.
     Dropped { position: u64, head: Head },
     /// No whole record begins in these bytes. With head and key of the record that was there, where these
-    /// are whole.
-    Damaged { start: u64, end: u64, lost: Option<(Head, Vec<u8>)> },
+    /// are whole. Half-written: that record was never durable, and does not end the version before it.
+    Damaged { start: u64, end: u64, lost: Option<(Head, Vec<u8>)>, is_half_written: bool },
 }
 
 /// What is known of a segment before it is read.
@@ -23,6 +24,8 @@ pub struct Ending {
     pub known_end: Option<u64>,
     /// Whether its end was durable once: a seal was before the next segment was begun.
     pub is_sealed: bool,
+    /// Whether its file was cut behind the last record.
+    pub was_cut: bool,
 }
 
 pub struct Walk<'a> {
@@ -31,6 +34,7 @@ pub struct Walk<'a> {
     known_end: Option<u64>,
     may_be_torn: bool,
     sealed: bool,
+    has_gaps: bool,
     /// End of the whole batch that the position is in.
     batch_end: u64,
 }
@@ -42,13 +46,17 @@ impl<'a> Walk<'a> {
     /// never have been durable. In another one it was, so its damage is that of the disk, and what is
     /// whole of it stays.
     pub fn new(mut scanner: Scanner<'a>, from: u64, ending: Ending) -> Result<Self, String> {
-        let may_be_torn = !ending.is_sealed && !scanner.ends_with_seal()?;
+        // A seal in a file that was not cut behind it may have come through a crash that took what was on
+        // its way with it.
+        let was_durable = ending.is_sealed || ending.was_cut && scanner.ends_with_seal()?;
+        let may_be_torn = !was_durable && !planted::is(Bug::HalfBatch);
         Ok(Self {
             scanner,
             position: from,
             known_end: ending.known_end,
             may_be_torn,
             sealed: false,
+            has_gaps: false,
             batch_end: from,
         })
     }
@@ -61,6 +69,11 @@ impl<'a> Walk<'a> {
     /// Whether a seal has ended the segment.
     pub fn is_sealed(&self) -> bool {
         self.sealed
+    }
+
+    /// Whether nothing was met that a crash may have left.
+    pub fn was_durable(&self) -> bool {
+        !(self.may_be_torn && self.has_gaps)
     }
 
     /// The next item; none behind the seal, the known end, or the last whole record.
@@ -79,6 +92,7 @@ impl<'a> Walk<'a> {
         }
         self.position = position + head.bytes();
         if self.may_be_torn && head.flags & FLAG_MEMBER != 0 && position >= self.batch_end {
+            self.has_gaps = true;
             return Ok(Some(Item::Dropped { position, head }));
         }
         self.sealed = head.kind == Kind::Seal;
@@ -102,8 +116,15 @@ impl<'a> Walk<'a> {
             (None, None) => return Ok(None),
         };
         let end = self.known_end.map_or(end, |known| end.min(known));
+        let is_half_written = match &lost {
+            // Zeroes are all that these hold.
+            Some((head, _)) if matches!(head.kind, Kind::Padding | Kind::Seal) => false,
+            Some((head, _)) if self.may_be_torn => self.scanner.is_half_written(start, head)?,
+            _ => false,
+        };
+        self.has_gaps = true;
         self.position = end;
-        Ok(Some(Item::Damaged { start, end, lost }))
+        Ok(Some(Item::Damaged { start, end, lost, is_half_written }))
     }
 
     /// The bytes of a record that was just met.

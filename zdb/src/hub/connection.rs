@@ -25,6 +25,15 @@ pub enum Blocked {
     OnPause,
 }
 
+/// Who encrypts what a connection sends, and decrypts what it receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encrypter {
+    Nobody,
+    /// The session that the loop has for it.
+    Session,
+    Kernel,
+}
+
 /// Room for replies that an empty queue keeps.
 const IDLE_REPLIES_MAX: usize = 64;
 /// Room that is made ahead for the rest of one argument; larger ones grow as they come.
@@ -81,8 +90,7 @@ pub struct Connection {
     pub eof: bool,
     /// All is sent and our side is closed; what still comes in is thrown away.
     pub lingering: bool,
-    /// Its bytes go through TLS.
-    pub is_encrypted: bool,
+    pub encrypter: Encrypter,
     /// It does not take what is pushed to it: the loop shall let it go.
     pub is_overrun: bool,
     /// CLIENT KILL: the loop shall let it go.
@@ -98,9 +106,10 @@ pub struct Connection {
     pub(super) is_unacknowledged: bool,
     /// All connections together have too many replies waiting, and this one more than its share.
     pub(super) is_held: bool,
-    /// It had its share of this turn and goes on in the next.
+    /// It had its share of a turn and goes on when those before it had theirs.
     pub(super) is_queued: bool,
-    /// Where that share ends, in bytes of replies.
+    /// Bytes of replies that it was given since it was last its turn, and how many these may be.
+    pub(super) turn_bytes: usize,
     pub(super) turn_bytes_max: usize,
     /// What the hub counts for it in the replies of all connections, in bytes.
     pub(super) counted_bytes: usize,
@@ -138,7 +147,7 @@ impl Connection {
             closing: false,
             eof: false,
             lingering: false,
-            is_encrypted: false,
+            encrypter: Encrypter::Nobody,
             is_overrun: false,
             is_killed: false,
             is_watching: false,
@@ -148,7 +157,8 @@ impl Connection {
             is_unacknowledged: false,
             is_held: false,
             is_queued: false,
-            turn_bytes_max: OUTPUT_BYTES_MAX,
+            turn_bytes: 0,
+            turn_bytes_max: 0,
             counted_bytes: 0,
             parser: RequestParser::new(),
             replies: VecDeque::new(),
@@ -232,12 +242,12 @@ impl Connection {
 
     /// Whether the next request may be run in this turn.
     pub(super) fn may_run_now(&self) -> bool {
-        self.may_run() && self.reply_bytes() < self.turn_bytes_max
+        self.may_run() && self.turn_bytes < self.turn_bytes_max
     }
 
     /// Bytes of replies that the client can take, or that a task will bring. What was pushed meanwhile is
     /// not among them: it waits for the MGET under way, which must not wait for it.
-    pub(super) fn reply_bytes(&self) -> usize {
+    fn reply_bytes(&self) -> usize {
         self.output.len() + self.sending.len() + self.queued_bytes
     }
 
@@ -253,7 +263,8 @@ impl Connection {
 
     /// Whether its silence says nothing: it watches, waits for a reply of ours, or is let go already.
     pub(super) fn may_be_silent(&self) -> bool {
-        let waits = !self.replies.is_empty() || self.blocked != Blocked::No;
+        let has_more = self.is_queued || self.is_starved;
+        let waits = has_more || !self.replies.is_empty() || self.blocked != Blocked::No;
         self.is_watching || waits || self.lingering
     }
 

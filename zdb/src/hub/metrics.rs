@@ -146,6 +146,11 @@ impl Hub {
                 "TLS handshakes that failed.",
                 stats.tls_handshakes_failed,
             ),
+            (
+                "zdb_tls_handshakes_kernel_total",
+                "TLS handshakes after which the kernel took over.",
+                stats.tls_handshakes_kernel,
+            ),
             ("zdb_passwords_wrong_total", "Wrong passwords.", stats.passwords_wrong),
             (
                 "zdb_passwords_not_looked_at_total",

@@ -12,6 +12,7 @@ impl Hub {
         let now_ms = self.engine.now.monotonic_ms;
         let key = connection.key;
         match order {
+            Order::List(_) | Order::Describe if connection.session.is_muted() => {}
             Order::List(filter) => {
                 let others = self.slots.iter().filter_map(|slot| slot.connection.as_deref());
                 let text: String = others
@@ -82,6 +83,7 @@ impl Hub {
         }
         let mut output = Output::default();
         write(&mut output.writer(connection.session.protocol));
+        connection.turn_bytes += output.len();
         connection.push_reply(Reply::Ready { output, rests_on: 0, turn: 0 });
         connection.release(self.engine.log.acknowledged(), false);
     }

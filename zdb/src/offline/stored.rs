@@ -354,10 +354,21 @@ impl StoredLog {
                         self.lost((base, position, end), cause, None, entries, &witness, visitor)?;
                     }
                 }
-                Item::Damaged { start, end, lost } => {
+                Item::Damaged { start, end, lost, is_half_written } => {
                     let cause = cause(&walk, start, end);
                     report_surplus(base, start, &mut witness, visitor)?;
-                    let entries = std::iter::from_fn(|| witness.before(end)).collect();
+                    let entries: Vec<LogEntry> =
+                        std::iter::from_fn(|| witness.before(end)).collect();
+                    if is_half_written && entries.is_empty() {
+                        visitor.note(&format!(
+                            "segment {} at offset {}: a write that a power cut took in part does not count; it \
+                             was never acknowledged as durable",
+                            format::segment_name(base),
+                            start - base
+                        ))?;
+                        visitor.advance(walk.position().min(base + size) - start.min(base + size));
+                        continue;
+                    }
                     self.lost((base, start, end), cause, lost, entries, &witness, visitor)?;
                 }
             }

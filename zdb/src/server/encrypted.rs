@@ -1,8 +1,13 @@
 //! Encrypted connections in the loop: the same steps as for plain ones, with TLS between socket and hub.
+//! Those that the kernel has taken over are plain ones, but for records that are no data.
 
+use super::kernel_tls::{self, Alert, Record};
+use super::ring::Until;
 use super::tls::{Tls, TlsSession};
 use super::{Event, Server, process};
-use std::os::fd::AsRawFd;
+use crate::hub::Encrypter;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 
 /// How long a client may take from the connection to the end of the handshake, in milliseconds.
 const HANDSHAKE_MS: u64 = 10_000;
@@ -34,9 +39,13 @@ impl Encryption {
     }
 
     /// A session for a connection that was just accepted.
-    pub fn begin(&mut self) -> Option<Box<TlsSession>> {
+    pub fn begin(&mut self, socket: RawFd) -> Option<Box<TlsSession>> {
+        let tls = self.tls.as_ref()?;
+        // Prepared now, and not when the handshake is over: where that fails, rustls can still go on. It
+        // does for a client that has closed its side, which one may do right behind its requests.
+        let with_kernel = tls.kernel().is_ok() && kernel_tls::prepare(socket).is_ok();
         // Only a broken configuration fails here, and that was tried at the start.
-        self.tls.as_ref()?.session().ok().map(Box::new)
+        tls.session(with_kernel).ok().map(Box::new)
     }
 
     pub fn expect_handshake(&mut self, key: u64, now_ms: u64) {
@@ -76,7 +85,7 @@ impl Server {
             return;
         };
         if connection.lingering {
-            return;
+            return self.hub.resume(key);
         }
         let was_handshaking = session.is_handshaking();
         let mut plaintext = std::mem::take(&mut self.encryption.plaintext);
@@ -127,7 +136,105 @@ impl Server {
         self.hub.resume(key);
     }
 
+    /// Gives a connection whose handshake is over to the kernel, where that is to be. False: it is not.
+    fn hand_over(&mut self, key: u64) -> bool {
+        let Some(socket) = self.sockets.get_mut(&key) else { return false };
+        let Some(connection) = self.hub.get_mut(key) else { return false };
+        if connection.is_receiving || connection.is_sending {
+            return false;
+        }
+        let Some(session) = socket.tls.take_if(|session| session.is_for_kernel()) else {
+            return false;
+        };
+        connection.encrypter = Encrypter::Kernel;
+        let outcome = session.into_secrets().map_err(|error| error.to_string()).and_then(|keys| {
+            kernel_tls::hand_over(socket.descriptor.as_raw_fd(), &keys)
+                .map_err(|error| error.to_string())
+        });
+        match outcome {
+            Ok(()) => self.hub.server.stats.tls_handshakes_kernel += 1,
+            // The session is gone with its keys, so nobody can go on.
+            Err(error) => {
+                let client = format!(
+                    "client {}: the kernel does not take its keys: {error}",
+                    connection.session.peer
+                );
+                self.hub.server.stats.tls_handshakes_failed += 1;
+                self.encryption.complain(self.hub.engine.now.monotonic_ms, &client);
+                self.abandon(key);
+            }
+        }
+        true
+    }
+
+    /// A receive of a connection that the kernel decrypts has met something else than data.
+    pub(super) fn received_no_data(&mut self, key: u64, error: &io::Error) {
+        let Some(socket) = self.sockets.get(&key) else { return };
+        let record = match error.raw_os_error() {
+            Some(libc::EIO) => kernel_tls::take_record(socket.descriptor.as_raw_fd()),
+            _ => Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))),
+        };
+        let (what, alert) = match record {
+            Ok(Record::Goodbye) => return self.hub.ended(key),
+            Ok(Record::Ignored) => return self.hub.resume(key),
+            Ok(Record::Alert(number)) => (format!("received fatal alert: {number}"), None),
+            Ok(Record::Handshake) => (
+                "a new key, which only rustls takes (--tls-kernel never)".to_owned(),
+                Some(kernel_tls::UNEXPECTED_MESSAGE),
+            ),
+            Ok(Record::Other(kind)) => (
+                format!("a record of type {kind} instead of data"),
+                Some(kernel_tls::UNEXPECTED_MESSAGE),
+            ),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EBADMSG | libc::EMSGSIZE | libc::EINVAL) => (
+                    format!("a record that cannot be decrypted ({error})"),
+                    Some(kernel_tls::BAD_RECORD_MAC),
+                ),
+                _ => return self.abandon(key),
+            },
+        };
+        self.fail_in_kernel(key, &what, alert);
+    }
+
+    /// Nothing that comes from this client can be believed any more: says so and closes.
+    fn fail_in_kernel(&mut self, key: u64, what: &str, alert: Option<u8>) {
+        let Some(socket) = self.sockets.get(&key) else { return };
+        let Some(connection) = self.hub.get_mut(key) else { return };
+        if !connection.lingering {
+            let client = format!("client {}: {what}", connection.session.peer);
+            let is_sending = connection.is_sending;
+            self.encryption.complain(self.hub.engine.now.monotonic_ms, &client);
+            if let Some(alert) = alert.filter(|_| !is_sending) {
+                kernel_tls::send_alert(socket.descriptor.as_raw_fd(), alert);
+            }
+        }
+        self.abandon(key);
+    }
+
+    /// Hands in the kernel's last record to the client, once. False: that was done before.
+    ///
+    /// It waits until the socket has room, at least a third of its buffer. What the kernel has encrypted
+    /// and not yet passed on to TCP goes before it, and a shutdown would throw it away.
+    pub(super) fn say_goodbye(&mut self, key: u64) -> bool {
+        let Some(socket) = self.sockets.get_mut(&key) else { return false };
+        let Some(connection) = self.hub.get_mut(key) else { return false };
+        if socket.goodbye.is_some() {
+            return false;
+        }
+        connection.is_sending = true;
+        // Nothing is pushed behind it.
+        connection.closing = true;
+        // It stays in the socket, which is not removed before the completion.
+        let goodbye = socket.goodbye.insert(Alert::goodbye());
+        self.ring.send_last(socket.descriptor.as_raw_fd(), key, goodbye.message());
+        true
+    }
+
     pub(super) fn look_after_encrypted(&mut self, key: u64) {
+        if self.hand_over(key) {
+            return self.look_after(key);
+        }
         let Some(socket) = self.sockets.get_mut(&key) else { return };
         let (Some(session), Some(connection)) = (socket.tls.as_mut(), self.hub.get_mut(key)) else {
             return;
@@ -192,7 +299,7 @@ impl Server {
             }
             // The session is boxed, and its bytes are not touched until the completion.
             let rest = session.rest();
-            self.ring.send(descriptor, key, rest.as_ptr(), rest.len());
+            self.ring.send(descriptor, key, (rest.as_ptr(), rest.len()), Until::All);
             return true;
         }
     }
@@ -214,7 +321,8 @@ impl Server {
         if rest.is_empty() {
             connection.is_sending = false;
         } else {
-            self.ring.send(socket.descriptor.as_raw_fd(), key, rest.as_ptr(), rest.len());
+            let descriptor = socket.descriptor.as_raw_fd();
+            self.ring.send(descriptor, key, (rest.as_ptr(), rest.len()), Until::All);
         }
         self.hub.server.stats.sent_bytes += count;
         // The next part is encrypted when the connection is looked after.

@@ -8,6 +8,7 @@ mod bell;
 pub mod crash;
 mod encrypted;
 pub mod hooks;
+mod kernel_tls;
 mod listener;
 pub mod metrics;
 pub mod process;
@@ -23,18 +24,18 @@ use crate::disk::housekeeper::Housekeeper;
 use crate::disk::{Completion, Done, FileId, Files, Operation, Root, Token};
 use crate::engine::Now;
 use crate::engine::log::format;
-use crate::hub::Hub;
+use crate::hub::{Encrypter, Hub};
 use background::HangUp;
 use bell::Bell;
 use encrypted::Encryption;
 use hooks::{Hook, HookThread, Report};
 use metrics::{MetricsListener, MetricsThread};
-use ring::{Event, Kind, Ring};
+use ring::{Event, Kind, Ring, Until};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tls::TlsSession;
+use tls::{Receive, TlsSession};
 
 /// How many connections' requests one turn waits for at most.
 const BATCH_MAX: usize = 16;
@@ -76,6 +77,8 @@ struct Socket {
     message: libc::msghdr,
     /// Boxed apart, as most connections have none.
     tls: Option<Box<TlsSession>>,
+    /// The kernel's last record to the client, which it is sending or has sent.
+    goodbye: Option<Box<kernel_tls::Alert>>,
 }
 
 pub struct Server {
@@ -179,6 +182,7 @@ impl Server {
             }
             self.batch = requests.clamp(1, BATCH_MAX);
             self.run_timers(now.monotonic_ms);
+            self.feed_starved();
             // Looking after a connection can make room for its next requests.
             loop {
                 self.step_stop(now.monotonic_ms);
@@ -195,7 +199,6 @@ impl Server {
                     self.look_after(key);
                 }
             }
-            self.feed_starved();
             for notice in self.hub.engine.log.notices.drain(..) {
                 process::warn(&notice);
             }
@@ -324,7 +327,10 @@ impl Server {
         if self.hub.turns_away(&peer) {
             return;
         }
-        let tls = if peer.encrypted { self.encryption.begin() } else { None };
+        let tls = match peer.encrypted {
+            true => self.encryption.begin(descriptor.as_raw_fd()),
+            false => None,
+        };
         if peer.encrypted && tls.is_none() {
             return;
         }
@@ -336,20 +342,18 @@ impl Server {
         if let Some(name) = name {
             process::say(&format!("client {key:x} connected from {name}"));
         }
-        self.ring.receive(descriptor.as_raw_fd(), key);
-        if let Some(connection) = self.hub.get_mut(key) {
-            connection.is_receiving = true;
-        }
         // SAFETY: msghdr is plain data, for which zeroes are valid.
         let message = unsafe { std::mem::zeroed() };
-        self.sockets.insert(key, Box::new(Socket { descriptor, slices: Vec::new(), message, tls }));
+        let socket = Socket { descriptor, slices: Vec::new(), message, tls, goodbye: None };
+        self.sockets.insert(key, Box::new(socket));
+        self.adjust_receive(key);
     }
 
     fn received(&mut self, event: Event) {
         let key = event.key;
-        let mut is_encrypted = false;
+        let mut encrypter = Encrypter::Nobody;
         if let Some(connection) = self.hub.get_mut(key) {
-            is_encrypted = connection.is_encrypted;
+            encrypter = connection.encrypter;
             if !event.more {
                 connection.is_receiving = false;
                 connection.is_cancelling = false;
@@ -358,7 +362,8 @@ impl Server {
         match event.outcome() {
             Ok(0) => self.hub.ended(key),
             Ok(length) => {
-                if let Some(buffer) = event.buffer.filter(|_| is_encrypted) {
+                let is_for_session = encrypter == Encrypter::Session;
+                if let Some(buffer) = event.buffer.filter(|_| is_for_session) {
                     self.received_encrypted(key, buffer, length as usize);
                 } else if let Some(buffer) = event.buffer {
                     self.hub.received(key, self.ring.received(buffer, length as usize));
@@ -370,6 +375,7 @@ impl Server {
                 Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {
                     self.hub.resume(key);
                 }
+                _ if encrypter == Encrypter::Kernel => self.received_no_data(key, &error),
                 _ => self.abandon(key),
             },
         }
@@ -401,7 +407,7 @@ impl Server {
     fn sent(&mut self, event: Event) {
         let now_ms = self.hub.engine.now.monotonic_ms;
         let Some(connection) = self.hub.get_mut(event.key) else { return };
-        if connection.is_encrypted {
+        if connection.encrypter == Encrypter::Session {
             return self.sent_encrypted(event);
         }
         match event.outcome() {
@@ -458,7 +464,7 @@ impl Server {
             }
             return self.adjust_receive(key);
         }
-        if connection.is_encrypted {
+        if connection.encrypter == Encrypter::Session {
             return self.look_after_encrypted(key);
         }
         if !connection.is_sending && !connection.output.is_empty() {
@@ -468,6 +474,9 @@ impl Server {
             return self.send_and_receive(key);
         }
         if connection.is_finished() {
+            if connection.encrypter == Encrypter::Kernel && self.say_goodbye(key) {
+                return self.adjust_receive(key);
+            }
             return self.linger(key);
         }
         self.adjust_receive(key);
@@ -482,6 +491,9 @@ impl Server {
         let Some(socket) = self.sockets.get_mut(&key) else { return };
         let Some(connection) = self.hub.get_mut(key) else { return };
         let descriptor = socket.descriptor.as_raw_fd();
+        // Kernel TLS does not know MSG_WAITALL.
+        let is_plain = connection.encrypter == Encrypter::Nobody;
+        let until = if is_plain { Until::All } else { Until::Some };
         // The connection is boxed, `sending` is not touched until the completion and the connection not
         // removed before it, so the memory stays.
         if let Some(bytes) = connection.sending.plain() {
@@ -496,7 +508,7 @@ impl Server {
                 connection.sent += count;
                 rest = &bytes[connection.sent..];
             }
-            return self.ring.send(descriptor, key, rest.as_ptr(), rest.len());
+            return self.ring.send(descriptor, key, (rest.as_ptr(), rest.len()), until);
         }
         let mut slices = Vec::new();
         connection.sending.slices(connection.sent, &mut slices);
@@ -507,7 +519,7 @@ impl Server {
         }));
         socket.message.msg_iov = socket.slices.as_mut_ptr();
         socket.message.msg_iovlen = socket.slices.len() as _;
-        self.ring.send_message(descriptor, key, &raw const socket.message);
+        self.ring.send_message(descriptor, key, &raw const socket.message, until);
     }
 
     fn adjust_receive(&mut self, key: u64) {
@@ -515,8 +527,16 @@ impl Server {
         let Some(connection) = self.hub.get_mut(key) else { return };
         if connection.wants_input() {
             if !connection.is_receiving && !connection.is_starved {
+                let descriptor = socket.descriptor.as_raw_fd();
+                match socket.tls.as_ref().filter(|_| !connection.lingering).map(|one| one.receive())
+                {
+                    None | Some(Receive::Freely) => self.ring.receive(descriptor, key),
+                    Some(Receive::AtMost(length)) => {
+                        self.ring.receive_at_most(descriptor, key, length);
+                    }
+                    Some(Receive::Nothing) => return,
+                }
                 connection.is_receiving = true;
-                self.ring.receive(socket.descriptor.as_raw_fd(), key);
             }
         } else if connection.is_receiving && !connection.is_cancelling && !connection.eof {
             connection.is_cancelling = true;

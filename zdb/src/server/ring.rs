@@ -17,6 +17,8 @@ const BUFFER_BYTES: usize = 128 << 10;
 const BUFFER_GROUP: u16 = 0;
 /// `RWF_DSYNC`: the write is on stable storage when it completes.
 const RWF_DSYNC: i32 = 2;
+/// `IORING_RECVSEND_POLL_FIRST`.
+const RECVSEND_POLL_FIRST: u16 = 1;
 /// How long a turn waits for its batch to fill, in microseconds.
 const BATCH_WAIT_US: u32 = 30;
 
@@ -46,6 +48,23 @@ impl Kind {
             7 => Self::Wake,
             8 => Self::Timer,
             _ => unreachable!("the kernel gives back what was handed in"),
+        }
+    }
+}
+
+/// When a send is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Some of it is out, and the rest is sent anew.
+    Some,
+    All,
+}
+
+impl Until {
+    fn flags(self) -> i32 {
+        match self {
+            Self::Some => libc::MSG_NOSIGNAL,
+            Self::All => libc::MSG_NOSIGNAL | libc::MSG_WAITALL,
         }
     }
 }
@@ -146,6 +165,17 @@ impl Ring {
         self.push(&entry);
     }
 
+    /// Receives once, and no more than so many bytes.
+    pub fn receive_at_most(&mut self, socket: RawFd, key: u64, length: usize) {
+        let length = length.min(BUFFER_BYTES) as u32;
+        let entry = opcode::Recv::new(Fd(socket), std::ptr::null_mut(), length)
+            .buf_group(BUFFER_GROUP)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT)
+            .user_data(user_data(Kind::Receive, key));
+        self.push(&entry);
+    }
+
     pub fn cancel_receive(&mut self, key: u64) {
         let entry = opcode::AsyncCancel::new(user_data(Kind::Receive, key))
             .build()
@@ -154,10 +184,16 @@ impl Ring {
     }
 
     /// Sends bytes that must stay where they are until the completion.
-    pub fn send(&mut self, socket: RawFd, key: u64, bytes: *const u8, length: usize) {
+    pub fn send(
+        &mut self,
+        socket: RawFd,
+        key: u64,
+        (bytes, length): (*const u8, usize),
+        until: Until,
+    ) {
         let length = length.min(i32::MAX as usize) as u32;
         let entry = opcode::Send::new(Fd(socket), bytes, length)
-            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .flags(until.flags())
             .build()
             .user_data(user_data(Kind::Send, key));
         self.sends += 1;
@@ -165,12 +201,28 @@ impl Ring {
     }
 
     /// Sends the slices of a message; message, slices and bytes must stay until the completion.
-    pub fn send_message(&mut self, socket: RawFd, key: u64, message: *const libc::msghdr) {
+    pub fn send_message(
+        &mut self,
+        socket: RawFd,
+        key: u64,
+        message: *const libc::msghdr,
+        until: Until,
+    ) {
         let entry = opcode::SendMsg::new(Fd(socket), message)
-            .flags((libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32)
+            .flags(until.flags() as u32)
             .build()
             .user_data(user_data(Kind::Send, key));
         self.sends += 1;
+        self.push(&entry);
+    }
+
+    /// The same, but not before the socket says that it has room.
+    pub fn send_last(&mut self, socket: RawFd, key: u64, message: *const libc::msghdr) {
+        let entry = opcode::SendMsg::new(Fd(socket), message)
+            .ioprio(RECVSEND_POLL_FIRST)
+            .flags(Until::Some.flags() as u32)
+            .build()
+            .user_data(user_data(Kind::Send, key));
         self.push(&entry);
     }
 

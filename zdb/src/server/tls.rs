@@ -1,12 +1,14 @@
 //! TLS 1.3: the certificates, and one encrypted connection between its socket and the hub. It moves no
 //! bytes itself.
 
+use super::kernel_tls::{self, Border};
 use crate::output::Output;
+use rustls::CipherSuite::TLS13_CHACHA20_POLY1305_SHA256;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use rustls::{ExtractedSecrets, RootCertStore, ServerConfig, ServerConnection};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,22 +30,32 @@ pub struct TlsFiles {
 pub struct Tls {
     files: TlsFiles,
     config: Arc<ServerConfig>,
+    /// Whether the kernel goes on after handshakes; if not, why.
+    kernel: Result<(), String>,
 }
 
 impl Tls {
-    pub fn new(files: TlsFiles) -> Result<Self, String> {
-        let config = read(&files)?;
-        Ok(Self { files, config })
+    pub fn new(files: TlsFiles, wants_kernel: bool) -> Result<Self, String> {
+        let kernel =
+            if wants_kernel { kernel_tls::probe() } else { Err("switched off".to_owned()) };
+        let config = read(&files, kernel.is_ok())?;
+        Ok(Self { files, config, kernel })
+    }
+
+    pub fn kernel(&self) -> &Result<(), String> {
+        &self.kernel
     }
 
     /// Reads the files again, for connections from now on. On an error the old ones stay in use.
     pub fn reload(&mut self) -> Result<(), String> {
-        self.config = read(&self.files)?;
+        self.config = read(&self.files, self.kernel.is_ok())?;
         Ok(())
     }
 
-    pub fn session(&self) -> Result<TlsSession, rustls::Error> {
+    /// For a connection that the kernel may take over, or not.
+    pub fn session(&self, with_kernel: bool) -> Result<TlsSession, rustls::Error> {
         Ok(TlsSession {
+            border: with_kernel.then(Border::default),
             connection: ServerConnection::new(self.config.clone())?,
             wire: Vec::new(),
             wire_sent: 0,
@@ -52,8 +64,13 @@ impl Tls {
     }
 }
 
-fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+fn read(files: &TlsFiles, with_kernel: bool) -> Result<Arc<ServerConfig>, String> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    if with_kernel {
+        // The one for the kernel first, whatever else the client would rather have.
+        provider.cipher_suites.sort_by_key(|one| one.suite() != TLS13_CHACHA20_POLY1305_SHA256);
+    }
+    let provider = Arc::new(provider);
     let chain = certificates("--tls-cert", &files.certificate)?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|error| format!("--tls-key {}: {error}", files.key.display()))?;
@@ -74,6 +91,8 @@ fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
     // Connections live long, so a quicker second handshake is worth less than that each of them shows
     // its certificate anew.
     config.send_tls13_tickets = 0;
+    config.ignore_client_order = with_kernel;
+    config.enable_secret_extraction = with_kernel;
     Ok(Arc::new(config))
 }
 
@@ -99,9 +118,20 @@ fn verifier(
         .map_err(|error| explain(&error))
 }
 
+/// How a session's socket is to be read next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receive {
+    Freely,
+    AtMost(usize),
+    /// What comes next is for the kernel.
+    Nothing,
+}
+
 /// One encrypted connection.
 pub struct TlsSession {
     connection: ServerConnection,
+    /// As long as the kernel may take over.
+    border: Option<Border>,
     /// Encrypted bytes for the socket; not touched while the kernel sends them.
     wire: Vec<u8>,
     wire_sent: usize,
@@ -113,6 +143,24 @@ impl TlsSession {
         self.connection.is_handshaking()
     }
 
+    pub fn receive(&self) -> Receive {
+        match &self.border {
+            None => Receive::Freely,
+            Some(border) if self.is_handshaking() => Receive::AtMost(border.wanted()),
+            Some(_) => Receive::Nothing,
+        }
+    }
+
+    /// Whether the handshake is over, all of it is sent, and the kernel is to go on.
+    pub fn is_for_kernel(&self) -> bool {
+        self.receive() == Receive::Nothing && self.wire.is_empty() && !self.connection.wants_write()
+    }
+
+    /// The keys, and the numbers of the next records.
+    pub fn into_secrets(self) -> Result<ExtractedSecrets, rustls::Error> {
+        self.connection.dangerous_extract_secrets()
+    }
+
     /// Takes bytes from the socket and puts what they say behind `plaintext`. True: the client will say
     /// no more. After an error the rest of the session is the alert that `fill` gives.
     pub fn received(
@@ -120,6 +168,9 @@ impl TlsSession {
         mut bytes: &[u8],
         plaintext: &mut Vec<u8>,
     ) -> Result<bool, rustls::Error> {
+        if let Some(border) = &mut self.border {
+            border.took(bytes);
+        }
         let mut has_closed = false;
         while !bytes.is_empty() && !has_closed {
             let taken = self.connection.read_tls(&mut bytes);
@@ -136,6 +187,14 @@ impl TlsSession {
             if !matches!(taken, Ok(1..)) && !has_closed {
                 return Err(rustls::Error::General("a record does not end".into()));
             }
+        }
+        let suite = self.connection.negotiated_cipher_suite().map(|suite| suite.suite());
+        let is_other = suite.is_some_and(|suite| suite != TLS13_CHACHA20_POLY1305_SHA256);
+        // A handshake ends with a record, so this is no more than what rustls promises.
+        let is_behind = !self.is_handshaking()
+            && self.border.as_ref().is_some_and(|border| !border.is_reached());
+        if has_closed || is_other || is_behind {
+            self.border = None;
         }
         Ok(has_closed)
     }

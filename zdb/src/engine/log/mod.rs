@@ -13,6 +13,7 @@ mod switch;
 use crate::disk::{Done, FileId, Operation, Token};
 use crate::engine::index::Place;
 use crate::limits::*;
+use crate::planted::{self, Bug};
 use buffer::WriteBuffer;
 use format::{BLOCK, Head, Kind, LogId, RECORD_BYTES_MAX, RECORD_BYTES_MIN};
 use segments::{Segment, Segments};
@@ -71,6 +72,15 @@ struct Flight {
 struct Switch {
     end: u64,
     next_start: u64,
+}
+
+/// A record of a batch.
+pub struct Member<'a> {
+    pub head: Head,
+    pub key: &'a [u8],
+    pub payload: &'a [u8],
+    /// Which record before it in the batch is of another key with the same hash: it follows that one.
+    pub behind: Option<usize>,
 }
 
 /// The log went on from one segment to the next: the bases of both.
@@ -250,9 +260,9 @@ impl Log {
     pub fn append_batch(
         &mut self,
         now_ms: u64,
-        members: &mut [(Head, &[u8], &[u8])],
+        members: &mut [Member<'_>],
     ) -> Result<(u64, u64), Refusal> {
-        let bytes: u64 = members.iter().map(|(head, ..)| head.bytes()).sum();
+        let bytes: u64 = members.iter().map(|member| member.head.bytes()).sum();
         assert!(
             bytes <= format::BATCH_BYTES_MAX as u64,
             "the command checked the size of the batch"
@@ -262,10 +272,16 @@ impl Log {
         let seed = self.seed;
         let out = self.room(position, bytes);
         let mut at = format::BATCH_HEAD_BYTES;
-        for (head, key, payload) in members {
+        for index in 0..members.len() {
             let place = position + at as u64;
+            let behind = members[index].behind.map(|before| members[before].head.sequence);
+            let Member { head, key, payload, .. } = &mut members[index];
             head.sequence = place / format::ALIGN;
             head.flags |= format::FLAG_MEMBER;
+            if let Some(sequence) = behind {
+                head.previous = Place::new(sequence * format::ALIGN);
+                head.flags |= format::FLAG_UNVERIFIED;
+            }
             format::encode(&mut out[at..], seed, place, head, key, payload);
             at += head.bytes() as usize;
         }
@@ -387,6 +403,7 @@ impl Log {
     /// It is never inside a batch, which counts as a whole.
     pub fn acknowledged(&self) -> u64 {
         let position = match self.policy {
+            _ if planted::is(Bug::EarlyAck) => return u64::MAX,
             Policy::Always => self.durable,
             _ if self.buffer.survives_kill() => return u64::MAX,
             _ => self.written,
@@ -483,7 +500,8 @@ impl Log {
             }
         }
         self.zero_ahead();
-        self.segments.write_pages(self.durable, &mut self.next_token, &mut self.operations);
+        let durable = if planted::is(Bug::EarlySidecar) { self.appended } else { self.durable };
+        self.segments.write_pages(durable, &mut self.next_token, &mut self.operations);
         self.report_jumps();
     }
 
@@ -526,7 +544,7 @@ impl Log {
     }
 
     fn push_write(&mut self, token: Token, file: FileId, base: u64, start: u64, end: u64) {
-        let durable = self.policy == Policy::Always;
+        let durable = self.policy == Policy::Always && !planted::is(Bug::LazyWrite);
         self.operations.push((
             token,
             Operation::Write {
@@ -543,6 +561,8 @@ impl Log {
         let Some(target) = self.flush_target else { return };
         if self.durable >= target {
             self.flush_target = None;
+        } else if planted::is(Bug::SkippedFlush) {
+            self.durable = self.written;
         } else if self.written >= target && self.sync.is_none() {
             let segment = self.segments.of(target - 1).expect("written bytes have a segment");
             let file = segment.file;

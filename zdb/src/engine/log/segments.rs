@@ -96,10 +96,12 @@ impl Segment {
         self.settled = self.pages.len();
     }
 
-    /// Adds a page whose file cannot be written.
+    /// Adds a page whose file cannot be written. Its place stays empty: a page behind it that took it would
+    /// hide from the next start that one is missing.
     pub fn add_kept(&mut self, header: PageHeader, bytes: Vec<u8>) {
         let offset = self.sidecar_bytes;
         let length = bytes.len();
+        self.sidecar_bytes += length as u64;
         self.pages.push(Page { header, offset, bytes: length, state: PageState::Kept(bytes) });
         self.settled = self.pages.len();
     }

@@ -3,6 +3,9 @@
 //! What was written and not yet flushed is kept as a list of changes. A power cut keeps some of them, in
 //! any order: a block whole, not at all, or torn between two sectors. The same holds for the length of a
 //! file, and for names in a directory that was not flushed. What a flush covered stays.
+//!
+//! Every call that changes something is a step, and steps are counted: at a chosen one the machine stops.
+//! Until it is switched on again nothing changes any more.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,6 +16,7 @@ use zdb::disk::{FileId, Files, Root};
 const BLOCK: u64 = 4096;
 const SECTOR: usize = 512;
 const FREE_BYTES: u64 = 1 << 30;
+const EIO: i32 = 5;
 
 type Block = Arc<[u8; BLOCK as usize]>;
 
@@ -141,6 +145,36 @@ impl Inode {
     }
 }
 
+/// What goes wrong with one of the coming calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The machine stops in the middle of it.
+    Stops,
+    /// It fails with EIO, and a write was done in part.
+    Fails,
+    /// There is no room for it.
+    Full,
+    /// A read brings a bit that was not written.
+    Flips,
+}
+
+/// The trouble that is to come.
+struct Plan {
+    /// Calls that still go well, of those that the trouble can happen to.
+    calls: u64,
+    trouble: Trouble,
+    random: Random,
+}
+
+/// What a call does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Reads,
+    Changes,
+    /// Changes, and needs room.
+    Grows,
+}
+
 #[derive(Default)]
 struct State {
     inodes: Vec<Inode>,
@@ -151,6 +185,14 @@ struct State {
     next_id: i32,
     /// Bytes that a new segment can have, where the disk is nearly full.
     room_bytes: Option<u64>,
+    plan: Option<Plan>,
+    /// The trouble that came last, until somebody asks.
+    struck: Option<Trouble>,
+    /// Calls that changed something.
+    steps: u64,
+    /// The step at which the machine stops.
+    last_step: u64,
+    is_stopped: bool,
 }
 
 /// The directories `--data` and `--index`.
@@ -159,11 +201,79 @@ pub struct MemoryFiles {
     state: Mutex<State>,
 }
 
+fn error_of(trouble: Trouble) -> io::Error {
+    match trouble {
+        Trouble::Full => io::ErrorKind::StorageFull.into(),
+        Trouble::Stops | Trouble::Fails | Trouble::Flips => io::Error::from_raw_os_error(EIO),
+    }
+}
+
+/// Changes one bit.
+fn flip(bytes: &mut [u8], random: &mut Random) {
+    let at = random.below(bytes.len() as u64) as usize;
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= 1 << random.below(8);
+    }
+}
+
 fn key(root: Root, name: &str) -> (bool, String) {
     (root == Root::Data, name.to_owned())
 }
 
 impl State {
+    /// Whether a call goes well: `None`, or what happens to it.
+    fn begin(&mut self, call: Call) -> Option<Trouble> {
+        if self.is_stopped {
+            return Some(Trouble::Fails);
+        }
+        if call != Call::Reads {
+            self.steps += 1;
+            if self.steps == self.last_step {
+                self.is_stopped = true;
+                return Some(Trouble::Stops);
+            }
+        }
+        let plan = self.plan.as_mut()?;
+        let fits = match plan.trouble {
+            Trouble::Stops => call != Call::Reads,
+            Trouble::Fails => true,
+            Trouble::Full => call == Call::Grows,
+            Trouble::Flips => call == Call::Reads,
+        };
+        if !fits {
+            return None;
+        }
+        if plan.calls > 0 {
+            plan.calls -= 1;
+            return None;
+        }
+        let trouble = plan.trouble;
+        self.plan = None;
+        self.struck = Some(trouble);
+        self.is_stopped = trouble == Trouble::Stops;
+        Some(trouble)
+    }
+
+    /// The same for a call of which nothing is done where it does not go well.
+    fn whole(&mut self, call: Call) -> io::Result<()> {
+        self.begin(call).map_or(Ok(()), |trouble| Err(error_of(trouble)))
+    }
+
+    /// How many bytes of a write are done, and how it ends.
+    fn part(&mut self, bytes: usize) -> (usize, io::Result<()>) {
+        if self.is_stopped {
+            return (0, Err(error_of(Trouble::Stops)));
+        }
+        let seed = self.plan.as_ref().map_or(self.steps, |plan| plan.random.0);
+        match self.begin(Call::Grows) {
+            None => (bytes, Ok(())),
+            Some(trouble) => {
+                let sectors = Random(seed).below((bytes / SECTOR) as u64 + 1) as usize;
+                (sectors * SECTOR, Err(error_of(trouble)))
+            }
+        }
+    }
+
     fn inode(&mut self, file: FileId) -> &mut Inode {
         let at = *self.open.get(&file.0).expect("a file is used while it is open");
         &mut self.inodes[at]
@@ -212,6 +322,38 @@ impl MemoryFiles {
         self.state().room_bytes = bytes;
     }
 
+    /// Lets something go wrong with a later call: after `calls` of those that it can happen to.
+    pub fn plan(&self, trouble: Trouble, calls: u64, seed: u64) {
+        self.state().plan = Some(Plan { calls, trouble, random: Random(seed) });
+    }
+
+    /// Nothing more goes wrong on its own. Returns what did.
+    pub fn forget_plan(&self) -> Option<Trouble> {
+        let mut state = self.state();
+        state.plan = None;
+        state.last_step = 0;
+        state.struck.take()
+    }
+
+    /// Calls so far that changed something.
+    pub fn steps(&self) -> u64 {
+        self.state().steps
+    }
+
+    /// Stops the machine at a step, counted from now; 0: at none.
+    pub fn stop_at(&self, step: u64) {
+        let mut state = self.state();
+        state.last_step = if step == 0 { 0 } else { state.steps + step };
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.state().is_stopped
+    }
+
+    pub fn switch_on(&self) {
+        self.state().is_stopped = false;
+    }
+
     /// A process has ended: its files are closed.
     pub fn close_all(&self) {
         self.state().open.clear();
@@ -236,30 +378,53 @@ impl MemoryFiles {
         state.inodes.iter_mut().for_each(|inode| inode.cut_power(random));
     }
 
-    pub fn write(&self, file: FileId, offset: u64, bytes: &[u8]) {
+    pub fn write(&self, file: FileId, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state();
+        let (done, result) = state.part(bytes.len());
         let inode = state.inode(file);
         assert!(offset + bytes.len() as u64 <= inode.now.bytes, "the log stays in its segment");
-        inode.write(offset, bytes);
+        inode.write(offset, &bytes[..done]);
+        result
     }
 
-    pub fn read(&self, file: FileId, offset: u64, length: u64) -> AlignedBuffer {
+    pub fn read(&self, file: FileId, offset: u64, length: u64) -> io::Result<AlignedBuffer> {
         let mut buffer = AlignedBuffer::new(length as usize);
-        let read = self.state().inode(file).now.read(offset, &mut buffer);
+        let read = self.read_at(file, offset, &mut buffer)?;
         buffer.truncate(read);
-        buffer
+        Ok(buffer)
+    }
+
+    /// Reads, and changes a bit on the way where that is planned.
+    fn fill(
+        &self,
+        find: impl FnOnce(&mut State) -> io::Result<&mut Inode>,
+        offset: u64,
+        out: &mut [u8],
+    ) -> io::Result<usize> {
+        let mut state = self.state();
+        let mut random = state.plan.as_ref().map(|plan| Random(plan.random.0));
+        let trouble = state.begin(Call::Reads);
+        let read = find(&mut state)?.now.read(offset, out);
+        match (trouble, &mut random) {
+            (None, _) => {}
+            (Some(Trouble::Flips), Some(random)) => flip(&mut out[..read], random),
+            (Some(trouble), _) => return Err(error_of(trouble)),
+        }
+        Ok(read)
     }
 }
 
 impl Files for MemoryFiles {
     fn list(&self, root: Root) -> io::Result<Vec<String>> {
-        let state = self.state();
+        let mut state = self.state();
+        state.whole(Call::Reads)?;
         let of = state.names.keys().filter(|(data, _)| *data == (root == Root::Data));
         Ok(of.map(|(_, name)| name.clone()).collect())
     }
 
     fn open(&self, root: Root, name: &str) -> io::Result<FileId> {
         let mut state = self.state();
+        state.whole(Call::Reads)?;
         let at = *state.names.get(&key(root, name)).ok_or(io::ErrorKind::NotFound)?;
         Ok(state.open(at))
     }
@@ -272,6 +437,7 @@ impl Files for MemoryFiles {
         capacity_min: u64,
     ) -> io::Result<(FileId, u64)> {
         let mut state = self.state();
+        state.whole(Call::Grows)?;
         let room = state.room_bytes.unwrap_or(u64::MAX);
         let mut size = capacity;
         while size > room {
@@ -292,57 +458,67 @@ impl Files for MemoryFiles {
     }
 
     fn size(&self, file: FileId) -> io::Result<u64> {
-        Ok(self.state().inode(file).now.bytes)
+        let mut state = self.state();
+        state.whole(Call::Reads)?;
+        Ok(state.inode(file).now.bytes)
     }
 
     fn read_at(&self, file: FileId, offset: u64, buffer: &mut AlignedBuffer) -> io::Result<usize> {
-        Ok(self.state().inode(file).now.read(offset, buffer))
+        self.fill(|state| Ok(state.inode(file)), offset, buffer)
     }
 
     fn write_at(&self, file: FileId, offset: u64, bytes: &AlignedBuffer) -> io::Result<()> {
-        self.state().inode(file).write(offset, bytes);
-        Ok(())
+        let mut state = self.state();
+        let (done, result) = state.part(bytes.len());
+        state.inode(file).write(offset, &bytes[..done]);
+        result
     }
 
     fn next_written(&self, file: FileId, offset: u64) -> io::Result<Option<u64>> {
         let mut state = self.state();
+        state.whole(Call::Reads)?;
         let found = state.inode(file).now.blocks.range(offset / BLOCK..).next();
         Ok(found.map(|(at, _)| (at * BLOCK).max(offset)))
     }
 
     fn sync(&self, file: FileId) -> io::Result<()> {
-        self.state().inode(file).sync();
+        let mut state = self.state();
+        state.whole(Call::Changes)?;
+        state.inode(file).sync();
         Ok(())
     }
 
     fn truncate(&self, file: FileId, length: u64) -> io::Result<()> {
-        self.state().inode(file).change(Change::Length(length));
+        let mut state = self.state();
+        state.whole(Call::Changes)?;
+        state.inode(file).change(Change::Length(length));
         Ok(())
     }
 
     fn sync_directory(&self, root: Root) -> io::Result<()> {
-        self.state().sync_directory(root);
+        let mut state = self.state();
+        state.whole(Call::Changes)?;
+        state.sync_directory(root);
         Ok(())
     }
 
     fn remove(&self, root: Root, name: &str) -> io::Result<()> {
-        self.state().names.remove(&key(root, name)).ok_or(io::ErrorKind::NotFound)?;
+        let mut state = self.state();
+        state.whole(Call::Changes)?;
+        state.names.remove(&key(root, name)).ok_or(io::ErrorKind::NotFound)?;
         Ok(())
     }
 
     fn read_small(&self, root: Root, name: &str) -> io::Result<Vec<u8>> {
-        let mut state = self.state();
-        let content = &state.named(root, name)?.now;
-        let mut bytes = vec![0; content.bytes as usize];
-        content.read(0, &mut bytes);
+        let length = self.state().named(root, name)?.now.bytes;
+        let mut bytes = vec![0; length as usize];
+        self.fill(|state| state.named(root, name), 0, &mut bytes)?;
         Ok(bytes)
     }
 
     fn read_part(&self, root: Root, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        let mut state = self.state();
-        let content = &state.named(root, name)?.now;
         let mut bytes = vec![0; length];
-        if content.read(offset, &mut bytes) < length {
+        if self.fill(|state| state.named(root, name), offset, &mut bytes)? < length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(bytes)
@@ -350,6 +526,7 @@ impl Files for MemoryFiles {
 
     fn write_small(&self, root: Root, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state();
+        state.whole(Call::Grows)?;
         let at = state.inodes.len();
         let mut inode = Inode::default();
         inode.write(0, bytes);
@@ -362,10 +539,14 @@ impl Files for MemoryFiles {
 
     fn write_part(&self, root: Root, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state();
+        let (done, result) = state.part(bytes.len());
+        if done == 0 && result.is_err() {
+            return result;
+        }
         let inode = state.named_or_new(root, name);
-        inode.write(offset, bytes);
-        inode.change(Change::Length(offset + bytes.len() as u64));
-        Ok(())
+        inode.write(offset, &bytes[..done]);
+        inode.change(Change::Length(offset + done as u64));
+        result
     }
 
     fn free_bytes(&self, _root: Root) -> io::Result<u64> {

@@ -1,6 +1,10 @@
 //! A server without sockets, files and a clock: the hub and its engine, the disk in memory, clients. It
 //! does what the loop of the server does, in the order that its owner chooses.
 
+mod restart;
+
+pub use restart::StartTrouble;
+
 use crate::client::{self, Client};
 use crate::disk::{MemoryFiles, Random};
 use crate::history::{History, Moment};
@@ -15,11 +19,9 @@ use zdb::command::{
     Source, Table, Throttle,
 };
 use zdb::disk::housekeeper;
-use zdb::disk::{Completion, Done, FileId, Files, Operation, Root, Token};
-use zdb::engine::index::FEW_HASHES_SECRET;
+use zdb::disk::{Completion, Done, Files, Operation, Token};
+use zdb::engine::Now;
 use zdb::engine::log::{Policy, format};
-use zdb::engine::recovery::{self, StartOptions};
-use zdb::engine::{Engine, Now};
 use zdb::hub::{Hub, Peer};
 use zdb::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX};
 
@@ -28,6 +30,10 @@ const PIECE_BYTES_MAX: usize = 16 << 10;
 const BLOCK: u64 = format::BLOCK;
 /// Rounds in which everything that waits must come to its end.
 const QUIET_ROUNDS_MAX: usize = 2000;
+/// Rounds after which what the log does on its own is no reason to go on.
+const IDLE_ROUNDS_MAX: usize = 100;
+/// Rounds in which a prompt disk keeps up with the clock.
+const PROMPT_ROUNDS_MAX: usize = 1000;
 /// The clock at the start, in microseconds.
 const START_US: u64 = 1_800_000_000_000_000;
 
@@ -43,6 +49,9 @@ pub struct Setup {
     pub protect: bool,
     /// Many keys share a hash.
     pub few_hashes: bool,
+    /// The disk ends what it is asked for before the clock moves: then a power cut takes no more than the
+    /// policy allows, by the clock.
+    pub prompt: bool,
 }
 
 /// How an operation of the disk ends.
@@ -72,21 +81,33 @@ pub struct World {
     pub history: History,
     pub hub: Hub,
     pub now: Now,
-    files: Arc<MemoryFiles>,
+    pub files: Arc<MemoryFiles>,
     /// Operations of the ring, which end in any order.
     pub ring: Vec<(Token, Operation)>,
     /// Operations of the housekeeper, which end in theirs.
     pub orders: VecDeque<(Token, Operation)>,
     moment: Moment,
-    /// How far the log was at which moments.
-    marks: Vec<(Moment, u64)>,
-    bad_reads: bool,
+    marks: Vec<Mark>,
+    pub bad_reads: bool,
     pub bad_writes: bool,
-    /// A power cut may leave a later record without an earlier one.
-    lost_power: bool,
+    /// A crash may have left a later record without an earlier one.
+    pub has_gaps: bool,
+    /// A start saw other bytes than were written: whatever it made of them may have lost more.
+    pub bad_start: bool,
     /// Since the start, whatever was acknowledged was durable.
     always: bool,
+    /// Since the start, the policy was that of the setup.
+    same_policy: bool,
     stop: Stop,
+    /// Follows from all replies: two runs of one seed have the same.
+    pub digest: u64,
+}
+
+/// How far the log was at a moment, and what the clock said.
+struct Mark {
+    pub moment: Moment,
+    pub appended: u64,
+    pub clock_ms: u64,
 }
 
 /// Where the write buffers of this process live, in memory.
@@ -123,25 +144,6 @@ fn forget_buffers() {
     }
 }
 
-fn start(files: &MemoryFiles, setup: &Setup) -> Engine {
-    let mut random = *b"a log of the fuzzer and its keys";
-    if setup.few_hashes {
-        random[16..].copy_from_slice(&FEW_HASHES_SECRET);
-    }
-    let options = StartOptions {
-        mode: None,
-        policy: setup.policy,
-        segment_bytes: setup.segment_bytes,
-        cache_bytes: setup.cache_bytes,
-        buffer: setup.shared_buffer.then(buffer_directory),
-        random,
-    };
-    match recovery::start(files, options) {
-        Ok((engine, _)) => engine,
-        Err(line) => panic!("the server does not start: {line}"),
-    }
-}
-
 fn state(setup: &Setup) -> ServerState {
     let mut random = Random(1);
     let settings = Settings {
@@ -173,6 +175,7 @@ fn state(setup: &Setup) -> ServerState {
         rates: Rates::default(),
         latencies: Latencies::default(),
         slow_log: SlowLog::default(),
+        tls_kernel: false,
     }
 }
 
@@ -193,7 +196,8 @@ impl World {
         forget_buffers();
         CLOCK_NS.store(0, Ordering::Relaxed);
         let files = Arc::new(files);
-        let mut hub = Hub::new(start(&files, &setup), state(&setup), false);
+        let engine = restart::start(&files, &setup).expect("an empty disk is no obstacle");
+        let mut hub = Hub::new(engine, state(&setup), false);
         let now = Now { unix_us: START_US, monotonic_ms: 1 };
         hub.set_time(now);
         Self {
@@ -210,8 +214,11 @@ impl World {
             marks: Vec::new(),
             bad_reads: false,
             bad_writes: false,
-            lost_power: false,
+            has_gaps: false,
+            bad_start: false,
+            same_policy: true,
             stop: Stop::No,
+            digest: 0,
         }
     }
 
@@ -219,7 +226,11 @@ impl World {
         client::World { history, now, bad_reads }
     }
 
-    fn tick(&mut self) -> Moment {
+    pub fn now_moment(&self) -> Moment {
+        self.moment
+    }
+
+    pub fn tick(&mut self) -> Moment {
         self.moment += 1;
         self.moment
     }
@@ -228,10 +239,36 @@ impl World {
     pub fn is_trusted(&self) -> bool {
         let broken = self.hub.engine.log.broken().is_some();
         // An overwrite takes the key that it finds by the hash for its own, and counts it as replaced.
-        !(self.setup.few_hashes || self.bad_reads || self.bad_writes || self.lost_power || broken)
+        let doubtful = self.bad_reads || self.bad_writes || self.bad_start || self.has_gaps;
+        !(self.setup.few_hashes || doubtful || broken)
     }
 
     pub fn advance(&mut self, ms: u64) {
+        if !self.setup.prompt {
+            return self.pass(ms);
+        }
+        let until_ms = self.now.monotonic_ms + ms;
+        for _ in 0..PROMPT_ROUNDS_MAX {
+            self.turn();
+            if self.files.is_stopped() {
+                return;
+            }
+            if !self.ring.is_empty() || !self.orders.is_empty() {
+                self.finish_all();
+                continue;
+            }
+            let left_ms = until_ms.saturating_sub(self.now.monotonic_ms);
+            if left_ms == 0 {
+                return;
+            }
+            let due = [self.hub.engine.log.deadline_ms(), self.hub.deadline_ms()];
+            let due_ms = due.into_iter().flatten().min().unwrap_or(u64::MAX);
+            self.pass(due_ms.saturating_sub(self.now.monotonic_ms).clamp(1, left_ms));
+        }
+        self.pass(until_ms.saturating_sub(self.now.monotonic_ms));
+    }
+
+    fn pass(&mut self, ms: u64) {
         self.now.monotonic_ms += ms;
         self.now.unix_us += ms * 1000;
         self.hub.set_time(self.now);
@@ -289,7 +326,11 @@ impl World {
         }
         client.deliver(
             &bytes,
-            &mut Self::checks(&mut self.history, now, self.bad_reads || self.lost_power),
+            &mut Self::checks(
+                &mut self.history,
+                now,
+                self.bad_reads || self.has_gaps || self.bad_start,
+            ),
         );
         self.hub.received(client.key, &bytes);
     }
@@ -308,6 +349,9 @@ impl World {
         for slice in slices {
             bytes.extend_from_slice(&slice[..slice.len().min(count - bytes.len())]);
         }
+        self.digest = bytes.iter().fold(self.digest ^ now, |digest, byte| {
+            (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
         connection.sent += bytes.len();
         if connection.sent >= connection.sending.len() {
             connection.sending.clear();
@@ -317,7 +361,11 @@ impl World {
         self.hub.server.stats.sent_bytes += bytes.len() as u64;
         client.read(
             &bytes,
-            &mut Self::checks(&mut self.history, now, self.bad_reads || self.lost_power),
+            &mut Self::checks(
+                &mut self.history,
+                now,
+                self.bad_reads || self.has_gaps || self.bad_start,
+            ),
         );
         self.hub.resume(client.key);
     }
@@ -373,6 +421,9 @@ impl World {
 
     /// Lets the hub settle, and takes what it wants.
     pub fn turn(&mut self) {
+        if self.files.is_stopped() {
+            return;
+        }
         let mut operations = Vec::new();
         let mut touched = Vec::new();
         loop {
@@ -413,12 +464,16 @@ impl World {
         }
         self.hub.engine.log.notices.clear();
         self.hub.engine.log.jumps.clear();
-        self.always &= self.hub.engine.log.policy == Policy::Always;
+        let policy = self.hub.engine.log.policy;
+        self.always &= policy == Policy::Always;
+        self.same_policy &= policy == self.setup.policy;
         let appended = self.hub.engine.log.appended();
-        if self.marks.last().is_none_or(|(_, last)| *last != appended) {
-            self.marks.push((self.moment, appended));
-        } else if let Some((moment, _)) = self.marks.last_mut() {
-            *moment = self.moment;
+        let mark = Mark { moment: self.moment, appended, clock_ms: self.now.monotonic_ms };
+        match self.marks.last_mut() {
+            Some(last) if last.appended == appended && last.clock_ms == mark.clock_ms => {
+                *last = mark
+            }
+            _ => self.marks.push(mark),
         }
         self.check_limits();
     }
@@ -470,7 +525,9 @@ impl World {
         }
         let result = self.perform(operation, fate, random);
         self.tick();
-        self.hub.completed(Completion { token, result });
+        if !self.files.is_stopped() {
+            self.hub.completed(Completion { token, result });
+        }
     }
 
     fn perform(
@@ -486,19 +543,25 @@ impl World {
                 let bytes = bytes.expect("what is being written is in the buffer");
                 let part = random.below(length / 512 + 1) * 512;
                 let written = if fate == Fate::Well { length } else { part };
-                self.files.write(file, offset, &bytes[..written as usize]);
+                let put = self.files.write(file, offset, &bytes[..written as usize]);
+                self.bad_writes |= put.is_err();
+                put?;
                 if fate == Fate::Failed || fate == Fate::Full || written == 0 {
                     self.bad_writes = true;
                 }
                 match fate {
                     Fate::Failed | Fate::Full => return Err(failed()),
-                    _ if durable => self.files.sync(file)?,
+                    _ if durable => {
+                        let synced = self.files.sync(file);
+                        self.bad_writes |= synced.is_err();
+                        synced?;
+                    }
                     _ => {}
                 }
                 Ok(Done::Count(written))
             }
             Operation::Zero { file, offset, length } => {
-                self.files.write(file, offset, &vec![0; length as usize]);
+                self.files.write(file, offset, &vec![0; length as usize])?;
                 if fate == Fate::Failed { Err(failed()) } else { Ok(Done::Count(length)) }
             }
             Operation::Sync { file } => {
@@ -506,13 +569,15 @@ impl World {
                     self.bad_writes = true;
                     return Err(failed());
                 }
-                self.files.sync(file)?;
-                Ok(Done::Count(0))
+                let synced = self.files.sync(file);
+                self.bad_writes |= synced.is_err();
+                synced.map(|()| Done::Count(0))
             }
             Operation::Read { file, offset, length } => {
                 assert!(offset % BLOCK == 0 && length % BLOCK == 0);
-                let mut buffer = self.files.read(file, offset, length);
-                self.bad_reads |= fate != Fate::Well;
+                let read = self.files.read(file, offset, length);
+                self.bad_reads |= fate != Fate::Well || read.is_err();
+                let mut buffer = read?;
                 match fate {
                     Fate::Well | Fate::Full => {}
                     Fate::Failed => return Err(failed()),
@@ -542,9 +607,15 @@ impl World {
     /// Ends the next operation of the housekeeper.
     pub fn finish_order(&mut self, fate: Fate, random: &mut Random) {
         if let Some((token, operation)) = self.orders.pop_front() {
+            let traced = client::traced() && fate != Fate::Well;
+            if traced {
+                eprintln!("{}: {operation:?} ends: {fate:?}", self.moment);
+            }
             let result = self.perform(operation, fate, random);
             self.tick();
-            self.hub.completed(Completion { token, result });
+            if !self.files.is_stopped() {
+                self.hub.completed(Completion { token, result });
+            }
         }
     }
 
@@ -559,12 +630,25 @@ impl World {
         }
     }
 
+    /// Whether requests are still being run, be it of clients that nobody listens for.
+    fn runs_on(&mut self) -> bool {
+        self.hub.keys().into_iter().any(|key| {
+            self.hub.get_mut(key).is_some_and(|one| {
+                let has_more = one.eof || (one.stashed() > 0 && !one.may_run());
+                has_more && !one.is_finished() && one.output.is_empty() && !one.is_sending
+            })
+        })
+    }
+
     /// Everything goes on until nothing is left to do: every request has its reply then.
     pub fn quiet(&mut self) {
         for client in &mut self.clients {
             client.slow = false;
         }
         for round in 0.. {
+            if self.files.is_stopped() {
+                return;
+            }
             for at in 0..self.clients.len() {
                 self.deliver(at, usize::MAX);
             }
@@ -572,14 +656,17 @@ impl World {
             let idle = self.ring.is_empty() && self.orders.is_empty();
             self.finish_all();
             self.turn();
+            let runs_on = self.runs_on();
             let waiting = self.clients.iter().filter(|client| !client.closed && !client.ended);
             let waiting: Vec<&Client> = waiting
                 .filter(|client| client.unanswered() > 0 || !client.wire.is_empty())
                 .collect();
             let closing = self.hub.stopping;
-            // Clients that are gone may have left requests that a pause holds.
-            let held = self.hub.deadline_ms().is_some();
-            if idle && self.ring.is_empty() && (waiting.is_empty() && !held || closing) {
+            // Clients that are gone may have left requests that a pause or the log holds.
+            let held = self.hub.deadline_ms().is_some() || runs_on;
+            // A segment that is due and meets a full disk is asked for again and again.
+            let idle = idle && self.ring.is_empty() || round > IDLE_ROUNDS_MAX;
+            if idle && (waiting.is_empty() && !held || closing) {
                 return;
             }
             assert!(
@@ -593,122 +680,5 @@ impl World {
             );
             self.advance_to_deadline();
         }
-    }
-
-    // ---------------------------------------------------------------- the end, and a new start
-
-    /// Stops in order, and starts again.
-    pub fn restart(&mut self) {
-        self.hub.stopping = true;
-        self.quiet();
-        self.stop = Stop::Closing { begun: false };
-        for round in 0.. {
-            self.turn();
-            let log = &self.hub.engine.log;
-            if self.stop == (Stop::Closing { begun: true }) && log.is_closed() {
-                break;
-            }
-            assert!(round < QUIET_ROUNDS_MAX, "the log does not close");
-            self.finish_all();
-            self.advance(20);
-        }
-        let clean = self.hub.engine.log.broken().is_none();
-        let summary = self.hub.engine.log.finish_close();
-        if let Some((base, file)) = summary.unused {
-            self.files.close(file);
-            let _ = self.files.remove(Root::Data, &format::segment_name(base));
-        }
-        if let Some((FileId(file), length)) = summary.cut {
-            let _ = self.files.truncate(FileId(file), length);
-        }
-        // After a clean stop nothing is lost to a power cut either.
-        if clean {
-            self.files.cut_power(&mut Random(7));
-            forget_buffers();
-        }
-        self.start_again(Moment::MAX);
-    }
-
-    /// The process is killed or, with `power`, the machine is; what was under way is done in part.
-    pub fn kill(&mut self, power: bool, random: &mut Random) {
-        for (_, operation) in std::mem::take(&mut self.ring) {
-            let fate = match random.below(3) {
-                0 => continue,
-                1 => Fate::Failed,
-                _ => Fate::Well,
-            };
-            if matches!(
-                operation,
-                Operation::Write { .. } | Operation::Sync { .. } | Operation::Zero { .. }
-            ) {
-                let bad_writes = self.bad_writes;
-                let _ = self.perform(operation, fate, random);
-                self.bad_writes = bad_writes;
-            }
-        }
-        for _ in 0..random.below(self.orders.len() as u64 + 1) {
-            if let Some((_, operation)) = self.orders.pop_front() {
-                let _ = housekeeper::perform(&*self.files, operation);
-            }
-        }
-        let kept = self.acknowledged_kept(power);
-        if power {
-            self.lost_power = true;
-            self.files.cut_power(random);
-            forget_buffers();
-        }
-        self.start_again(kept);
-    }
-
-    /// Until which moment what was acknowledged is surely still there.
-    fn acknowledged_kept(&self, power: bool) -> Moment {
-        // Under another policy for a while, something of that time may be on its way.
-        if self.always || !power { Moment::MAX } else { self.kept_until() }
-    }
-
-    /// When all that was appended by then is durable now.
-    fn kept_until(&self) -> Moment {
-        let durable = self.hub.engine.log.durable();
-        self.marks
-            .iter()
-            .take_while(|(_, appended)| *appended <= durable)
-            .last()
-            .map_or(0, |(moment, _)| *moment)
-    }
-
-    fn start_again(&mut self, kept_until: Moment) {
-        let now = self.tick();
-        if client::traced() {
-            eprintln!("{now}: a new start; kept is what was acknowledged until {kept_until}");
-        }
-        self.history.restarted(kept_until, now);
-        self.ring.clear();
-        self.orders.clear();
-        self.clients.clear();
-        self.marks.clear();
-        self.files.close_all();
-        self.files.set_room(None);
-        self.stop = Stop::No;
-        self.bad_writes = false;
-        // The old process lets go of its buffer before the new one takes it.
-        let mut spare = World::placeholder();
-        std::mem::swap(&mut self.hub, &mut spare);
-        drop(spare);
-        self.hub = Hub::new(start(&self.files, &self.setup), state(&self.setup), false);
-        self.hub.set_time(self.now);
-        self.always = self.setup.policy == Policy::Always;
-    }
-
-    fn placeholder() -> Hub {
-        let setup = Setup {
-            policy: Policy::No,
-            shared_buffer: false,
-            segment_bytes: 64 << 10,
-            cache_bytes: 0,
-            password: false,
-            protect: false,
-            few_hashes: false,
-        };
-        Hub::new(start(&MemoryFiles::default(), &setup), state(&setup), false)
     }
 }
