@@ -383,6 +383,11 @@ pub fn resume(
         Ok(bytes) => (bytes, true),
         // Its head and its key are whole.
         Err(ReadFailure::Damaged(Some(bytes))) => (bytes, false),
+        // Below a version that the cleaner dropped there is none of another key.
+        Err(ReadFailure::Gone) => {
+            missing(verb, protocol, out);
+            return finished;
+        }
         Err(ReadFailure::Damaged(None) | ReadFailure::Unreadable) => {
             match verb {
                 Verb::Exists => out.writer(protocol).integer(1),

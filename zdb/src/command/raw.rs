@@ -101,7 +101,7 @@ pub fn advance(
         Answer::Page(page) => {
             let segment = &engine.log.segments.list()[raw.segment];
             let (base, first) = (segment.base, segment.pages[raw.page].header.first);
-            let seed = engine.log.segments.page_seed(base);
+            let seed = engine.log.segments.page_seed(segment);
             match page {
                 Ok(bytes) if sidecar::read_page(&bytes, seed).is_some() => {
                     let entries = sidecar::entries(first, &bytes[PAGE_HEADER_BYTES..]);
@@ -115,7 +115,7 @@ pub fn advance(
                 }
             }
         }
-        Answer::Range { .. } | Answer::Written(_) => {
+        Answer::Range(_) | Answer::Written(_) => {
             unreachable!("raw reads ask for pages and records")
         }
     }

@@ -6,7 +6,7 @@ use super::raw::{self, Raw};
 use super::scan::{self, Scan};
 use crate::engine::index::Place;
 use crate::engine::log::format::{self, FLAG_UNVERIFIED, Kind, Verified};
-use crate::engine::{Answer, Engine, Fetched, Waiter};
+use crate::engine::{Answer, Engine, Fetched, ReadFailure, Waiter};
 use crate::output::Output;
 use crate::resp::Protocol;
 use bytes::Bytes;
@@ -150,7 +150,7 @@ pub fn fetch(engine: &mut Engine, waiter: Waiter, blame: Option<u32>, place: Pla
     }
     let record = match engine.peek_checked(place) {
         Some(record) => Ok(Bytes::copy_from_slice(record.bytes())),
-        None => Err(crate::engine::ReadFailure::Damaged(None)),
+        None => Err(ReadFailure::Damaged(None)),
     };
     engine.answers.push((waiter, Answer::Record(Fetched { place, record })));
 }
@@ -168,9 +168,12 @@ fn history(
     let finished = Step::Finished { rests_on: 0 };
     let mut writer = out.writer(task.protocol);
     let Ok(bytes) = &fetched.record else {
+        let is_gone = matches!(fetched.record, Err(ReadFailure::Gone));
         match (&version, &token) {
+            (Some(shown), _) if is_gone => return show(shown, None, task.protocol, out),
             // The version before is lost, but there is one: its token says so when asked.
             (Some(shown), _) => return show(shown, Some(fetched.place), task.protocol, out),
+            (None, Some(_)) if is_gone => writer.error("No more history"),
             (None, Some(_)) => writer.error("Invalid arguments (index query)"),
             (None, None) => writer.error("Internal Error"),
         }

@@ -92,7 +92,7 @@ fn look(
     let Fetched { record, .. } = context.fetched.iter().find(|fetched| fetched.place == place)?;
     Some(match record {
         Ok(bytes) => judge(&Verified::trusted(bytes), key, value),
-        Err(ReadFailure::Damaged(_) | ReadFailure::Unreadable) => Newest::Lost,
+        Err(ReadFailure::Damaged(_) | ReadFailure::Unreadable | ReadFailure::Gone) => Newest::Lost,
     })
 }
 
@@ -410,6 +410,7 @@ fn below(context: &Context<'_>, head: Place, key: &[u8]) -> Below {
         let record = match (context.engine.peek(place), fetched) {
             (Some(record), _) => record,
             (None, Some(Fetched { record: Ok(bytes), .. })) => Verified::trusted(bytes),
+            (None, Some(Fetched { record: Err(ReadFailure::Gone), .. })) => return Below::Nothing,
             (None, Some(Fetched { record: Err(_), .. })) => return Below::Lost,
             (None, None) => return Below::Read(place),
         };

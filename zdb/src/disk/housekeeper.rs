@@ -32,6 +32,30 @@ pub fn perform(files: &dyn Files, operation: Operation) -> io::Result<Done> {
             files.write_small(root, &name, &bytes)?;
             Ok(Done::Nothing)
         }
+        Operation::MakeFile { name, bytes } => {
+            let (file, bytes) = files.create(Root::Data, &name, bytes, bytes)?;
+            Ok(Done::File(file, bytes))
+        }
+        Operation::WriteBlocks { file, offset, blocks } => {
+            files.write_at(file, offset, &blocks)?;
+            Ok(Done::Nothing)
+        }
+        Operation::Publish { file, bytes, from, to } => {
+            files.truncate(file, bytes)?;
+            files.sync(file)?;
+            files.rename(Root::Data, &from, &to)?;
+            files.sync_directory(Root::Data)?;
+            Ok(Done::Nothing)
+        }
+        Operation::Remove { names } => {
+            for (root, name) in names {
+                match files.remove(root, &name) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            Ok(Done::Nothing)
+        }
         Operation::FreeSpace => Ok(Done::Free {
             data: files.free_bytes(Root::Data)?,
             index: files.free_bytes(Root::Index)?,

@@ -403,6 +403,11 @@ impl Files for SystemFiles {
         File::open(self.path(root, ""))?.sync_all()
     }
 
+    fn rename(&self, root: Root, from: &str, to: &str) -> io::Result<()> {
+        self.check_writable()?;
+        fs::rename(self.path(root, from), self.path(root, to))
+    }
+
     fn remove(&self, root: Root, name: &str) -> io::Result<()> {
         self.check_writable()?;
         fs::remove_file(self.path(root, name))

@@ -70,6 +70,7 @@ pub fn read(
             capacity: next - base,
             previous_end: 0,
             created: 0,
+            packed: None,
         });
         chain.links.push(Link { header, file, size, damage });
     }

@@ -290,7 +290,7 @@ impl Recovery<'_> {
     ) -> Result<Ended, String> {
         let base = segment.base;
         let file = segment.file;
-        let loaded = self.load_sidecar(base);
+        let loaded = self.load_sidecar(&segment);
         let mut resume = base + SEGMENT_HEADER_BYTES;
         let mut ended = None;
         let mut offset = 0;
@@ -323,10 +323,10 @@ impl Recovery<'_> {
         Ok(ended)
     }
 
-    fn load_sidecar(&self, base: u64) -> LoadedSidecar {
-        let name = format::sidecar_name(base);
+    fn load_sidecar(&self, segment: &Segment) -> LoadedSidecar {
+        let name = format::sidecar_name(segment.base);
         let bytes = self.files.read_small(Root::Index, &name).unwrap_or_default();
-        let pages = sidecar::read_pages(&bytes, self.segments.page_seed(base));
+        let pages = sidecar::read_pages(&bytes, self.segments.page_seed(segment));
         LoadedSidecar { bytes, pages }
     }
 
@@ -409,7 +409,7 @@ impl Recovery<'_> {
         let mut walk = Walk::new(scanner, from, ending)?;
         let mut builder = PageBuilder::new();
         let mut pages = Vec::new();
-        let seed = self.segments.page_seed(base);
+        let seed = segments::page_seed(self.segments.sidecar_seed, base, None);
         while let Some(item) = walk.next_item()? {
             match item {
                 Item::Record { position, head, from_buffer, end } => {

@@ -147,7 +147,7 @@ impl StoredLog {
 
     fn page_seed(&self, base: u64) -> Option<u64> {
         let secret = self.secret.as_ref()?;
-        Some(segments::page_seed(segments::sidecar_seed(self.id, secret), base))
+        Some(segments::page_seed(segments::sidecar_seed(self.id, secret), base, None))
     }
 
     /// Shows everything to a visitor; of segments that are not wanted, if their sidecars are whole, only

@@ -383,6 +383,9 @@ impl Files for Failing {
     fn sync_directory(&self, root: Root) -> io::Result<()> {
         self.files.sync_directory(root)
     }
+    fn rename(&self, root: Root, from: &str, to: &str) -> io::Result<()> {
+        self.files.rename(root, from, to)
+    }
     fn remove(&self, root: Root, name: &str) -> io::Result<()> {
         self.files.remove(root, name)
     }

@@ -6,6 +6,7 @@
 
 pub mod buffer;
 pub mod format;
+pub mod packed;
 pub mod segments;
 pub mod sidecar;
 mod switch;

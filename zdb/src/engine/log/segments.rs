@@ -4,7 +4,8 @@
 //! A page goes to its file only when the records that it describes are durable. A sidecar is thus
 //! never ahead of its log, whatever a power cut takes.
 
-use super::format::{LogId, SEGMENT_HEADER_BYTES};
+use super::format::{LogId, PackedHeader, SEGMENT_HEADER_BYTES};
+use super::packed::Packed;
 use super::sidecar::{LogEntry, PageBuilder, PageEnd, PageHeader};
 use super::{LogStats, format};
 use crate::disk::{Done, FileId, Operation, Token};
@@ -16,9 +17,10 @@ pub fn sidecar_seed(log: LogId, secret: &[u8; 16]) -> u64 {
     xxh3_64(&[log.0, *secret].concat())
 }
 
-/// The same for the pages of one segment.
-pub fn page_seed(sidecar_seed: u64, base: u64) -> u64 {
-    sidecar_seed ^ base.rotate_left(17)
+/// The same for the pages of one segment: those of the segments that a packed one came of do not count for it.
+pub fn page_seed(sidecar_seed: u64, base: u64, packed: Option<&PackedHeader>) -> u64 {
+    let judged_until = packed.map_or(0, |packed| packed.judged_until);
+    sidecar_seed ^ base.rotate_left(17) ^ judged_until.rotate_left(7)
 }
 
 /// A page of a sidecar.
@@ -61,9 +63,11 @@ pub struct Segment {
     pub base: u64,
     /// Addresses that belong to the segment.
     pub capacity: u64,
-    /// Bytes that the file got.
+    /// Bytes that the file got; of a packed segment all addresses that it stands for.
     pub size: u64,
     pub file: FileId,
+    /// Where the records are in the file, if not each at its position.
+    pub packed: Option<Box<Packed>>,
     pub pages: Vec<Page>,
     /// Length of the sidecar with all pages so far.
     pub sidecar_bytes: u64,
@@ -73,7 +77,21 @@ pub struct Segment {
 
 impl Segment {
     pub fn new(base: u64, capacity: u64, size: u64, file: FileId) -> Self {
-        Self { base, capacity, size, file, pages: Vec::new(), sidecar_bytes: 0, settled: 0 }
+        Self {
+            base,
+            capacity,
+            size,
+            file,
+            packed: None,
+            pages: Vec::new(),
+            sidecar_bytes: 0,
+            settled: 0,
+        }
+    }
+
+    /// One that the cleaner wrote.
+    pub fn packed(base: u64, capacity: u64, file: FileId, packed: Packed) -> Self {
+        Self { packed: Some(Box::new(packed)), ..Self::new(base, capacity, capacity, file) }
     }
 
     /// Where the records of a closed segment end, padding and seal included.
@@ -151,8 +169,9 @@ impl Segments {
         self.list.partition_point(|segment| segment.base + segment.capacity <= position)
     }
 
-    pub fn page_seed(&self, base: u64) -> u64 {
-        page_seed(self.sidecar_seed, base)
+    pub fn page_seed(&self, segment: &Segment) -> u64 {
+        let packed = segment.packed.as_ref().map(|packed| &packed.header);
+        page_seed(self.sidecar_seed, segment.base, packed)
     }
 
     /// The entries of the last segment that are in no page yet.
@@ -174,8 +193,8 @@ impl Segments {
     }
 
     fn close_page(&mut self, ending: PageEnd, end: u64) {
-        let Some(base) = self.list.last().map(|segment| segment.base) else { return };
-        let seed = self.page_seed(base);
+        let Some(last) = self.list.last() else { return };
+        let seed = self.page_seed(last);
         let (header, bytes) = self.builder.finish(seed, ending, end);
         if let Some(segment) = self.list.last_mut() {
             segment.add_pending(header, bytes);
@@ -257,6 +276,22 @@ impl Segments {
             }
         }
         None
+    }
+
+    /// Puts a packed segment in the place of those that it stands for, and returns these.
+    pub fn replace(&mut self, range: std::ops::Range<usize>, segment: Segment) -> Vec<Segment> {
+        debug_assert!(range.end < self.list.len(), "the last segment is being written");
+        self.list.splice(range, [segment]).collect()
+    }
+
+    /// The pages of a packed segment are in its sidecar.
+    pub fn pages_stored(&mut self, base: u64) {
+        let Some(at) = self.list.iter().position(|segment| segment.base == base) else { return };
+        for page in &mut self.list[at].pages {
+            if matches!(page.state, PageState::Kept(_)) {
+                page.state = PageState::OnDisk;
+            }
+        }
     }
 
     /// Whether all pages of a closed segment are in its sidecar, or will never be.

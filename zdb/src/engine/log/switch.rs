@@ -94,6 +94,7 @@ impl Log {
             capacity,
             previous_end: if self.open { 0 } else { self.segments.previous_end },
             created: self.now_s,
+            packed: None,
         };
         let token = self.token();
         self.creating = Some(token);
