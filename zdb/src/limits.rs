@@ -20,6 +20,10 @@ pub const PROPERTY_NAME_BYTES_MAX: usize = 256;
 pub const SUBCOMMAND_BYTES_MAX: usize = 256;
 /// Longest property value of NSSET in bytes (so also the longest namespace password).
 pub const PROPERTY_VALUE_BYTES_MAX: usize = 63;
+/// Most versions before the newest one that NSSET history keeps by their count, and most days that it keeps
+/// them.
+pub const HISTORY_VERSIONS_MAX: u32 = u32::MAX - 1;
+pub const HISTORY_DAYS_MAX: u32 = 36_500;
 /// Longest password that AUTH looks at, in bytes.
 pub const ADMIN_PASSWORD_BYTES_MAX: usize = 128;
 /// Longest password that SELECT looks at, in bytes.

@@ -3,7 +3,7 @@
 use super::number::atoll;
 use super::{Context, Outcome, auth};
 use crate::engine::log::Refusal;
-use crate::engine::namespace::{Access, DEFAULT_NAME, Keys, Mode, Namespace, Settings};
+use crate::engine::namespace::{Access, DEFAULT_NAME, Keys, Mode, Namespace, Retention, Settings};
 use crate::limits::{
     NAMESPACE_NAME_BYTES_MAX, PROPERTY_NAME_BYTES_MAX, PROPERTY_VALUE_BYTES_MAX,
     SELECT_PASSWORD_BYTES_MAX,
@@ -14,6 +14,8 @@ use std::fmt::Write;
 
 pub const TOO_LONG: &str = "Namespace too long";
 pub const NOT_FOUND: &str = "Namespace not found";
+const BAD_HISTORY: &str = "Invalid property value (expected: forever, a number of versions up to 4294967294, \
+                           or days from 1d to 36500d)";
 /// 0-db counts the memory of its index this way, and clients show it.
 const INDEX_BYTES_PER_KEY: u64 = 64;
 
@@ -196,6 +198,12 @@ pub fn set(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) ->
         }
         b"lock" => settings.access = if yes { Access::Locked } else { Access::Open },
         b"freeze" => settings.access = if yes { Access::Frozen } else { Access::Open },
+        // 0-db has no such property. Without it, the space of overwritten values of `default` would never
+        // come back.
+        b"history" => match Retention::parse(value) {
+            Some(retention) => settings.retention = retention,
+            None => return context.error(out, BAD_HISTORY),
+        },
         _ if name == DEFAULT_NAME => {
             return context.error(out, "Cannot update default namespace");
         }
@@ -260,6 +268,7 @@ fn describe(context: &Context<'_>, namespace: &Namespace) -> Result<String, std:
         Keys::Sequential(_) => "sequential",
     };
     writeln!(out, "mode: {mode}")?;
+    writeln!(out, "history: {}", settings.retention)?;
     writeln!(out, "stats_index_io_errors: 0")?;
     writeln!(out, "stats_index_io_error_last: 0")?;
     writeln!(out, "stats_index_faults: 0")?;

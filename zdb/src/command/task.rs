@@ -32,6 +32,7 @@ pub enum TaskKind {
     Read {
         verb: Verb,
         key: Box<[u8]>,
+        is_dead: bool,
     },
     History {
         key: Box<[u8]>,
@@ -125,8 +126,8 @@ fn advance(
     }
     let Answer::Record(fetched) = answer else { unreachable!("the others ask for records") };
     match &task.kind {
-        TaskKind::Read { verb, key } => {
-            match keys::resume(engine, task, *verb, key, &fetched, out) {
+        TaskKind::Read { verb, key, is_dead } => {
+            match keys::resume(engine, task, (*verb, *is_dead), key, &fetched, out) {
                 Next::Finished { rests_on } => Step::Finished { rests_on },
                 Next::Read(place) => {
                     // It may not be on the disk yet.

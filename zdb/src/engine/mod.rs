@@ -26,9 +26,9 @@ use index::{Entry, HashSecret, KeyHash, PagePool, Place, SequenceTable};
 use log::format::{self, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
 use log::sidecar::LogEntry;
 use log::{Jump, Log, Member, Refusal};
-use namespace::{Keys, Namespace, Namespaces};
-pub use reading::Stretch;
+use namespace::{Keys, Namespace, Namespaces, Retention};
 use reading::Spot;
+pub use reading::Stretch;
 use std::collections::HashMap;
 use std::io;
 
@@ -216,6 +216,10 @@ impl Engine {
 
     /// The place of some record that a key has now, by a number drawn at random.
     pub fn any_place(&self, namespace: &Namespace, draw: u64) -> Option<Place> {
+        // An index may be full of dead entries.
+        if namespace.live_keys == 0 {
+            return None;
+        }
         match &namespace.keys {
             Keys::User(table) => table.any(&self.pool, draw),
             Keys::Sequential(table) => {
@@ -555,7 +559,7 @@ pub fn apply(
     count(namespace, entry, end);
     match &mut namespace.keys {
         Keys::User(table) => {
-            match index_change(entry) {
+            match index_change(entry, namespace.settings.retention) {
                 (hash, Some(found)) => table.insert(pool, hash, found),
                 (hash, None) => table.remove(pool, hash),
             };
@@ -565,11 +569,11 @@ pub fn apply(
 }
 
 /// What a record of a key does to the index of a namespace in user mode.
-fn index_change(entry: &LogEntry) -> (KeyHash, Option<Entry>) {
+fn index_change(entry: &LogEntry, retention: Retention) -> (KeyHash, Option<Entry>) {
     let (place, hash) = (Place::new(entry.position), KeyHash::from_bits(entry.key));
     let found = match entry.kind {
-        Kind::Delete if entry.flags & FLAG_UNVERIFIED == 0 => None,
-        // Below may be a key with the same hash, so the way there is kept.
+        Kind::Delete if entry.flags & FLAG_UNVERIFIED == 0 && !retention.keeps_deleted() => None,
+        // Below may be a key with the same hash, or versions whose time comes: the way there is kept.
         Kind::Delete => Some(Entry { place, length: Entry::DEAD, fingerprint: 0 }),
         _ => Some(Entry { place, length: entry.payload_length, fingerprint: entry.fingerprint }),
     };

@@ -2,13 +2,16 @@
 
 use crate::engine::index::{KeyTable, PagePool, SequenceTable};
 use crate::engine::log::format::{Head, Kind};
-use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::limits::{HISTORY_DAYS_MAX, HISTORY_VERSIONS_MAX, PAYLOAD_BYTES_MAX};
 use std::collections::HashMap;
+use std::fmt;
 
 pub const DEFAULT_NAME: &[u8] = b"default";
 pub const DEFAULT_ID: u32 = 0;
-/// Version of the settings' encoding in the log.
+/// Versions of the settings' encoding in the log. The second one ends with the retention; it is written
+/// only where there is one, so that a zdb that knows none reads all other namespaces.
 const SETTINGS_VERSION: u8 = 1;
+const SETTINGS_VERSION_RETENTION: u8 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -28,6 +31,82 @@ pub enum Access {
     Frozen,
 }
 
+/// Which versions that are not live the cleaner keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retention {
+    /// All, for ever.
+    #[default]
+    Forever,
+    /// This many before the newest one of a live key; none of a deleted key.
+    Versions(u32),
+    /// Those replaced or deleted less than this many times 86,400 seconds ago, by the records' times.
+    Days(u32),
+}
+
+impl Retention {
+    const ENCODED_BYTES: usize = 5;
+
+    /// `forever`, `N` or `Nd`, as NSSET takes it.
+    pub fn parse(word: &[u8]) -> Option<Self> {
+        let number = |digits: &[u8]| {
+            let are_digits = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+            std::str::from_utf8(digits).ok().filter(|_| are_digits)?.parse::<u32>().ok()
+        };
+        match word {
+            b"forever" => Some(Self::Forever),
+            [digits @ .., b'd'] => Self::Days(number(digits)?).checked(),
+            digits => Self::Versions(number(digits)?).checked(),
+        }
+    }
+
+    fn checked(self) -> Option<Self> {
+        let is_valid = match self {
+            Self::Forever => true,
+            Self::Versions(count) => count <= HISTORY_VERSIONS_MAX,
+            Self::Days(days) => (1..=HISTORY_DAYS_MAX).contains(&days),
+        };
+        is_valid.then_some(self)
+    }
+
+    fn encode(self) -> [u8; Self::ENCODED_BYTES] {
+        let (kind, number) = match self {
+            Self::Forever => (0, 0),
+            Self::Versions(count) => (1, count),
+            Self::Days(days) => (2, days),
+        };
+        let mut bytes = [kind; Self::ENCODED_BYTES];
+        bytes[1..].copy_from_slice(&u32::to_le_bytes(number));
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let &[kind, a, b, c, d] = bytes.first_chunk::<{ Self::ENCODED_BYTES }>()?;
+        let number = u32::from_le_bytes([a, b, c, d]);
+        match kind {
+            0 => Some(Self::Forever),
+            1 => Self::Versions(number).checked(),
+            2 => Self::Days(number).checked(),
+            _ => None,
+        }
+    }
+
+    /// Whether the index keeps a deleted key of user mode as a dead entry: the way to its tombstone and to
+    /// the versions below, which are dropped one day.
+    pub fn keeps_deleted(self) -> bool {
+        matches!(self, Self::Days(_))
+    }
+}
+
+impl fmt::Display for Retention {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forever => out.write_str("forever"),
+            Self::Versions(count) => write!(out, "{count}"),
+            Self::Days(days) => write!(out, "{days}d"),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub mode: Mode,
@@ -39,18 +118,28 @@ pub struct Settings {
     /// Limit of live payload bytes; 0 = none.
     pub max_bytes: u64,
     pub password: Option<Vec<u8>>,
+    pub retention: Retention,
 }
 
 impl Settings {
     pub fn new(mode: Mode) -> Self {
-        Self { mode, access: Access::Open, public: true, worm: false, max_bytes: 0, password: None }
+        Self {
+            mode,
+            access: Access::Open,
+            public: true,
+            worm: false,
+            max_bytes: 0,
+            password: None,
+            retention: Retention::Forever,
+        }
     }
 
     /// The payload of a namespace record.
     pub fn encode(&self) -> Vec<u8> {
         let password = self.password.as_deref().unwrap_or_default();
+        let has_retention = self.retention != Retention::Forever;
         let mut out = vec![
-            SETTINGS_VERSION,
+            if has_retention { SETTINGS_VERSION_RETENTION } else { SETTINGS_VERSION },
             matches!(self.mode, Mode::Sequential).into(),
             match self.access {
                 Access::Open => 0,
@@ -62,6 +151,9 @@ impl Settings {
         out.extend_from_slice(&self.max_bytes.to_le_bytes());
         out.push(password.len() as u8);
         out.extend_from_slice(password);
+        if has_retention {
+            out.extend_from_slice(&self.retention.encode());
+        }
         out
     }
 
@@ -69,10 +161,12 @@ impl Settings {
         let (&[version, mode, access, flags], rest) = bytes.split_first_chunk()?;
         let (max_bytes, rest) = rest.split_first_chunk::<8>()?;
         let (&length, rest) = rest.split_first()?;
-        let password = rest.get(..length as usize)?;
-        if version != SETTINGS_VERSION {
-            return None;
-        }
+        let (password, rest) = rest.split_at_checked(length.into())?;
+        let retention = match version {
+            SETTINGS_VERSION => Retention::Forever,
+            SETTINGS_VERSION_RETENTION => Retention::decode(rest)?,
+            _ => return None,
+        };
         Some(Self {
             mode: if mode == 0 { Mode::User } else { Mode::Sequential },
             access: match access {
@@ -84,6 +178,7 @@ impl Settings {
             worm: flags & 2 != 0,
             max_bytes: u64::from_le_bytes(*max_bytes),
             password: (!password.is_empty()).then(|| password.to_vec()),
+            retention,
         })
     }
 }
@@ -121,6 +216,8 @@ pub struct Namespace {
     pub origin: u32,
     pub name: Box<[u8]>,
     pub settings: Settings,
+    /// Unix seconds of the namespace record that set the present retention; 0 where none did.
+    pub retention_since: u32,
     pub keys: Keys,
     pub live_keys: u64,
     /// Payload bytes of the live keys.
@@ -143,13 +240,14 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    fn new(id: u32, name: &[u8], settings: Settings) -> Self {
+    fn new(id: u32, name: &[u8], settings: Settings, since: u32) -> Self {
         Self {
             id,
             origin: id,
             name: name.into(),
             keys: Keys::new(settings.mode),
             settings,
+            retention_since: since,
             live_keys: 0,
             live_bytes: 0,
             key_bytes: 0,
@@ -192,7 +290,7 @@ impl Namespaces {
     pub fn new(mode: Mode) -> Self {
         let mut all =
             Self { slots: Vec::new(), by_name: HashMap::new(), by_id: HashMap::new(), next_id: 0 };
-        all.insert(DEFAULT_ID, DEFAULT_NAME, Settings::new(mode));
+        all.insert(DEFAULT_ID, DEFAULT_NAME, Settings::new(mode), 0);
         all
     }
 
@@ -200,9 +298,9 @@ impl Namespaces {
         self.next_id
     }
 
-    /// Puts a namespace into the first free slot.
-    pub fn insert(&mut self, id: u32, name: &[u8], settings: Settings) -> usize {
-        let namespace = Namespace::new(id, name, settings);
+    /// Puts a namespace into the first free slot. `since`: Unix seconds of its record.
+    pub fn insert(&mut self, id: u32, name: &[u8], settings: Settings, since: u32) -> usize {
+        let namespace = Namespace::new(id, name, settings, since);
         let slot = match self.slots.iter().position(Option::is_none) {
             Some(free) => free,
             None => {
@@ -226,7 +324,7 @@ impl Namespaces {
             name.push(b'+');
         }
         let settings = Settings { access: Access::Locked, ..Settings::new(Mode::User) };
-        let slot = self.insert(id, &name, settings);
+        let slot = self.insert(id, &name, settings, 0);
         if let Some(namespace) = self.get_mut(slot) {
             namespace.recorded = true;
         }
@@ -247,25 +345,37 @@ impl Namespaces {
             self.remove(slot, pool);
             return Applied::Emptied(slot);
         }
-        let Some(settings) = Settings::decode(payload) else { return Applied::Unreadable };
+        let Some(settings) = Settings::decode(payload) else {
+            self.keep_history(head.namespace);
+            return Applied::Unreadable;
+        };
+        let since = head.timestamp;
         let (slot, applied) = match (slot, self.find(name)) {
             (Some(slot), _) => {
                 // A later record of a stand-in brings the name back.
                 self.rename(slot, name);
-                self.change(slot, settings);
+                self.change(slot, settings, since);
                 (slot, Applied::Kept)
             }
             // A new id under a name that is taken: the namespace was flushed.
             (None, Some(slot)) => {
-                self.replace(slot, head.namespace, settings, pool);
+                self.replace(slot, head.namespace, settings, since, pool);
                 (slot, Applied::Emptied(slot))
             }
-            (None, None) => (self.insert(head.namespace, name, settings), Applied::Kept),
+            (None, None) => (self.insert(head.namespace, name, settings, since), Applied::Kept),
         };
         if let Some(namespace) = self.get_mut(slot) {
             namespace.recorded = true;
         }
         applied
+    }
+
+    /// Of a namespace whose settings are lost nobody knows what its history is worth: nothing is dropped.
+    pub fn keep_history(&mut self, id: u32) {
+        let slot = self.slot_of(id);
+        if let Some(namespace) = slot.and_then(|slot| self.get_mut(slot)) {
+            namespace.settings.retention = Retention::Forever;
+        }
     }
 
     pub fn remove(&mut self, slot: usize, pool: &mut PagePool) {
@@ -277,14 +387,23 @@ impl Namespaces {
         }
     }
 
-    /// Puts an empty namespace with another id and the same name into a slot.
-    pub fn replace(&mut self, slot: usize, id: u32, settings: Settings, pool: &mut PagePool) {
+    /// Puts an empty namespace with another id and the same name into a slot. `since`: Unix seconds of
+    /// its record.
+    pub fn replace(
+        &mut self,
+        slot: usize,
+        id: u32,
+        settings: Settings,
+        since: u32,
+        pool: &mut PagePool,
+    ) {
         let Some(old) = self.slots[slot].take() else { return };
         self.by_id.remove(&old.id);
         self.by_id.insert(id, slot);
         self.next_id = self.next_id.max(id + 1);
         let origin = old.origin;
-        self.slots[slot] = Some(Namespace { origin, ..Namespace::new(id, &old.name, settings) });
+        let namespace = Namespace::new(id, &old.name, settings, since);
+        self.slots[slot] = Some(Namespace { origin, ..namespace });
         if let Keys::User(mut table) = old.keys {
             table.clear(pool);
         }
@@ -301,10 +420,14 @@ impl Namespaces {
     }
 
     /// Changes settings; a new mode makes a new, empty index, which only an unused namespace has.
-    pub fn change(&mut self, slot: usize, settings: Settings) {
+    /// `since`: Unix seconds of the record that says so.
+    pub fn change(&mut self, slot: usize, settings: Settings, since: u32) {
         let Some(namespace) = &mut self.slots[slot] else { return };
         if settings.mode != namespace.settings.mode && !namespace.used {
             namespace.keys = Keys::new(settings.mode);
+        }
+        if settings.retention != namespace.settings.retention {
+            namespace.retention_since = since;
         }
         namespace.settings = settings;
     }
@@ -340,5 +463,132 @@ impl Namespaces {
 
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(kind: Kind, namespace: u32, timestamp: u32) -> Head {
+        Head {
+            kind,
+            flags: 0,
+            key_length: 0,
+            payload_length: 0,
+            payload_check: 0,
+            sequence: 0,
+            timestamp,
+            namespace,
+            previous: crate::engine::index::Place::NONE,
+            replaced: None,
+        }
+    }
+
+    fn with(retention: Retention) -> Settings {
+        let password = Some(b"secret".to_vec());
+        Settings { worm: true, max_bytes: 77, password, retention, ..Settings::new(Mode::User) }
+    }
+
+    #[test]
+    fn words_of_nsset_are_retentions_and_back() {
+        use Retention::{Days, Forever, Versions};
+        let good = [
+            ("forever", Forever),
+            ("0", Versions(0)),
+            ("12", Versions(12)),
+            ("4294967294", Versions(HISTORY_VERSIONS_MAX)),
+            ("1d", Days(1)),
+            ("36500d", Days(HISTORY_DAYS_MAX)),
+        ];
+        for (word, retention) in good {
+            assert_eq!(Retention::parse(word.as_bytes()), Some(retention), "{word}");
+            assert_eq!(retention.to_string(), word);
+        }
+        let bad = [
+            "",
+            "d",
+            "0d",
+            "36501d",
+            "4294967295",
+            "-1",
+            "+1",
+            " 1",
+            "1 ",
+            "1D",
+            "d1",
+            "1.5",
+            "1h",
+            "Forever",
+            "4294967297d",
+            "1dd",
+        ];
+        for word in bad {
+            assert_eq!(Retention::parse(word.as_bytes()), None, "{word:?}");
+        }
+    }
+
+    #[test]
+    fn settings_are_read_back_and_the_first_version_stays_what_it_was() {
+        let plain = with(Retention::Forever).encode();
+        assert_eq!(plain, *b"\x01\0\0\x03\x4d\0\0\0\0\0\0\0\x06secret");
+        for retention in [
+            Retention::Forever,
+            Retention::Versions(0),
+            Retention::Versions(HISTORY_VERSIONS_MAX),
+            Retention::Days(30),
+        ] {
+            let settings = with(retention);
+            assert_eq!(Settings::decode(&settings.encode()), Some(settings));
+        }
+        let days = with(Retention::Days(30)).encode();
+        assert_eq!(days[0], 2);
+        assert_eq!(days[1..plain.len()], plain[1..]);
+        assert_eq!(days[plain.len()..], [2, 30, 0, 0, 0]);
+    }
+
+    #[test]
+    fn settings_that_nobody_wrote_are_refused() {
+        let days = with(Retention::Days(30)).encode();
+        for length in 0..days.len() {
+            assert_eq!(Settings::decode(&days[..length]), None, "{length} bytes");
+        }
+        for (at, byte) in [(0, 0), (0, 3), (days.len() - 5, 3), (days.len() - 1, 1)] {
+            let mut other = days.clone();
+            other[at] = byte;
+            assert_eq!(Settings::decode(&other), None, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn the_time_of_the_retention_is_that_of_the_record_that_set_it() {
+        let (mut all, mut pool) = (Namespaces::new(Mode::User), PagePool::new());
+        let mut apply = |all: &mut Namespaces, id, at, settings: &Settings| {
+            let record = head(Kind::Namespace, id, at);
+            all.apply_record(&record, b"ns", &settings.encode(), &mut pool)
+        };
+        let since = |all: &Namespaces| {
+            let namespace = all.get(all.find(b"ns").expect("there")).expect("there");
+            (namespace.settings.retention, namespace.retention_since)
+        };
+        apply(&mut all, 1, 100, &with(Retention::Days(3)));
+        assert_eq!(since(&all), (Retention::Days(3), 100));
+        apply(&mut all, 1, 200, &Settings { worm: false, ..with(Retention::Days(3)) });
+        assert_eq!(since(&all), (Retention::Days(3), 100));
+        apply(&mut all, 1, 300, &with(Retention::Versions(3)));
+        assert_eq!(since(&all), (Retention::Versions(3), 300));
+        // A flush: a new namespace.
+        apply(&mut all, 2, 400, &with(Retention::Versions(3)));
+        assert_eq!(since(&all), (Retention::Versions(3), 400));
+    }
+
+    #[test]
+    fn lost_settings_keep_the_history() {
+        let (mut all, mut pool) = (Namespaces::new(Mode::User), PagePool::new());
+        let slot = all.insert(1, b"ns", with(Retention::Versions(0)), 5);
+        let record = head(Kind::Namespace, 1, 9);
+        assert_eq!(all.apply_record(&record, b"ns", b"?", &mut pool), Applied::Unreadable);
+        let kept = &all.get(slot).expect("there").settings;
+        assert_eq!(*kept, with(Retention::Forever));
     }
 }

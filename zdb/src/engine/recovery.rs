@@ -353,12 +353,15 @@ impl Recovery<'_> {
                     Some(record) => {
                         self.apply_namespace(&record.head, record.key(), record.payload());
                     }
-                    None => self.report.damage.push(format!(
-                        "segment {} at offset {}: the settings of namespace {} are damaged",
-                        format::segment_name(base),
-                        entry.position - base,
-                        entry.namespace
-                    )),
+                    None => {
+                        self.namespaces.keep_history(entry.namespace);
+                        self.report.damage.push(format!(
+                            "segment {} at offset {}: the settings of namespace {} are damaged",
+                            format::segment_name(base),
+                            entry.position - base,
+                            entry.namespace
+                        ));
+                    }
                 }
             }
             Kind::Padding | Kind::Seal | Kind::Batch => {}
@@ -492,6 +495,7 @@ impl Recovery<'_> {
             }
             Kind::Namespace => {
                 self.slot_or_stand_in(head.namespace);
+                self.namespaces.keep_history(head.namespace);
             }
             Kind::Padding | Kind::Seal | Kind::NamespaceEnd | Kind::Batch => {}
         }
@@ -560,7 +564,7 @@ impl Recovery<'_> {
             self.changes.resize_with(slot + 1, Bulk::new);
         }
         let changes = &mut self.changes[slot];
-        match index_change(entry) {
+        match index_change(entry, namespace.settings.retention) {
             (hash, Some(found)) => changes.insert(hash, found),
             (hash, None) => changes.remove(hash),
         }

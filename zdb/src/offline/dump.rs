@@ -273,6 +273,7 @@ fn describe(object: Object, settings: &Settings) -> Object {
         .text("access", access)
         .truth("public", settings.public)
         .truth("worm", settings.worm)
+        .text("history", &settings.retention.to_string())
         .number("maxsize", settings.max_bytes)
         .truth("has_password", settings.password.is_some())
 }

@@ -19,7 +19,7 @@ use crate::engine::chain::Link;
 use crate::engine::index::{KeyHash, SKIP_IDS_MAX};
 use crate::engine::log::format::{self, Head, Kind};
 use crate::engine::log::sidecar::LogEntry;
-use crate::engine::namespace::{Access, DEFAULT_ID, DEFAULT_NAME, Mode, Settings};
+use crate::engine::namespace::{Access, DEFAULT_ID, DEFAULT_NAME, Mode, Retention, Settings};
 use crate::engine::sequential_id;
 use crate::import::report::shown_key;
 use crate::import::writer::Writer;
@@ -207,7 +207,8 @@ impl<'a> Replay<'a> {
     fn freeze(&mut self, slot: usize) -> Flow {
         let namespace = self.writer.namespace(slot);
         let public = namespace.settings.public && &namespace.name[..] == DEFAULT_NAME;
-        let settings = Settings { access: Access::Frozen, public, ..namespace.settings.clone() };
+        let (access, retention) = (Access::Frozen, Retention::Forever);
+        let settings = Settings { access, public, retention, ..namespace.settings.clone() };
         self.writer.change(slot, &settings)?;
         let name = self.shown_name(slot);
         self.say(&format!(

@@ -11,7 +11,7 @@ use crate::disk::{FileId, Files, Root};
 use crate::engine::chain::Link;
 use crate::engine::log::Policy;
 use crate::engine::log::format::{BLOCK, Kind, segment_base};
-use crate::engine::namespace::{Access, Mode, Settings};
+use crate::engine::namespace::{Access, Mode, Retention, Settings};
 use crate::engine::recovery::{self, IMPORT_UNFINISHED_NAME, StartOptions};
 use crate::import::writer::Writer;
 use crate::limits::SEGMENT_BYTES_MIN;
@@ -114,7 +114,9 @@ fn sample() -> Home {
     let mut random = Random(7);
     let settings = Settings::new(Mode::User);
     let password = Some(b"secret".to_vec());
-    let closed = Settings { password, public: false, max_bytes: 9999, ..settings.clone() };
+    let retention = Retention::Days(9);
+    let closed =
+        Settings { password, public: false, max_bytes: 9999, retention, ..settings.clone() };
     let ids = Settings { worm: true, ..Settings::new(Mode::Sequential) };
     let user = writer.create(b"default", &settings).expect("default");
     let closed_slot = writer.create(b"closed", &closed).expect("a namespace");
