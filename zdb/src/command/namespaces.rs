@@ -297,7 +297,7 @@ fn describe(context: &Context<'_>, namespace: &Namespace) -> Result<String, std:
         writeln!(out, "data_active: {data_path}/{}", names.0)?;
         writeln!(out, "index_path: {index_path}")?;
         writeln!(out, "index_active: {index_path}/{}", names.1)?;
-        writeln!(out, "data_current_id: {}", current.index)?;
+        writeln!(out, "data_current_id: {}", current.number)?;
         writeln!(out, "data_current_offset: {}", current.offset)?;
     }
     Ok(text)

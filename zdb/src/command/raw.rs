@@ -64,26 +64,24 @@ pub fn data(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -
         previous: 0,
     };
     let waiter = context.add_task(TaskKind::Raw(Box::new(raw)));
-    // The task begins with an answer to a question that was not asked: nothing was read yet.
-    context.engine.answers.push((waiter, Answer::Page(Ok(Vec::new()))));
+    context.engine.begin_walk(waiter);
     Outcome::Later { bytes: UNKNOWN_REPLY_BYTES, alone: false }
 }
 
 /// The segment with a number and the position at an offset in it.
 fn find_segment(engine: &Engine, number: u64, offset: u64) -> Result<(usize, u64), &'static str> {
     let current = engine.log.current();
-    let index = usize::try_from(number).map_err(|_| NO_SEGMENT)?;
-    let end = match engine.log.segments.list().get(index) {
-        Some(_) if index == current.index => current.offset,
-        Some(segment) => segment.end() - segment.base,
-        // The first segment is made with the first record.
-        None if index == current.index => return Err(END_OF_FILE),
-        None => return Err(NO_SEGMENT),
+    let Some(index) = engine.log.segments.index_of(number) else {
+        // The first segment is made with the first record; others are a part of one that the cleaner wrote,
+        // which has all that is left of them.
+        return Err(if number <= current.number { END_OF_FILE } else { NO_SEGMENT });
     };
+    let segment = &engine.log.segments.list()[index];
+    let is_current = number == current.number;
+    let end = if is_current { current.offset } else { segment.end() - segment.base };
     if offset >= end {
         return Err(END_OF_FILE);
     }
-    let Some(segment) = engine.log.segments.list().get(index) else { return Err(END_OF_FILE) };
     Ok((index, segment.base + offset))
 }
 
@@ -115,7 +113,7 @@ pub fn advance(
                 }
             }
         }
-        Answer::Range(_) | Answer::Written(_) => {
+        Answer::Range(_) | Answer::Written(_) | Answer::Work(_) => {
             unreachable!("raw reads ask for pages and records")
         }
     }

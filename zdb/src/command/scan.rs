@@ -217,8 +217,7 @@ fn begin(
     };
     scan.place_at_start(context.engine);
     let waiter = context.add_task(TaskKind::Scan(Box::new(scan)));
-    // The task begins with an answer to a question that was not asked: nothing was read yet.
-    context.engine.answers.push((waiter, Answer::Page(Ok(Vec::new()))));
+    context.engine.begin_walk(waiter);
     // Requests behind a scan wait for it: it must not see what they do.
     Outcome::Later { bytes: SCAN_ENTRIES_MAX * 64, alone: true }
 }
@@ -570,7 +569,7 @@ pub fn advance(
             let base = engine.log.segments.of(scan.page_first).map_or(0, |segment| segment.base);
             return page_lost(engine, scan, base, out);
         }
-        Answer::Record(_) | Answer::Written(_) => unreachable!("scans ask for pages and ranges"),
+        Answer::Record(_) | Answer::Written(_) | Answer::Work(_) => unreachable!("scans ask for pages and ranges"),
     }
     let sequential = engine
         .namespaces

@@ -87,7 +87,12 @@ impl Tasks {
         let mut output = Output::default();
         let again = Waiter::Task { task: id, part: 0 };
         let rests_on = match advance(engine, &mut task, part, answer, again, &mut output) {
-            Step::Finished { rests_on } => rests_on,
+            Step::Finished { rests_on } => {
+                if matches!(task.kind, TaskKind::Scan(_) | TaskKind::Raw(_)) {
+                    engine.end_walk();
+                }
+                rests_on
+            }
             Step::Waiting => {
                 self.tasks.insert(id, task);
                 return None;

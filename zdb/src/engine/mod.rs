@@ -84,6 +84,8 @@ pub enum Answer {
     Page(io::Result<Vec<u8>>),
     /// A small file is written.
     Written(io::Result<()>),
+    /// What the cleaner asked for is done.
+    Work(io::Result<Done>),
 }
 
 enum Pending {
@@ -105,6 +107,16 @@ enum Pending {
     Written {
         waiter: Waiter,
     },
+    /// Work on files for the cleaner.
+    Work {
+        waiter: Waiter,
+    },
+    /// The sidecar of the packed segment with this base.
+    Sidecar {
+        base: u64,
+    },
+    /// Files that nobody needs.
+    Removal,
     FreeSpace,
 }
 
@@ -478,6 +490,14 @@ impl Engine {
             Some(Pending::Written { waiter }) => {
                 self.answer(waiter, Answer::Written(result.map(|_| ())));
             }
+            Some(Pending::Work { waiter }) => self.answer(waiter, Answer::Work(result)),
+            Some(Pending::Sidecar { base }) => self.sidecar_stored(base, result),
+            Some(Pending::Removal) => {
+                if let Err(error) = result {
+                    // The next start removes them.
+                    self.log.notices.push(format!("cannot remove a cleaned segment: {error}"));
+                }
+            }
             Some(Pending::FreeSpace) => {
                 if let Ok(Done::Free { data, index }) = result {
                     self.free_bytes = (data, index);
@@ -490,6 +510,7 @@ impl Engine {
     /// The tidy-up after each turn: what is due becomes operations.
     pub fn pump(&mut self) {
         self.log.now_s = self.now.unix_s();
+        self.clean();
         self.log.pump(self.now.monotonic_ms);
         self.events.extend(self.log.jumps.drain(..).map(Event::Jumped));
     }

@@ -333,7 +333,12 @@ impl Pending {
     fn reads(&self, of: FileId) -> bool {
         match self {
             Self::Record { spot, .. } | Self::Range { spot, .. } => spot.file == of,
-            Self::Page { .. } | Self::Written { .. } | Self::FreeSpace => false,
+            Self::Page { .. }
+            | Self::Written { .. }
+            | Self::Work { .. }
+            | Self::Sidecar { .. }
+            | Self::Removal
+            | Self::FreeSpace => false,
         }
     }
 }

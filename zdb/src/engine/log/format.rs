@@ -342,6 +342,8 @@ pub struct SegmentHeader {
 /// The header of a packed segment beyond that of any other: see `packed.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackedHeader {
+    /// How many segments it stands for.
+    pub count: u32,
     /// Where the records of the addresses that it stands for ended.
     pub end: u64,
     /// How far the log was when the last of its records was judged: no two packed segments of a base have the
@@ -380,6 +382,7 @@ impl SegmentHeader {
             out[88..92].copy_from_slice(&packed.residues.to_le_bytes());
             out[92..96].copy_from_slice(&u32::from(packed.is_undecided).to_le_bytes());
             out[96..104].copy_from_slice(&packed.trailer_check.to_le_bytes());
+            out[104..108].copy_from_slice(&packed.count.to_le_bytes());
             end = Self::PACKED_BYTES;
         }
         let check = xxh3_64(&out[..end - 4]) as u32;
@@ -409,6 +412,7 @@ impl SegmentHeader {
             previous_end: u64_at(bytes, 44),
             created: u64_at(bytes, 52),
             packed: is_packed.then(|| PackedHeader {
+                count: u32_at(bytes, 104),
                 end: u64_at(bytes, 60),
                 judged_until: u64_at(bytes, 68),
                 record_bytes: u64_at(bytes, 76),

@@ -94,8 +94,8 @@ pub struct Jump {
 /// Where the next record goes, as clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Current {
-    /// Number of the segment in the list of all.
-    pub index: usize,
+    /// Number of the segment, counted from the start of the log.
+    pub number: u64,
     pub base: u64,
     /// In the segment's file.
     pub offset: u64,
@@ -149,6 +149,7 @@ pub struct Log {
     records_padded: u64,
     creating: Option<Token>,
     truncating: Option<Token>,
+    closing: bool,
     next_token: u64,
 }
 
@@ -224,6 +225,7 @@ impl Log {
             records_padded: 0,
             creating: None,
             truncating: None,
+            closing: false,
             next_token: 0,
         }
     }
@@ -435,6 +437,21 @@ impl Log {
     /// The position up to which the log survives a power cut.
     pub fn durable(&self) -> u64 {
         self.durable
+    }
+
+    /// Whether it comes to its end, or has.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Whether there was no room for a segment.
+    pub fn is_full(&self) -> bool {
+        matches!(self.prepared, Prepared::Failed { .. })
+    }
+
+    /// The size that segments are made with.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
     }
 
     pub fn broken(&self) -> Option<&str> {
@@ -696,6 +713,7 @@ impl Log {
 
     /// Seals the open segment. The log is closed when `is_closed`.
     pub fn begin_close(&mut self) {
+        self.closing = true;
         self.rotate_due_ms = None;
         self.rotating = false;
         if self.open && self.broken.is_none() && self.switch.is_none() {

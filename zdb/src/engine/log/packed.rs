@@ -190,6 +190,12 @@ impl Packed {
         SEGMENT_HEADER_BYTES + self.header.record_bytes
     }
 
+    /// Bytes of the file.
+    pub fn file_bytes(&self) -> u64 {
+        let (offset, length) = trailer_range(&self.header);
+        (offset + length as u64).next_multiple_of(BLOCK)
+    }
+
     pub fn memory_bytes(&self) -> usize {
         self.stops.capacity() * STOP_BYTES
     }
@@ -340,6 +346,7 @@ pub struct Cover {
     pub capacity: u64,
     pub previous_end: u64,
     pub created: u64,
+    pub count: u32,
     pub end: u64,
     pub judged_until: u64,
     pub is_undecided: bool,
@@ -390,6 +397,7 @@ impl Builder {
         stops.iter().for_each(|stop| rest.extend_from_slice(&stop.0.to_le_bytes()));
         residues.iter().for_each(|residue| residue.encode(&mut rest));
         let header = PackedHeader {
+            count: cover.count,
             end: cover.end,
             judged_until: cover.judged_until,
             record_bytes,

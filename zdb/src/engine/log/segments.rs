@@ -19,7 +19,11 @@ pub fn sidecar_seed(log: LogId, secret: &[u8; 16]) -> u64 {
 
 /// The same for the pages of one segment: those of the segments that a packed one came of do not count for it.
 pub fn page_seed(sidecar_seed: u64, base: u64, packed: Option<&PackedHeader>) -> u64 {
-    let judged_until = packed.map_or(0, |packed| packed.judged_until);
+    packed_page_seed(sidecar_seed, base, packed.map_or(0, |packed| packed.judged_until))
+}
+
+/// The same by how far the log was when a packed segment was judged.
+pub fn packed_page_seed(sidecar_seed: u64, base: u64, judged_until: u64) -> u64 {
     sidecar_seed ^ base.rotate_left(17) ^ judged_until.rotate_left(7)
 }
 
@@ -59,6 +63,9 @@ impl Page {
 }
 
 pub struct Segment {
+    /// Number of the first segment that it stands for, counted from the start of the log, and how many these are.
+    pub number: u64,
+    pub count: u32,
     /// Position of the first byte of the file.
     pub base: u64,
     /// Addresses that belong to the segment.
@@ -78,6 +85,8 @@ pub struct Segment {
 impl Segment {
     pub fn new(base: u64, capacity: u64, size: u64, file: FileId) -> Self {
         Self {
+            number: 0,
+            count: 1,
             base,
             capacity,
             size,
@@ -91,12 +100,29 @@ impl Segment {
 
     /// One that the cleaner wrote.
     pub fn packed(base: u64, capacity: u64, file: FileId, packed: Packed) -> Self {
-        Self { packed: Some(Box::new(packed)), ..Self::new(base, capacity, capacity, file) }
+        let count = packed.header.count.max(1);
+        Self { count, packed: Some(Box::new(packed)), ..Self::new(base, capacity, capacity, file) }
     }
 
     /// Where the records of a closed segment end, padding and seal included.
     pub fn end(&self) -> u64 {
         self.pages.last().map_or(self.base + SEGMENT_HEADER_BYTES, |page| page.header.end)
+    }
+
+    /// Where the records end in the file of a closed segment.
+    pub fn records_end(&self) -> u64 {
+        match &self.packed {
+            Some(packed) => packed.records_end(),
+            None => self.end() - self.base,
+        }
+    }
+
+    /// Bytes of the file, as far as they are used.
+    pub fn file_bytes(&self) -> u64 {
+        match &self.packed {
+            Some(packed) => packed.file_bytes(),
+            None => self.end() - self.base,
+        }
     }
 
     /// Adds a page that waits to be written.
@@ -140,8 +166,9 @@ impl Segments {
         Self { list: Vec::new(), builder: PageBuilder::new(), sidecar_seed, previous_end: 0 }
     }
 
-    pub fn push(&mut self, segment: Segment) {
+    pub fn push(&mut self, mut segment: Segment) {
         debug_assert!(self.list.last().is_none_or(|last| last.base < segment.base));
+        segment.number = self.list.last().map_or(0, |last| last.number + u64::from(last.count));
         self.list.push(segment);
     }
 
@@ -162,6 +189,11 @@ impl Segments {
         let after = self.list.partition_point(|segment| segment.base <= position);
         let segment = &self.list[after.checked_sub(1)?];
         (position < segment.base + segment.size).then_some(segment)
+    }
+
+    /// Index of the segment with a number. Of those that one segment stands for, only the first has it.
+    pub fn index_of(&self, number: u64) -> Option<usize> {
+        self.list.binary_search_by_key(&number, |segment| segment.number).ok()
     }
 
     /// Index of the segment that holds a position, or of the next one.
@@ -279,7 +311,8 @@ impl Segments {
     }
 
     /// Puts a packed segment in the place of those that it stands for, and returns these.
-    pub fn replace(&mut self, range: std::ops::Range<usize>, segment: Segment) -> Vec<Segment> {
+    pub fn replace(&mut self, range: std::ops::Range<usize>, mut segment: Segment) -> Vec<Segment> {
+        segment.number = self.list[range.start].number;
         debug_assert!(range.end < self.list.len(), "the last segment is being written");
         self.list.splice(range, [segment]).collect()
     }

@@ -48,14 +48,12 @@ impl Log {
 
     /// Where the next record goes. A log that takes no records yet shows the end of its last segment.
     pub fn current(&self) -> Current {
-        let index = self.segments.list().len().saturating_sub(1);
-        match self.segments.last() {
-            Some(last) if self.open => {
-                Current { index, base: last.base, offset: self.appended - last.base }
-            }
-            Some(last) => Current { index, base: last.base, offset: last.end() - last.base },
-            None => Current { index, base: self.appended, offset: SEGMENT_HEADER_BYTES },
-        }
+        let Some(last) = self.segments.last() else {
+            return Current { number: 0, base: self.appended, offset: SEGMENT_HEADER_BYTES };
+        };
+        let number = last.number + u64::from(last.count - 1);
+        let end = if self.open { self.appended } else { last.end() };
+        Current { number, base: last.base, offset: end - last.base }
     }
 
     /// Changes after how long a segment with records is closed, in milliseconds; 0: never.
