@@ -245,6 +245,10 @@ fn recover(
         },
     )?;
     engine.log.rotate_ms = settings.rotate_s * 1000;
+    engine.cleaner.options = zdb::engine::cleaner::Options {
+        is_on: settings.cleaner,
+        rate_bytes: settings.cleaner_rate_bytes,
+    };
     process::give_back_memory();
     for line in &report.damage {
         process::warn(&format!("damage: {line}"));
@@ -308,6 +312,8 @@ fn settings(options: &Options) -> Result<Settings, String> {
         cache_bytes: options.cache,
         default_bytes_max: options.maxsize,
         rotate_s: options.rotate.into(),
+        cleaner: options.cleaner,
+        cleaner_rate_bytes: options.cleaner_rate,
         clients_max: options.maxclients.into(),
         timeout_s: options.timeout.into(),
         verbose: options.verbose,

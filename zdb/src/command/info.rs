@@ -130,6 +130,17 @@ fn zdb_sections(context: &Context<'_>, text: &mut Text<'_>) {
         text.field("log_position", engine.log.appended());
         text.field("log_broken", engine.log.broken().unwrap_or("no"));
         text.field("index_memory_bytes", engine.index_bytes());
+        let cleaner = &engine.cleaner.stats;
+        text.field("packed_memory_bytes", engine.log.segments.packed_memory_bytes());
+        text.field("cleaner_state", engine.cleaner.state());
+        text.field("cleaner_segments_cleaned", cleaner.segments_cleaned);
+        text.field("cleaner_segments_written", cleaner.segments_written);
+        text.field("cleaner_bytes_cleaned", cleaner.cleaned_bytes);
+        text.field("cleaner_bytes_written", cleaner.written_bytes);
+        text.field("cleaner_records_kept", cleaner.records_kept);
+        text.field("cleaner_records_dropped", cleaner.records_dropped);
+        text.field("cleaner_records_looked_up", cleaner.questions);
+        text.field("cleaner_failures", cleaner.failures);
         text.field("cache_bytes", engine.cache.bytes());
         text.field("cache_records", engine.cache.len());
         let commit = &server.latencies.commit;

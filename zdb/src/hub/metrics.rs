@@ -243,6 +243,27 @@ impl Hub {
         ] {
             text.gauge(name, help, value);
         }
+        let cleaner = &engine.cleaner.stats;
+        for (name, help, value) in [
+            (
+                "zdb_cleaner_cleaned_bytes_total",
+                "Of data files that the cleaner replaced.",
+                cleaner.cleaned_bytes,
+            ),
+            (
+                "zdb_cleaner_written_bytes_total",
+                "Of data files that the cleaner wrote in their place.",
+                cleaner.written_bytes,
+            ),
+            (
+                "zdb_cleaner_records_dropped_total",
+                "Records that no namespace wanted any more.",
+                cleaner.records_dropped,
+            ),
+            ("zdb_cleaner_failures_total", "Passes that were given up.", cleaner.failures),
+        ] {
+            text.counter(name, help, value);
+        }
         let (data, index) = engine.free_bytes;
         text.each(
             ("zdb_disk_free_bytes", "gauge", "Free bytes of the file systems."),

@@ -110,6 +110,15 @@ impl Cleaner {
         matches!(self.stage, Stage::Packing(_))
     }
 
+    pub fn state(&self) -> &'static str {
+        match self.stage {
+            Stage::Resting if !self.options.is_on => "off",
+            Stage::Resting => "resting",
+            Stage::Surveying(_) => "surveying",
+            Stage::Packing(_) => "packing",
+        }
+    }
+
     /// Whether it has nothing to do and nothing on its way.
     pub fn is_resting(&self) -> bool {
         matches!(self.stage, Stage::Resting) && !self.is_asked

@@ -317,6 +317,11 @@ impl Segments {
         self.list.splice(range, [segment]).collect()
     }
 
+    /// Memory for what packed segments need to be read.
+    pub fn packed_memory_bytes(&self) -> usize {
+        self.list.iter().filter_map(|one| one.packed.as_ref()).map(|one| one.memory_bytes()).sum()
+    }
+
     /// The pages of a packed segment are in its sidecar.
     pub fn pages_stored(&mut self, base: u64) {
         let Some(at) = self.list.iter().position(|segment| segment.base == base) else { return };
