@@ -3,7 +3,9 @@
 use super::number::atoll;
 use super::{Context, Outcome, auth};
 use crate::engine::log::Refusal;
-use crate::engine::namespace::{Access, DEFAULT_NAME, Keys, Mode, Namespace, Retention, Settings};
+use crate::engine::namespace::{
+    Access, DEFAULT_NAME, Keys, Mode, Namespace, Retention, Settings, Space,
+};
 use crate::limits::{
     NAMESPACE_NAME_BYTES_MAX, PROPERTY_NAME_BYTES_MAX, PROPERTY_VALUE_BYTES_MAX,
     SELECT_PASSWORD_BYTES_MAX,
@@ -269,6 +271,10 @@ fn describe(context: &Context<'_>, namespace: &Namespace) -> Result<String, std:
     };
     writeln!(out, "mode: {mode}")?;
     writeln!(out, "history: {}", settings.retention)?;
+    let Space { live, history, dead } = namespace.space();
+    writeln!(out, "data_live_bytes: {live}")?;
+    writeln!(out, "data_history_bytes: {history}")?;
+    writeln!(out, "data_dead_bytes: {dead}")?;
     writeln!(out, "stats_index_io_errors: 0")?;
     writeln!(out, "stats_index_io_error_last: 0")?;
     writeln!(out, "stats_index_faults: 0")?;
@@ -285,6 +291,7 @@ fn describe(context: &Context<'_>, namespace: &Namespace) -> Result<String, std:
     writeln!(out, "index_disk_freespace_mb: {:.2}", megabytes(index))?;
     writeln!(out, "data_disk_freespace_bytes: {data}")?;
     writeln!(out, "data_disk_freespace_mb: {:.2}", megabytes(data))?;
+    writeln!(out, "disk_full: {}", u8::from(context.engine.log.stats.disk_full))?;
     if context.session.admin {
         let log = &context.engine.log;
         let current = log.current();

@@ -622,6 +622,7 @@ fn apply_sequential(table: &mut SequenceTable, entry: &LogEntry) {
 fn count(namespace: &mut Namespace, entry: &LogEntry, end: u64) {
     let replaced = u64::from(entry.replaced.unwrap_or(0));
     let key_length = u64::from(entry.key_length);
+    namespace.count_bytes(entry);
     namespace.live_bytes = namespace.live_bytes.saturating_sub(replaced);
     if entry.kind == Kind::Set {
         namespace.used = true;

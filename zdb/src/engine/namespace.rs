@@ -1,7 +1,8 @@
 //! Namespaces: storage reservations that share the log. Each has its settings and its own index.
 
 use crate::engine::index::{KeyTable, PagePool, SequenceTable};
-use crate::engine::log::format::{Head, Kind};
+use crate::engine::log::format::{self, Head, Kind, RECORD_HEAD_BYTES};
+use crate::engine::log::sidecar::LogEntry;
 use crate::limits::{HISTORY_DAYS_MAX, HISTORY_VERSIONS_MAX, PAYLOAD_BYTES_MAX};
 use std::collections::HashMap;
 use std::fmt;
@@ -224,6 +225,14 @@ pub struct Namespace {
     pub live_bytes: u64,
     /// Bytes of the live keys themselves.
     pub key_bytes: u64,
+    /// What fills the live keys' records up to a multiple of 8 bytes. May be off, also below 0, where the
+    /// records that it was counted from are not all there any more.
+    live_padding_bytes: i64,
+    /// Bytes of all records of keys that the log holds, with heads and padding.
+    pub stored_bytes: u64,
+    /// Of `stored_bytes`, what the cleaner found to be wanted by nobody and has not dropped yet. It counts
+    /// where the retention alone does not tell.
+    pub dead_bytes_known: u64,
     /// Keys ever inserted: 0-db's next internal id in user mode.
     pub inserts: u64,
     /// Whether it ever held a key: its mode is then fixed.
@@ -251,6 +260,9 @@ impl Namespace {
             live_keys: 0,
             live_bytes: 0,
             key_bytes: 0,
+            live_padding_bytes: 0,
+            stored_bytes: 0,
+            dead_bytes_known: 0,
             inserts: 0,
             used: false,
             recorded: false,
@@ -270,6 +282,42 @@ impl Namespace {
         }
     }
 
+    /// Counts the bytes of a record of a key, and of what it replaces. The order of the records does not
+    /// matter here.
+    pub fn count_bytes(&mut self, entry: &LogEntry) {
+        let key = usize::from(entry.key_length);
+        let bytes = |payload: u32| format::record_bytes(key, payload as usize);
+        let padding = |payload: u32| {
+            bytes(payload) as i64 - (RECORD_HEAD_BYTES + key + payload as usize) as i64
+        };
+        self.stored_bytes += bytes(entry.payload_length);
+        self.live_padding_bytes -= entry.replaced.map_or(0, padding);
+        if entry.kind == Kind::Set {
+            self.live_padding_bytes += padding(entry.payload_length);
+        }
+    }
+
+    /// The cleaner dropped records of keys of so many bytes.
+    pub fn forgot(&mut self, bytes: u64) {
+        self.stored_bytes = self.stored_bytes.saturating_sub(bytes);
+        self.dead_bytes_known = self.dead_bytes_known.saturating_sub(bytes);
+    }
+
+    /// What the log holds of this namespace, in bytes of records.
+    pub fn space(&self) -> Space {
+        let padding = self.live_padding_bytes.max(0) as u64;
+        let padding = padding.min(self.live_keys * (format::ALIGN - 1));
+        let heads = self.live_keys * RECORD_HEAD_BYTES as u64;
+        let live = (heads + self.key_bytes + self.live_bytes + padding).min(self.stored_bytes);
+        let old = self.stored_bytes - live;
+        let dead = match self.settings.retention {
+            Retention::Forever => 0,
+            Retention::Versions(0) => old,
+            Retention::Versions(_) | Retention::Days(_) => self.dead_bytes_known.min(old),
+        };
+        Space { live, history: old - dead, dead }
+    }
+
     /// What the record for an average value takes in a read, in bytes.
     pub fn typical_payload_bytes(&self) -> usize {
         let average = self.live_bytes.checked_div(self.live_keys).unwrap_or(0);
@@ -277,8 +325,21 @@ impl Namespace {
     }
 }
 
+/// Bytes of the records of keys, with heads and padding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Of the newest versions of live keys.
+    pub live: u64,
+    /// Of older versions, deleted keys and tombstones, as far as they are kept or not looked at yet.
+    pub history: u64,
+    /// What the cleaner may drop.
+    pub dead: u64,
+}
+
 /// All namespaces, in slots that are reused: the order of NSLIST.
 pub struct Namespaces {
+    /// Bytes of the records of keys of namespaces that were removed or flushed.
+    pub ended_bytes: u64,
     slots: Vec<Option<Namespace>>,
     by_name: HashMap<Box<[u8]>, usize>,
     by_id: HashMap<u32, usize>,
@@ -288,8 +349,13 @@ pub struct Namespaces {
 impl Namespaces {
     /// With `default` in slot 0, id 0.
     pub fn new(mode: Mode) -> Self {
-        let mut all =
-            Self { slots: Vec::new(), by_name: HashMap::new(), by_id: HashMap::new(), next_id: 0 };
+        let mut all = Self {
+            ended_bytes: 0,
+            slots: Vec::new(),
+            by_name: HashMap::new(),
+            by_id: HashMap::new(),
+            next_id: 0,
+        };
         all.insert(DEFAULT_ID, DEFAULT_NAME, Settings::new(mode), 0);
         all
     }
@@ -382,6 +448,7 @@ impl Namespaces {
         let Some(namespace) = self.slots[slot].take() else { return };
         self.by_name.remove(&namespace.name);
         self.by_id.remove(&namespace.id);
+        self.ended_bytes += namespace.stored_bytes;
         if let Keys::User(mut table) = namespace.keys {
             table.clear(pool);
         }
@@ -401,6 +468,7 @@ impl Namespaces {
         self.by_id.remove(&old.id);
         self.by_id.insert(id, slot);
         self.next_id = self.next_id.max(id + 1);
+        self.ended_bytes += old.stored_bytes;
         let origin = old.origin;
         let namespace = Namespace::new(id, &old.name, settings, since);
         self.slots[slot] = Some(Namespace { origin, ..namespace });
@@ -428,8 +496,25 @@ impl Namespaces {
         }
         if settings.retention != namespace.settings.retention {
             namespace.retention_since = since;
+            // It was found by other rules.
+            namespace.dead_bytes_known = 0;
         }
         namespace.settings = settings;
+    }
+
+    /// The cleaner dropped records of so many bytes, of namespaces that were removed or flushed.
+    pub fn forgot_ended(&mut self, bytes: u64) {
+        self.ended_bytes = self.ended_bytes.saturating_sub(bytes);
+    }
+
+    /// What the log holds of all namespaces, with those that ended.
+    pub fn space(&self) -> Space {
+        let ended = Space { dead: self.ended_bytes, ..Space::default() };
+        self.iter().map(Namespace::space).fold(ended, |sum, one| Space {
+            live: sum.live + one.live,
+            history: sum.history + one.history,
+            dead: sum.dead + one.dead,
+        })
     }
 
     pub fn find(&self, name: &[u8]) -> Option<usize> {

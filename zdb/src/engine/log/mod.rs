@@ -166,6 +166,8 @@ pub struct LogStats {
     pub write_errors: u64,
     /// Unix seconds.
     pub write_error_last: u64,
+    /// The last attempt to make a segment met a full file system, or the end of a quota.
+    pub disk_full: bool,
 }
 
 /// What a recovery found, to go on from.

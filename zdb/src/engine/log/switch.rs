@@ -8,7 +8,7 @@ use crate::disk::{Done, Operation, Token};
 use crate::engine::index::PLACE_BITS;
 use crate::limits::*;
 use crate::planted::{self, Bug};
-use std::io;
+use std::io::{self, ErrorKind};
 
 impl Log {
     /// Goes to the next segment, which takes a record of `bytes`, or asks for one.
@@ -181,11 +181,14 @@ impl Log {
         };
         match result {
             Ok(Done::File(file, size)) => {
+                self.stats.disk_full = false;
                 self.prepared = Prepared::Ready(Segment::new(base, capacity, size, file));
             }
             Ok(other) => unreachable!("making a segment gives a file, not {other:?}"),
             Err(error) => {
                 self.prepared = Prepared::Failed { at_ms: now_ms };
+                self.stats.disk_full =
+                    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
                 self.stats.write_errors += 1;
                 if self.now_s != self.stats.write_error_last {
                     self.notices.push(format!(
