@@ -10,7 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 /// Carries out one operation of the slow kind.
 pub fn perform(files: &dyn Files, operation: Operation) -> io::Result<Done> {
     match operation {
-        Operation::CreateSegment { name, capacity, capacity_min, header } => {
+        Operation::CreateSegment { name, capacity, capacity_min, keep_free, header } => {
+            let capacity = room_for(files, capacity, capacity_min, keep_free)?;
             create_segment(files, &name, capacity, capacity_min, &header)
         }
         Operation::Truncate { file, length } => {
@@ -65,6 +66,25 @@ pub fn perform(files: &dyn Files, operation: Operation) -> io::Result<Done> {
         | Operation::Sync { .. }
         | Operation::Read { .. } => unreachable!("the ring does log I/O"),
     }
+}
+
+/// How large a file can be that leaves so many bytes free.
+fn room_for(
+    files: &dyn Files,
+    capacity: u64,
+    capacity_min: u64,
+    keep_free: u64,
+) -> io::Result<u64> {
+    if keep_free == 0 {
+        return Ok(capacity);
+    }
+    // Where nobody knows, the disk itself says when it is full.
+    let free = files.free_bytes(Root::Data).unwrap_or(u64::MAX);
+    let room = free.saturating_sub(keep_free) / BLOCK * BLOCK;
+    if room < capacity_min {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    Ok(capacity.min(room))
 }
 
 /// Makes a segment whose header is durable before anybody hears of it.

@@ -55,11 +55,12 @@ pub enum Operation {
         length: u64,
     },
     /// Makes a segment file of `capacity` bytes, or fewer but at least `capacity_min` where the disk is
-    /// nearly full, with this first block, all of it durable.
+    /// nearly full, with this first block, all of it durable. So many bytes stay free on the disk.
     CreateSegment {
         name: String,
         capacity: u64,
         capacity_min: u64,
+        keep_free: u64,
         header: Vec<u8>,
     },
     /// Gives back the part of a closed segment behind `length`.

@@ -173,6 +173,9 @@ impl Engine {
         if self.log.is_closing() || self.log.broken().is_some() {
             return self.stop_cleaning();
         }
+        // What it writes needs room before it gives some back.
+        let is_on = self.cleaner.options.is_on;
+        self.log.reserve_bytes = if is_on { self.log.segment_bytes() } else { 0 };
         if !self.options_allow() {
             return;
         }

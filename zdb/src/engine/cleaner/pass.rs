@@ -768,6 +768,13 @@ impl Pass {
         for buried in std::mem::take(&mut self.buried) {
             engine.forget_delete(buried);
         }
+        for (namespace, bytes) in std::mem::take(&mut self.forgotten) {
+            let slot = engine.namespaces.slot_of(namespace);
+            match slot.and_then(|slot| engine.namespaces.get_mut(slot)) {
+                Some(namespace) => namespace.forgot(bytes),
+                None => engine.namespaces.forgot_ended(bytes),
+            }
+        }
         Step::End(Ended::Replaced)
     }
 

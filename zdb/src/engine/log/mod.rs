@@ -51,9 +51,18 @@ const RETRY_MS: u64 = 500;
 
 enum Prepared {
     Nothing,
-    Requested { base: u64, capacity: u64 },
-    Ready(Segment),
-    Failed { at_ms: u64 },
+    Requested { base: u64, capacity: u64, source: Room },
+    Ready(Segment, Room),
+    /// Not even from the reserve, if that was tried.
+    Failed { at_ms: u64, source: Room },
+}
+
+/// Where the room for a segment comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Free,
+    /// What is kept for the cleaner: on a full disk only records that lead to more room get some of it.
+    Reserve,
 }
 
 /// A write on its way.
@@ -109,8 +118,11 @@ pub struct Log {
     pub operations: Vec<(Token, Operation)>,
     buffer: WriteBuffer,
     segment_bytes: u64,
-    /// Whether the last of `segments` takes records.
+    /// Whether the last of `segments` takes records, and where its room is from.
     open: bool,
+    room: Room,
+    /// Bytes that new segments leave free on the disk.
+    pub reserve_bytes: u64,
     prepared: Prepared,
     switch: Option<Switch>,
     appended: u64,
@@ -199,6 +211,8 @@ impl Log {
             buffer,
             segment_bytes: segment_bytes.next_multiple_of(BLOCK),
             open: false,
+            room: Room::Free,
+            reserve_bytes: 0,
             prepared: Prepared::Nothing,
             switch: None,
             appended: position,
@@ -253,7 +267,8 @@ impl Log {
         payload: &[u8],
     ) -> Result<(u64, u64), Refusal> {
         let bytes = head.bytes();
-        let position = self.reserve(now_ms, bytes)?;
+        let room = if head.kind == Kind::Set { Room::Free } else { Room::Reserve };
+        let position = self.reserve(now_ms, bytes, room)?;
         head.sequence = position / format::ALIGN;
         self.put(position, &head, key, payload);
         self.appended_record(now_ms, bytes);
@@ -273,7 +288,9 @@ impl Log {
             "the command checked the size of the batch"
         );
         let bytes = format::BATCH_HEAD_BYTES as u64 + bytes;
-        let position = self.reserve(now_ms, bytes)?;
+        let adds = members.iter().any(|member| member.head.kind == Kind::Set);
+        let room = if adds { Room::Free } else { Room::Reserve };
+        let position = self.reserve(now_ms, bytes, room)?;
         let seed = self.seed;
         let out = self.room(position, bytes);
         let mut at = format::BATCH_HEAD_BYTES;
@@ -334,14 +351,16 @@ impl Log {
     }
 
     /// Finds the place for a record, going to the next segment where this one is full.
-    fn reserve(&mut self, now_ms: u64, bytes: u64) -> Result<u64, Refusal> {
+    /// `room`: what it may use.
+    fn reserve(&mut self, now_ms: u64, bytes: u64, room: Room) -> Result<u64, Refusal> {
         if self.broken.is_some() {
             return Err(Refusal::Failed);
         }
         loop {
             if self.open {
                 let segment = self.segments.last().expect("an open log has a segment");
-                if self.appended + bytes + SEAL_ROOM <= segment.base + segment.size {
+                let is_allowed = self.room == Room::Free || room == Room::Reserve;
+                if is_allowed && self.appended + bytes + SEAL_ROOM <= segment.base + segment.size {
                     let buffered = self.appended + bytes + SEAL_ROOM - self.written;
                     // A record that is partly on the disk must be whole in the buffer, to be read.
                     if buffered > WRITE_BUFFER_BYTES as u64 - RECORD_BYTES_MAX {
@@ -350,12 +369,12 @@ impl Log {
                     if self.appended - segment.base > segment.size / 2
                         && matches!(self.prepared, Prepared::Nothing)
                     {
-                        self.request_segment(bytes);
+                        self.request_segment(bytes, Room::Free);
                     }
                     return Ok(self.appended);
                 }
             }
-            self.next_segment(now_ms, bytes)?;
+            self.next_segment(now_ms, bytes, room)?;
         }
     }
 
@@ -448,7 +467,7 @@ impl Log {
 
     /// Whether there was no room for a segment.
     pub fn is_full(&self) -> bool {
-        matches!(self.prepared, Prepared::Failed { .. })
+        self.stats.disk_full
     }
 
     /// The size that segments are made with.
@@ -755,7 +774,7 @@ impl Log {
             self.buffer.remove();
         }
         let unused = match std::mem::replace(&mut self.prepared, Prepared::Nothing) {
-            Prepared::Ready(segment) => Some((segment.base, segment.file)),
+            Prepared::Ready(segment, _) => Some((segment.base, segment.file)),
             _ => None,
         };
         let cut = match self.segments.last() {
