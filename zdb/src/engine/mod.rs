@@ -6,10 +6,12 @@
 pub mod cache;
 pub mod cleaner;
 pub mod chain;
+pub mod forgotten;
 pub mod identity;
 pub mod index;
 pub mod log;
 pub mod namespace;
+pub mod packed_walk;
 mod prefetch;
 mod reading;
 pub mod recovery;

@@ -6,7 +6,10 @@
 //! closed as it is, and the next append begins a new one: what lies behind the end of a closed segment
 //! is never taken for a record again. Damage is reported and stepped over; nothing whole is dropped.
 
+mod packed;
+
 use super::chain::{self, Chain, Link};
+use super::forgotten::Forgotten;
 use super::identity::{self, Identity};
 use super::index::{Bulk, HashSecret, PagePool};
 use super::log::buffer::WriteBuffer;
@@ -17,7 +20,7 @@ use super::log::{Log, LogStart, Policy};
 use super::namespace::{Applied, Keys, Mode, Namespaces};
 use super::scanner::{Scanner, Unreadable};
 use super::walk::{Ending, Item, Walk};
-use super::{Engine, apply_sequential, control_entry, count, entry_of, index_change};
+use super::{Engine, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
 use std::collections::HashSet;
@@ -31,6 +34,9 @@ pub const IMPORT_UNFINISHED_NAME: &str = "import-unfinished";
 pub const REPAIR_UNFINISHED_NAME: &str = "repair-unfinished";
 /// Where the write buffer of the last start was; empty for none.
 const BUFFER_PLACE_NAME: &str = "buffer-place";
+/// What follows of blocks that cannot be read.
+const LOST_TO_THE_DISK: &str = "the records in them are lost, all others are served. Move the data to another \
+     disk: zdb check lists what is lost, zdb repair --to-data saves the rest";
 /// Changes to tables that are collected before they are merged: 64 MiB of memory.
 const CHANGES_MIN: usize = 4 << 20;
 
@@ -65,10 +71,17 @@ pub fn missing(files: &dyn Files) -> Result<Vec<u64>, String> {
         files.list(root).map_err(|error| format!("cannot list the {what} directory: {error}"))
     };
     let (data, index) = (list(Root::Data, "data")?, list(Root::Index, "index")?);
-    let files: HashSet<u64> = data.iter().filter_map(|name| format::segment_base(name)).collect();
-    let has_file = |base: &u64| files.contains(base);
+    let segments: HashSet<u64> =
+        data.iter().filter_map(|name| format::segment_base(name)).collect();
+    let has_file = |base: &u64| segments.contains(base);
     let bases = index.iter().filter_map(|name| format::sidecar_base(name));
-    Ok(bases.filter(|base| !has_file(base)).collect())
+    let mut missing: Vec<u64> = bases.filter(|base| !has_file(base)).collect();
+    if !missing.is_empty() {
+        let mut there: Vec<u64> = segments.iter().copied().collect();
+        there.sort_unstable();
+        chain::without_packed(files, &there, &mut missing);
+    }
+    Ok(missing)
 }
 
 /// What to do about a directory whose making was not finished.
@@ -126,14 +139,20 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         changes: Vec::new(),
         changes_count: 0,
         keys_merged: 0,
+        forgotten: Forgotten::default(),
     };
     let mut previous_end = 0;
     let mut end_of_log = 0;
+    recovery.remove_unfinished(&names);
     let chain = recovery.open_segments(id, &bases)?;
-    for (at, Link { header, file, size, .. }) in chain.links.iter().enumerate() {
-        let segment = Segment::new(header.base, header.capacity, *size, *file);
-        let ended =
-            recovery.load_segment(segment, chain.ending(at), at + 1 == chain.links.len())?;
+    for (at, link) in chain.links.iter().enumerate() {
+        let Link { header, file, size, .. } = link;
+        let ended = if header.packed.is_some() {
+            recovery.load_packed(link)?
+        } else {
+            let segment = Segment::new(header.base, header.capacity, *size, *file);
+            recovery.load_segment(segment, chain.ending(at), at + 1 == chain.links.len())?
+        };
         end_of_log = header.base + header.capacity;
         previous_end = if ended.sealed { 0 } else { ended.end };
     }
@@ -238,6 +257,8 @@ struct Recovery<'a> {
     changes: Vec<Bulk>,
     changes_count: usize,
     keys_merged: usize,
+    /// Of the packed segment that is being loaded.
+    forgotten: Forgotten,
 }
 
 /// The part of a sidecar that verifies.
@@ -253,6 +274,7 @@ impl Recovery<'_> {
         if let Some((_, line)) = chain.refused.pop() {
             return Err(line);
         }
+        self.remove_left_over(&chain.left_over)?;
         for (base, file) in &chain.unused {
             self.files.close(*file);
             // What cannot be removed, on a read-only disk, is made anew when it is needed.
@@ -288,26 +310,8 @@ impl Recovery<'_> {
         ending: Ending,
         is_last: bool,
     ) -> Result<Ended, String> {
-        let base = segment.base;
-        let file = segment.file;
-        let loaded = self.load_sidecar(&segment);
-        let mut resume = base + SEGMENT_HEADER_BYTES;
-        let mut ended = None;
-        let mut offset = 0;
-        for (header, bytes) in &loaded.pages {
-            let body = &loaded.bytes[offset + PAGE_HEADER_BYTES..offset + bytes];
-            for entry in sidecar::entries(header.first, body) {
-                self.apply_entry(&entry, file, base);
-            }
-            segment.add_loaded(*header, *bytes);
-            offset += bytes;
-            resume = header.end;
-            if header.ending != PageEnd::Open {
-                ended = Some(Ended { end: header.end, sealed: header.ending == PageEnd::Sealed });
-            }
-        }
-        drop(loaded);
-        let size = segment.size;
+        let (base, file, size) = (segment.base, segment.file, segment.size);
+        let (resume, ended) = self.apply_sidecar(&mut segment);
         self.segments.push(segment);
         if let Some(ended) = ended {
             return Ok(ended);
@@ -323,6 +327,28 @@ impl Recovery<'_> {
         Ok(ended)
     }
 
+    /// Applies what the sidecar of a segment tells. Where it ends, and where the records of the segment do,
+    /// if it tells that.
+    fn apply_sidecar(&mut self, segment: &mut Segment) -> (u64, Option<Ended>) {
+        let loaded = self.load_sidecar(segment);
+        let mut resume = segment.base + SEGMENT_HEADER_BYTES;
+        let mut ended = None;
+        let mut offset = 0;
+        for (header, bytes) in &loaded.pages {
+            let body = &loaded.bytes[offset + PAGE_HEADER_BYTES..offset + bytes];
+            for entry in sidecar::entries(header.first, body) {
+                self.apply_entry(&entry, segment);
+            }
+            segment.add_loaded(*header, *bytes);
+            offset += bytes;
+            resume = header.end;
+            if header.ending != PageEnd::Open {
+                ended = Some(Ended { end: header.end, sealed: header.ending == PageEnd::Sealed });
+            }
+        }
+        (resume, ended)
+    }
+
     fn load_sidecar(&self, segment: &Segment) -> LoadedSidecar {
         let name = format::sidecar_name(segment.base);
         let bytes = self.files.read_small(Root::Index, &name).unwrap_or_default();
@@ -330,7 +356,7 @@ impl Recovery<'_> {
         LoadedSidecar { bytes, pages }
     }
 
-    fn apply_entry(&mut self, entry: &LogEntry, file: FileId, base: u64) {
+    fn apply_entry(&mut self, entry: &LogEntry, segment: &Segment) {
         match entry.kind {
             Kind::Set | Kind::Delete => {
                 let slot = match self.last_slot {
@@ -341,24 +367,16 @@ impl Recovery<'_> {
                 self.apply(slot, entry);
             }
             Kind::Namespace | Kind::NamespaceEnd => {
-                let bytes =
-                    format::record_bytes(entry.key_length.into(), entry.payload_length as usize);
-                let start = entry.position / BLOCK * BLOCK;
-                let length = (entry.position - start + bytes).next_multiple_of(BLOCK);
-                let mut block = AlignedBuffer::new(length as usize);
-                // What cannot be read is as good as damaged.
-                let _ = self.files.read_at(file, start - base, &mut block);
-                let record = &block[(entry.position - start) as usize..];
-                match Verified::check(record, self.seed, entry.position) {
+                let (offset, record) = self.read_entry(entry, segment);
+                match Verified::check(&record, self.seed, entry.position) {
                     Some(record) => {
                         self.apply_namespace(&record.head, record.key(), record.payload());
                     }
                     None => {
                         self.namespaces.keep_history(entry.namespace);
                         self.report.damage.push(format!(
-                            "segment {} at offset {}: the settings of namespace {} are damaged",
-                            format::segment_name(base),
-                            entry.position - base,
+                            "segment {} at offset {offset}: the settings of namespace {} are damaged",
+                            format::segment_name(segment.base),
                             entry.namespace
                         ));
                     }
@@ -366,6 +384,24 @@ impl Recovery<'_> {
             }
             Kind::Padding | Kind::Seal | Kind::Batch => {}
         }
+    }
+
+    /// Reads the record of an entry: its offset in the file, and bytes that begin with it. What cannot be
+    /// read is as good as damaged.
+    fn read_entry(&self, entry: &LogEntry, segment: &Segment) -> (u64, Vec<u8>) {
+        let bytes = format::record_bytes(entry.key_length.into(), entry.payload_length as usize);
+        if let Some(packed) = &segment.packed {
+            return self.read_packed_entry(segment.file, packed, entry.position, bytes);
+        }
+        let offset = entry.position - segment.base;
+        (offset, self.read_bytes(segment.file, offset, bytes))
+    }
+
+    fn read_bytes(&self, file: FileId, offset: u64, bytes: u64) -> Vec<u8> {
+        let within = offset % BLOCK;
+        let mut blocks = AlignedBuffer::new((within + bytes).next_multiple_of(BLOCK) as usize);
+        let _ = self.files.read_at(file, offset - within, &mut blocks);
+        blocks[within as usize..].to_vec()
     }
 
     /// The slot of a namespace, or of its stand-in.
@@ -379,6 +415,7 @@ impl Recovery<'_> {
             "the settings of namespace {:?} are lost: it is there, in user mode and locked",
             String::from_utf8_lossy(name)
         ));
+        self.forgotten.meet(id, &mut self.namespaces);
         slot
     }
 
@@ -398,6 +435,7 @@ impl Recovery<'_> {
                     .push(format!("the settings of namespace {name:?} cannot be read"));
             }
         }
+        self.forgotten.meet(head.namespace, &mut self.namespaces);
     }
 
     /// Applies the records of a segment from `from` on, makes the missing part of its sidecar, and
@@ -438,7 +476,10 @@ impl Recovery<'_> {
                     // A write that a power cut took in part was never durable: what was there before it
                     // counts.
                     let lost = lost.filter(|_| !is_half_written);
-                    self.step_over(&mut builder, base, (start, end), lost);
+                    self.report_damaged(base, start - base, end - start);
+                    if let Some((head, key)) = lost {
+                        self.step_over(&mut builder, start, &head, &key);
+                    }
                 }
             }
         }
@@ -467,31 +508,24 @@ impl Recovery<'_> {
         let sealed = sealed && was_durable;
         let how = if sealed { PageEnd::Sealed } else { PageEnd::Recovered };
         pages.push(builder.finish(seed, how, position));
-        for (header, bytes) in pages {
-            self.write_page(base, header, bytes);
-        }
+        let segment = self.segments.last_mut().expect("the segment was pushed");
+        store_pages(self.files, segment, pages);
         Ok(Ended { end: position, sealed })
     }
 
-    fn step_over(
-        &mut self,
-        builder: &mut PageBuilder,
-        base: u64,
-        (start, end): (u64, u64),
-        lost: Option<(Head, Vec<u8>)>,
-    ) {
+    fn report_damaged(&mut self, base: u64, offset: u64, bytes: u64) {
         self.report.damage.push(format!(
-            "segment {} at offset {}: {} bytes are damaged",
-            format::segment_name(base),
-            start - base,
-            end - start
+            "segment {} at offset {offset}: {bytes} bytes are damaged",
+            format::segment_name(base)
         ));
-        let Some((head, key)) = lost else { return };
-        // The head is whole: the key's newest version is known to be lost, and is not replaced by an
-        // older one.
+    }
+
+    /// Takes a record whose payload is damaged. Its head is whole: the key's newest version is known to be
+    /// lost, and is not replaced by an older one.
+    fn step_over(&mut self, builder: &mut PageBuilder, position: u64, head: &Head, key: &[u8]) {
         match head.kind {
             Kind::Set | Kind::Delete => {
-                self.take(builder, (start, start + head.bytes()), &head, &key, &[]);
+                self.take(builder, (position, position + head.bytes()), head, key, &[]);
             }
             Kind::Namespace => {
                 self.slot_or_stand_in(head.namespace);
@@ -525,10 +559,7 @@ impl Recovery<'_> {
                 ));
             }
             if *start < walk.position() {
-                self.report.damage.push(format!(
-                    "{place}: the records in them are lost, all others are served. Move the data to another \
-                     disk: zdb check lists what is lost, zdb repair --to-data saves the rest"
-                ));
+                self.report.damage.push(format!("{place}: {LOST_TO_THE_DISK}"));
             }
         }
         Ok(())
@@ -558,7 +589,7 @@ impl Recovery<'_> {
         let Some(namespace) = self.namespaces.get_mut(slot) else { return };
         count(namespace, entry, 0);
         if let Keys::Sequential(table) = &mut namespace.keys {
-            return apply_sequential(table, entry);
+            return self.forgotten.apply_id(entry.namespace, table, entry);
         }
         if self.changes.len() <= slot {
             self.changes.resize_with(slot + 1, Bulk::new);
@@ -587,12 +618,13 @@ impl Recovery<'_> {
         self.changes_count = 0;
         self.keys_merged = merged;
     }
+}
 
-    fn write_page(&mut self, base: u64, header: PageHeader, bytes: Vec<u8>) {
-        let segment = self.segments.last_mut().expect("the segment was pushed");
-        let offset = segment.sidecar_bytes;
-        let name = format::sidecar_name(base);
-        match self.files.write_part(Root::Index, &name, offset, &bytes) {
+/// Writes pages of a sidecar behind those that are there.
+fn store_pages(files: &dyn Files, segment: &mut Segment, pages: Vec<(PageHeader, Vec<u8>)>) {
+    let name = format::sidecar_name(segment.base);
+    for (header, bytes) in pages {
+        match files.write_part(Root::Index, &name, segment.sidecar_bytes, &bytes) {
             Ok(()) => segment.add_loaded(header, bytes.len()),
             Err(_) => segment.add_kept(header, bytes),
         }

@@ -26,10 +26,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const ROUNDS: u64 = 60;
 
 /// Numbers that follow from a seed (SplitMix64).
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, count: u64) -> u64 {
+    pub(super) fn below(&mut self, count: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -38,10 +38,10 @@ impl Random {
 }
 
 /// A directory that goes with the value.
-struct Home(PathBuf);
+pub(super) struct Home(pub(super) PathBuf);
 
 impl Home {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path =
@@ -50,24 +50,24 @@ impl Home {
         Self(path)
     }
 
-    fn data(&self) -> PathBuf {
+    pub(super) fn data(&self) -> PathBuf {
         self.0.join("data")
     }
 
-    fn index(&self) -> PathBuf {
+    pub(super) fn index(&self) -> PathBuf {
         self.0.join("index")
     }
 
-    fn writable(&self) -> SystemFiles {
+    pub(super) fn writable(&self) -> SystemFiles {
         SystemFiles::open(&self.data(), &self.index()).expect("the directories can be opened").0
     }
 
-    fn read_only(&self) -> Box<SystemFiles> {
+    pub(super) fn read_only(&self) -> Box<SystemFiles> {
         let opened = SystemFiles::open_to_read(&self.data(), &self.index());
         Box::new(opened.expect("the directories can be opened"))
     }
 
-    fn copy(&self) -> Self {
+    pub(super) fn copy(&self) -> Self {
         let copy = Self::new();
         for root in ["data", "index"] {
             std::fs::create_dir_all(copy.0.join(root)).expect("a directory");
@@ -81,7 +81,7 @@ impl Home {
     }
 
     /// Every file with its bytes.
-    fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(super) fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut found = BTreeMap::new();
         for root in ["data", "index"] {
             for entry in std::fs::read_dir(self.0.join(root)).expect("a directory") {
@@ -92,7 +92,7 @@ impl Home {
         found
     }
 
-    fn segments(&self) -> Vec<PathBuf> {
+    pub(super) fn segments(&self) -> Vec<PathBuf> {
         let names = self.contents().into_keys();
         let is_log = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "log");
         names.filter(is_log).collect()
@@ -106,7 +106,7 @@ impl Drop for Home {
 }
 
 /// A log of some segments with what namespaces can be and keys can go through.
-fn sample() -> Home {
+pub(super) fn sample() -> Home {
     let home = Home::new();
     let mut writer =
         Writer::start(home.writable(), SEGMENT_BYTES_MIN, IMPORT_UNFINISHED_NAME, None)
@@ -153,15 +153,15 @@ fn sample() -> Home {
 }
 
 /// A version or a delete: namespace, key, time, value.
-type Version = (String, Vec<u8>, u32, Option<Vec<u8>>);
+pub(super) type Version = (String, Vec<u8>, u32, Option<Vec<u8>>);
 
 /// Everything that a log says, without places.
 #[derive(Default)]
-struct Story {
+pub(super) struct Story {
     names: HashMap<u32, String>,
-    versions: Vec<Version>,
-    settings: BTreeMap<String, Settings>,
-    losses: Vec<(u64, u64)>,
+    pub(super) versions: Vec<Version>,
+    pub(super) settings: BTreeMap<String, Settings>,
+    pub(super) losses: Vec<(u64, u64)>,
 }
 
 impl Visitor for Story {
@@ -210,21 +210,21 @@ impl Visitor for Story {
     fn advance(&mut self, _: u64) {}
 }
 
-fn story(log: &StoredLog) -> Story {
+pub(super) fn story(log: &StoredLog) -> Story {
     let mut story = Story::default();
     assert!(log.visit(&|_| true, &mut story).is_ok(), "a walk that nobody stops");
     story
 }
 
-fn silent() -> Lines {
+pub(super) fn silent() -> Lines {
     Lines::to(Box::new(io::sink()))
 }
 
-fn check(files: Box<dyn Files>) -> Result<Summary, String> {
+pub(super) fn check(files: Box<dyn Files>) -> Result<Summary, String> {
     check::check(&StoredLog::open(files)?, 0, true, &mut silent())
 }
 
-fn salvage(files: Box<dyn Files>, to: &Home) -> Result<Outcome, String> {
+pub(super) fn salvage(files: Box<dyn Files>, to: &Home) -> Result<Outcome, String> {
     repair::copy(&StoredLog::open(files)?, to.writable(), &mut silent())
 }
 
@@ -330,7 +330,7 @@ fn no_damage_brings_what_was_never_written() {
 }
 
 /// A disk that cannot read some blocks of one file.
-struct Failing {
+pub(super) struct Failing {
     files: Box<SystemFiles>,
     name: String,
     blocks: Range<u64>,
@@ -338,7 +338,7 @@ struct Failing {
 }
 
 impl Failing {
-    fn new(files: Box<SystemFiles>, path: &Path, blocks: Range<u64>) -> Self {
+    pub(super) fn new(files: Box<SystemFiles>, path: &Path, blocks: Range<u64>) -> Self {
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         Self { files, name, blocks, opened: Mutex::default() }
     }

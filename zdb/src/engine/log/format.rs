@@ -430,6 +430,11 @@ pub fn unfinished_name(base: u64) -> String {
     format!("{base:016x}.log.new")
 }
 
+/// The base in the name of an unfinished packed segment.
+pub fn unfinished_base(name: &str) -> Option<u64> {
+    base_of(name.strip_suffix(".log.new")?)
+}
+
 /// Name of the file of a segment, and of its sidecar without the ending.
 pub fn segment_name(base: u64) -> String {
     format!("{base:016x}.log")

@@ -196,6 +196,21 @@ impl Packed {
         (offset + length as u64).next_multiple_of(BLOCK)
     }
 
+    /// Position of the first address that it stands for.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    pub fn stops(&self) -> &[Stop] {
+        &self.stops
+    }
+
+    /// The first stop behind an offset of the file: its own offset, and the position of the record there.
+    pub fn stop_behind(&self, offset: u64) -> Option<(u64, u64)> {
+        let after = self.stops.partition_point(|stop| stop.offset() <= offset);
+        self.stops.get(after).map(|stop| (stop.offset(), stop.position(self.base)))
+    }
+
     pub fn memory_bytes(&self) -> usize {
         self.stops.capacity() * STOP_BYTES
     }
@@ -354,12 +369,7 @@ pub struct Cover {
 
 impl Builder {
     pub fn new(base: u64) -> Self {
-        Self {
-            base,
-            stops: Stops::new(base),
-            bytes: Vec::new(),
-            offset: SEGMENT_HEADER_BYTES,
-        }
+        Self { base, stops: Stops::new(base), bytes: Vec::new(), offset: SEGMENT_HEADER_BYTES }
     }
 
     /// Bytes of the file so far.
