@@ -376,10 +376,12 @@ impl Pass {
         let until = self.offset + self.bytes.len() as u64;
         match self.result.take() {
             Some(Ok(Done::Bytes(bytes))) => {
-                let wanted = (end - until).min(bytes.len() as u64) as usize;
+                // A read may bring less than was asked for; the next one begins with a block.
+                let whole = bytes.len() as u64 / BLOCK * BLOCK;
+                let wanted = if whole < end - until { whole } else { end - until } as usize;
                 if wanted == 0 {
-                    // The file is shorter than its sidecar says.
-                    return self.fail_damaged();
+                    let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+                    return self.fail_at("cannot read it", &error);
                 }
                 self.bytes.extend_from_slice(&bytes[..wanted]);
                 engine.pay(wanted as u64);
