@@ -87,7 +87,7 @@ impl Requests {
             950..962 => one("NSINFO", &[name]),
             962..966 => said_once("FLUSH"),
             966..970 => {
-                let settings: [[&[u8]; 2]; 10] = [
+                let settings: [[&[u8]; 2]; 15] = [
                     [b"worm", b"1"],
                     [b"worm", b"0"],
                     [b"lock", b"1"],
@@ -98,6 +98,11 @@ impl Requests {
                     [b"public", b"1"],
                     [b"freeze", b"1"],
                     [b"freeze", b"0"],
+                    [b"history", b"0"],
+                    [b"history", b"0"],
+                    [b"history", b"2"],
+                    [b"history", b"36500d"],
+                    [b"history", b"forever"],
                 ];
                 let [property, value] = pick(random, &settings);
                 one("NSSET", &[name, property, value])
@@ -107,7 +112,8 @@ impl Requests {
                 let policy = pick(random, &["always", "everysec", "no"]);
                 one("CONFIG", &[b"SET", b"appendfsync", policy.as_bytes()])
             }
-            978..985 => said_once("DBSIZE"),
+            978..981 => said_once("DBSIZE"),
+            981..985 => said_once("DEBUG CLEAN"),
             985..990 => said_once("NSLIST"),
             _ => one("GET", &[&key]),
         }

@@ -129,8 +129,12 @@ impl Run {
             "NSSET seq mode seq",
             "NSSET two password secret",
             "NSSET two public 0",
+            "NSSET default history 0",
+            "NSSET one history 2",
+            "NSSET two history 0",
+            "NSSET seq history 0",
         ] {
-            if self.chance(80) {
+            if self.chance(if line.contains("history") { 40 } else { 80 }) {
                 self.world.clients[client].wire.extend(format!("{line}\r\n").into_bytes());
             }
         }

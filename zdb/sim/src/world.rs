@@ -663,7 +663,8 @@ impl World {
                 .collect();
             let closing = self.hub.stopping;
             // Clients that are gone may have left requests that a pause or the log holds.
-            let held = self.hub.deadline_ms().is_some() || runs_on;
+            let soon_ms = self.now.monotonic_ms + 3_600_000;
+            let held = self.hub.deadline_ms().is_some_and(|due_ms| due_ms < soon_ms) || runs_on;
             // A segment that is due and meets a full disk is asked for again and again.
             let idle = idle && self.ring.is_empty() || round > IDLE_ROUNDS_MAX;
             if idle && (waiting.is_empty() && !held || closing) {

@@ -120,8 +120,7 @@ impl Context<'_> {
         if settings.rotate_s != before.rotate_s {
             self.engine.log.set_rotation(settings.rotate_s * 1000);
         }
-        let options =
-            Options { is_on: settings.cleaner, rate_bytes: settings.cleaner_rate_bytes };
+        let options = Options { is_on: settings.cleaner, rate_bytes: settings.cleaner_rate_bytes };
         self.engine.cleaner.options = options;
         self.server.slow_log.shorten(settings.slowlog_entries_max);
     }

@@ -559,7 +559,8 @@ pub fn advance(
         Answer::Page(Ok(bytes)) if bytes.is_empty() => {}
         Answer::Page(Ok(bytes)) => {
             let segment = engine.log.segments.of(scan.page_first);
-            let (base, seed) = segment.map_or((0, 0), |one| (one.base, engine.log.segments.page_seed(one)));
+            let (base, seed) =
+                segment.map_or((0, 0), |one| (one.base, engine.log.segments.page_seed(one)));
             if sidecar::read_page(&bytes, seed).is_none() {
                 return page_lost(engine, scan, base, out);
             }
@@ -569,7 +570,9 @@ pub fn advance(
             let base = engine.log.segments.of(scan.page_first).map_or(0, |segment| segment.base);
             return page_lost(engine, scan, base, out);
         }
-        Answer::Record(_) | Answer::Written(_) | Answer::Work(_) => unreachable!("scans ask for pages and ranges"),
+        Answer::Record(_) | Answer::Written(_) | Answer::Work(_) => {
+            unreachable!("scans ask for pages and ranges")
+        }
     }
     let sequential = engine
         .namespaces

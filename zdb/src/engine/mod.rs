@@ -4,8 +4,8 @@
 //! never touches a file or a socket, takes no lock and reads no clock.
 
 pub mod cache;
-pub mod cleaner;
 pub mod chain;
+pub mod cleaner;
 pub mod forgotten;
 pub mod identity;
 pub mod index;

@@ -106,12 +106,7 @@ impl Engine {
         }
     }
 
-    fn answer_record(
-        &mut self,
-        waiter: Waiter,
-        place: Place,
-        record: Result<Bytes, ReadFailure>,
-    ) {
+    fn answer_record(&mut self, waiter: Waiter, place: Place, record: Result<Bytes, ReadFailure>) {
         self.answer(waiter, Answer::Record(Fetched { place, record }));
     }
 

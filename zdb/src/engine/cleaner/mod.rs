@@ -190,12 +190,17 @@ impl Engine {
                     self.cleaner.is_asked = false;
                     self.cleaner.surveyed = self.log.appended();
                     let list = self.log.segments.list();
-                    let is_there = |base: &u64| list.binary_search_by_key(base, |one| one.base).is_ok();
+                    let is_there =
+                        |base: &u64| list.binary_search_by_key(base, |one| one.base).is_ok();
                     self.cleaner.known.retain(|base, _| is_there(base));
                     self.cleaner.rounds += 1;
                     let clean_until = u64::MAX;
-                    let survey =
-                        Survey { at: 0, sample: Sample::default(), questions: Vec::new(), clean_until };
+                    let survey = Survey {
+                        at: 0,
+                        sample: Sample::default(),
+                        questions: Vec::new(),
+                        clean_until,
+                    };
                     self.cleaner.stage = Stage::Surveying(survey);
                 }
                 Stage::Surveying(mut survey) => {
@@ -328,8 +333,7 @@ impl Engine {
         let pause_ms = CLEANER_SURVEY_MS.max(segments * 20 * CLEANER_SURVEY_STEP_MS);
         self.cleaner.survey_ms = self.now.monotonic_ms + pause_ms;
         self.cleaner.due_ms = self.cleaner.due_ms.max(self.now.monotonic_ms);
-        let keeps_days =
-            |one: &Namespace| matches!(one.settings.retention, Retention::Days(_));
+        let keeps_days = |one: &Namespace| matches!(one.settings.retention, Retention::Days(_));
         self.cleaner.expiry_ms = (self.namespaces.iter().any(keeps_days))
             .then(|| self.now.monotonic_ms + CLEANER_EXPIRY_MS);
         if let Some((range, expected_bytes)) = self.choose() {
@@ -344,7 +348,8 @@ impl Engine {
     fn choose(&self) -> Option<(Range<usize>, u64)> {
         let list = self.log.segments.list();
         let closed = list.len().saturating_sub(1);
-        let least = if self.log.is_full() { CLEANER_DEAD_PERCENT_FULL } else { CLEANER_DEAD_PERCENT };
+        let least =
+            if self.log.is_full() { CLEANER_DEAD_PERCENT_FULL } else { CLEANER_DEAD_PERCENT };
         let dead_percent = |at: usize| -> Option<u64> {
             let known = self.cleaner.known.get(&list[at].base)?;
             (self.may_clean(at) && known.rests_until <= self.log.appended())
@@ -370,7 +375,8 @@ impl Engine {
             small(at)?;
             let (range, bytes) = self.widen(at, &small);
             let is_many = list.len() > CLEANER_SEGMENTS_MANY;
-            let is_due = range.len() >= CLEANER_MERGE_MIN && (is_many || range.clone().all(is_packed));
+            let is_due =
+                range.len() >= CLEANER_MERGE_MIN && (is_many || range.clone().all(is_packed));
             is_due.then_some((range, bytes))
         })
     }
@@ -386,11 +392,13 @@ impl Engine {
             let before = range.start.checked_sub(1).and_then(|at| Some((at, worth(at)?)));
             let behind = Some(range.end).filter(|at| *at < closed);
             let behind = behind.and_then(|at| Some((at, worth(at)?)));
-            let Some((at, more)) = before.or(behind).filter(|(_, more)| bytes + more <= room) else {
+            let Some((at, more)) = before.or(behind).filter(|(_, more)| bytes + more <= room)
+            else {
                 return (range, bytes);
             };
             let wider = range.start.min(at)..range.end.max(at + 1);
-            let span = list[wider.end - 1].base + list[wider.end - 1].capacity - list[wider.start].base;
+            let span =
+                list[wider.end - 1].base + list[wider.end - 1].capacity - list[wider.start].base;
             if wider.len() > CLEANER_RUN_MAX || span > super::log::packed::PACKED_SPAN_MAX {
                 return (range, bytes);
             }

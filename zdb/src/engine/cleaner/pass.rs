@@ -8,13 +8,12 @@ use super::super::log::packed::{self, Builder, Cover, Residue, Trailer};
 use super::super::log::segments::{self, Segment};
 use super::super::log::sidecar::{PageBuilder, PageEnd, PageHeader};
 use super::super::namespace::Keys;
-use super::super::{
-    Answer, Engine, ReadFailure, Waiter, control_entry, entry_of, sequential_id,
-};
+use super::super::{Answer, Engine, ReadFailure, Waiter, control_entry, entry_of, sequential_id};
 use super::verdict::{Case, Fact, Look, Newest, Verdict};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{Done, FileId, Operation, Root, Token};
 use crate::limits::*;
+use crate::planted::{self, Bug};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
@@ -285,7 +284,11 @@ impl Pass {
             Phase::Write => self.write(engine),
             Phase::Finish => self.finish(engine),
             Phase::Head => self.write_head(engine),
-            Phase::Settle if engine.log.durable() < self.rests_on => Step::Wait,
+            Phase::Settle
+                if engine.log.durable() < self.rests_on && !planted::is(Bug::EarlyClean) =>
+            {
+                Step::Wait
+            }
             Phase::Settle => {
                 self.phase = Phase::Publish;
                 Step::Go
@@ -461,10 +464,10 @@ impl Pass {
 
     fn end_source(&mut self) -> Step {
         for (namespace, local) in std::mem::take(&mut self.local) {
-            let tally = self.tallies.entry(namespace).or_insert_with(|| Tally {
-                residue: Residue::new(namespace),
-                ..Tally::default()
-            });
+            let tally = self
+                .tallies
+                .entry(namespace)
+                .or_insert_with(|| Tally { residue: Residue::new(namespace), ..Tally::default() });
             tally.residue.follow(&local.residue);
             tally.is_needed |= local.is_needed;
         }
@@ -521,9 +524,9 @@ impl Pass {
             Keys::Sequential(table) => {
                 let place = sequential_id(record.key()).and_then(|id| table.get(id));
                 let newest = place.map(|place| Newest { position: place.get() });
-                return self.case(engine, item, &record, newest, true, namespace).judge(
-                    &mut |position| self.look(position),
-                );
+                return self
+                    .case(engine, item, &record, newest, true, namespace)
+                    .judge(&mut |position| self.look(position));
             }
         };
         let newest = newest.map(|entry| Newest { position: entry.place.get() });
@@ -609,10 +612,9 @@ impl Pass {
     }
 
     fn tally(&mut self, namespace: u32) -> &mut Tally {
-        self.local.entry(namespace).or_insert_with(|| Tally {
-            residue: Residue::new(namespace),
-            ..Tally::default()
-        })
+        self.local
+            .entry(namespace)
+            .or_insert_with(|| Tally { residue: Residue::new(namespace), ..Tally::default() })
     }
 
     fn forget(&mut self, engine: &Engine, position: u64, record: &Verified<'_>) {
@@ -625,7 +627,7 @@ impl Pass {
             self.buried.push((id, engine.hash(record.key()).get(), position));
         }
         let tally = self.tally(id);
-        tally.is_needed = true;
+        tally.is_needed = !planted::is(Bug::NoResidue);
         tally.residue.forget(&record.head);
     }
 

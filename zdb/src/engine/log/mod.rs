@@ -51,10 +51,17 @@ const RETRY_MS: u64 = 500;
 
 enum Prepared {
     Nothing,
-    Requested { base: u64, capacity: u64, source: Room },
+    Requested {
+        base: u64,
+        capacity: u64,
+        source: Room,
+    },
     Ready(Segment, Room),
     /// Not even from the reserve, if that was tried.
-    Failed { at_ms: u64, source: Room },
+    Failed {
+        at_ms: u64,
+        source: Room,
+    },
 }
 
 /// Where the room for a segment comes from.
