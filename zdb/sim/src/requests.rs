@@ -87,7 +87,7 @@ impl Requests {
             950..962 => one("NSINFO", &[name]),
             962..966 => said_once("FLUSH"),
             966..970 => {
-                let settings: [[&[u8]; 2]; 13] = [
+                let settings: [[&[u8]; 2]; 10] = [
                     [b"worm", b"1"],
                     [b"worm", b"0"],
                     [b"lock", b"1"],
@@ -95,13 +95,10 @@ impl Requests {
                     [b"lock", b"0"],
                     [b"maxsize", b"5000"],
                     [b"maxsize", b"0"],
-                    [b"public", b"1"],
-                    [b"freeze", b"1"],
-                    [b"freeze", b"0"],
                     // Of years that no record reaches: deleted keys stay in the index, nothing is dropped.
                     [b"history", b"36500d"],
-                    [b"history", b"36500d"],
-                    [b"history", b"forever"],
+                    [b"freeze", b"1"],
+                    [b"freeze", b"0"],
                 ];
                 let [property, value] = pick(random, &settings);
                 one("NSSET", &[name, property, value])

@@ -397,7 +397,8 @@ pub fn resume(
         Err(ReadFailure::Damaged(Some(bytes))) => (bytes, false),
         Err(ReadFailure::Damaged(None) | ReadFailure::Unreadable) => {
             match verb {
-                Verb::Exists => out.writer(protocol).integer((!is_dead).into()),
+                // Going by the hash. A tombstone may be that of another key with it, and ours below.
+                Verb::Exists if !is_dead => out.writer(protocol).integer(1),
                 Verb::Check => out.writer(protocol).integer(-1),
                 _ => out.writer(protocol).error("Internal Error"),
             }
