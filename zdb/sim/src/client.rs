@@ -522,6 +522,7 @@ pub fn settings_in(name: &[u8], lines: &[u8]) -> Vec<(String, Option<Vec<u8>>)> 
             "password" if name == b"default" => continue,
             "worm" | "locked" | "password" => "no",
             "mode" => "userkey",
+            "history" => "forever",
             // That of the default namespace is a setting of the server.
             "data_limits_bytes" if name == b"default" => continue,
             "data_limits_bytes" => "0",
@@ -557,6 +558,10 @@ fn setting<'a>(property: &'a [u8], value: &[u8]) -> (&'a [u8], Value) {
         b"worm" => (property, if yes { shown("yes") } else { Value::Missing }),
         b"lock" | b"freeze" => (b"locked", if yes { shown("yes") } else { Value::Missing }),
         b"password" => (property, if value == b"*" { Value::Missing } else { shown("yes") }),
+        b"history" => match value {
+            b"forever" => (property, Value::Missing),
+            days => (property, Value::Bytes(days.to_vec())),
+        },
         b"mode" => (property, if value == b"seq" { shown("sequential") } else { Value::Missing }),
         b"maxsize" => match value {
             b"100" => (b"data_limits_bytes", shown("100")),

@@ -95,7 +95,8 @@ impl Requests {
                     [b"lock", b"0"],
                     [b"maxsize", b"5000"],
                     [b"maxsize", b"0"],
-                    [b"public", b"1"],
+                    // Of years that no record reaches: deleted keys stay in the index, nothing is dropped.
+                    [b"history", b"36500d"],
                     [b"freeze", b"1"],
                     [b"freeze", b"0"],
                     [b"history", b"0"],

@@ -402,7 +402,7 @@ pub fn resume(
         }
         Err(ReadFailure::Damaged(None) | ReadFailure::Unreadable) => {
             match verb {
-                // Under a tombstone there may be a key with the same hash.
+                // Going by the hash. A tombstone may be that of another key with it, and ours below.
                 Verb::Exists if !is_dead => out.writer(protocol).integer(1),
                 Verb::Check => out.writer(protocol).integer(-1),
                 _ => out.writer(protocol).error("Internal Error"),

@@ -378,12 +378,10 @@ fn find_for_delete(
             Some(Predecessor { place, verified, replaced: Some(length) })
         }
         Newest::Ours { live: false, .. } => None,
-        // A damaged record can be deleted too: its hash or id says that it is this key's. Under a damaged
-        // tombstone there may be a key with the same hash.
-        Newest::Lost => match length {
-            Some(_) => Some(Predecessor { place, verified: false, replaced: length }),
-            None => return Err(Unfinished::Refused(CANNOT_DELETE)),
-        },
+        // A damaged record can be deleted too: its hash or id says that it is this key's. A tombstone may be
+        // that of another key with it, and ours below.
+        Newest::Lost if length.is_none() => return Err(Unfinished::Refused(CANNOT_DELETE)),
+        Newest::Lost => Some(Predecessor { place, verified: false, replaced: length }),
         Newest::Foreign => match below(context, place, key) {
             Below::Live(length) => {
                 Some(Predecessor { place, verified: false, replaced: Some(length) })

@@ -82,7 +82,8 @@ fn room_for(
     let free = files.free_bytes(Root::Data).unwrap_or(u64::MAX);
     let room = free.saturating_sub(keep_free) / BLOCK * BLOCK;
     if room < capacity_min {
-        return Err(io::ErrorKind::StorageFull.into());
+        let text = "No space left on the device but what is kept for the cleaner and for deletes";
+        return Err(io::Error::new(io::ErrorKind::StorageFull, text));
     }
     Ok(capacity.min(room))
 }

@@ -667,6 +667,43 @@ mod tests {
         assert_eq!(since(&all), (Retention::Versions(3), 400));
     }
 
+    /// What the cleaner tells: what it found, and what it dropped.
+    #[test]
+    fn the_cleaner_moves_bytes_from_history_to_dead_and_away() {
+        let mut all = Namespaces::new(Mode::User);
+        let slot = all.insert(1, b"ns", with(Retention::Versions(1)), 5);
+        let namespace = all.get_mut(slot).expect("there");
+        let entry = |payload_length, replaced| LogEntry {
+            position: 4096,
+            kind: Kind::Set,
+            flags: 0,
+            namespace: 1,
+            key: 0,
+            key_length: 3,
+            payload_length,
+            fingerprint: 0,
+            timestamp: 0,
+            replaced,
+        };
+        for (payload, replaced) in [(1, None), (2, Some(1)), (10, Some(2))] {
+            crate::engine::count(namespace, &entry(payload, replaced), 0);
+        }
+        let space = |live, history, dead| Space { live, history, dead };
+        assert_eq!(namespace.space(), space(64, 48 + 56, 0));
+        namespace.dead_bytes_known = 48;
+        assert_eq!(namespace.space(), space(64, 56, 48));
+        namespace.forgot(48);
+        assert_eq!((namespace.stored_bytes, namespace.space()), (120, space(64, 56, 0)));
+        namespace.dead_bytes_known = 9;
+        all.change(slot, with(Retention::Versions(0)), 6);
+        assert_eq!(all.get(slot).expect("there").dead_bytes_known, 0);
+        assert_eq!(all.space(), space(64, 0, 56));
+        all.remove(slot, &mut PagePool::new());
+        assert_eq!((all.ended_bytes, all.space()), (120, space(0, 0, 120)));
+        all.forgot_ended(100);
+        assert_eq!(all.space(), space(0, 0, 20));
+    }
+
     #[test]
     fn lost_settings_keep_the_history() {
         let (mut all, mut pool) = (Namespaces::new(Mode::User), PagePool::new());
