@@ -385,7 +385,11 @@ impl Engine {
     fn widen(&self, around: usize, worth: &dyn Fn(usize) -> Option<u64>) -> (Range<usize>, u64) {
         let list = self.log.segments.list();
         let closed = list.len() - 1;
-        let room = self.log.segment_bytes();
+        // On a full disk what is left of them needs room before they give theirs back.
+        let room = match self.log.is_full() {
+            true => self.log.segment_bytes() / CLEANER_MERGE_MIN as u64,
+            false => self.log.segment_bytes(),
+        };
         let mut range = around..around + 1;
         let mut bytes = worth(around).unwrap_or(0);
         loop {
@@ -431,7 +435,7 @@ impl Engine {
             Ended::Failed(line) => {
                 self.cleaner.stats.failures += 1;
                 self.log.notices.push(line);
-                self.rest(pass, self.log.appended() + self.log.segment_bytes());
+                self.rest(pass, self.log.appended() + 1);
             }
             Ended::Damaged(line) => {
                 self.cleaner.stats.failures += 1;

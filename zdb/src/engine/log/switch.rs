@@ -92,9 +92,9 @@ impl Log {
 
     pub(super) fn request_segment(&mut self, record_bytes: u64, source: Room) {
         let needed = (SEGMENT_HEADER_BYTES + record_bytes + SEAL_ROOM).next_multiple_of(BLOCK);
-        let (wanted, keep_free) = match source {
-            Room::Free => (self.segment_bytes, self.reserve_bytes),
-            Room::Reserve => (SEGMENT_BYTES_MIN, self.reserve_bytes / 2),
+        let (wanted, least, keep_free) = match source {
+            Room::Free => (self.segment_bytes, SEGMENT_BYTES_MIN, self.reserve_bytes),
+            Room::Reserve => (SEGMENT_BYTES_MIN, needed, self.reserve_bytes / 2),
         };
         let capacity = wanted.max(needed);
         let base = match self.segments.last() {
@@ -123,7 +123,7 @@ impl Log {
             Operation::CreateSegment {
                 name: format::segment_name(base),
                 capacity,
-                capacity_min: needed.max(SEGMENT_BYTES_MIN.min(capacity)),
+                capacity_min: needed.max(least.min(capacity)),
                 keep_free,
                 header: header.encode().to_vec(),
             },
