@@ -6,6 +6,7 @@ use super::stored::{Flow, Lost, Seen, Stop, StoredLog, Trouble, Visitor};
 use super::{EXIT_DAMAGED, EXIT_WHOLE, Places};
 use crate::engine::chain::Link;
 use crate::engine::log::format::{self, FLAG_MEMBER, FLAG_UNVERIFIED, Head, Kind};
+use crate::engine::log::packed::Residue;
 use crate::engine::namespace::{DEFAULT_ID, Mode, Settings};
 use crate::engine::sequential_id;
 use clap::Parser;
@@ -256,6 +257,37 @@ impl Dump<'_> {
     }
 }
 
+/// What records that are gone did to a namespace.
+fn text_of(residue: &Residue, name: &str) -> String {
+    let Residue { keys_added, keys_removed, bytes_added, bytes_removed, .. } = residue;
+    let mut line = format!(
+        "cleaned away: namespace {name} (number {}): {keys_added} keys came and {keys_removed} went, {bytes_added} \
+         bytes of values came and {bytes_removed} went, {} inserts",
+        residue.namespace, residue.inserts
+    );
+    if residue.ids > 0 {
+        line.push_str(&format!(", {} ids, next id at least {}", residue.ids, residue.ids_floor));
+    }
+    line
+}
+
+fn residue_json(residue: &Residue, name: &str) -> String {
+    Object::new("residue")
+        .text("namespace", name)
+        .number("namespace_id", residue.namespace.into())
+        .truth("used", residue.is_used)
+        .number("keys_added", residue.keys_added)
+        .number("keys_removed", residue.keys_removed)
+        .number("bytes_added", residue.bytes_added)
+        .number("bytes_removed", residue.bytes_removed)
+        .number("key_bytes_added", residue.key_bytes_added)
+        .number("key_bytes_removed", residue.key_bytes_removed)
+        .number("inserts", residue.inserts)
+        .number("ids", residue.ids)
+        .number("next_id_least", residue.ids_floor)
+        .finish()
+}
+
 fn settings_of(seen: &Seen<'_>) -> Option<Settings> {
     (seen.record.head.kind == Kind::Namespace).then(|| Settings::decode(seen.record.payload()))?
 }
@@ -304,12 +336,48 @@ impl Visitor for Dump<'_> {
                 .number("capacity", header.capacity)
                 .number("bytes", link.size)
                 .number("created", header.created);
+            let object = match header.packed {
+                None => object.truth("packed", false),
+                Some(packed) => object
+                    .truth("packed", true)
+                    .number("end", packed.end)
+                    .number("judged_until", packed.judged_until)
+                    .number("record_bytes", packed.record_bytes)
+                    .truth("undecided", packed.is_undecided),
+            };
             return self.print(&object.finish());
         }
-        self.print(&format!(
+        let mut line = format!(
             "segment {name}: position {}, capacity {}, {} bytes, made at {}",
             header.base, header.capacity, link.size, header.created
-        ))
+        );
+        if let Some(packed) = header.packed {
+            line.push_str(&format!(
+                "; cleaned: {} bytes of records of those up to {}, judged at {}{}",
+                packed.record_bytes,
+                packed.end,
+                packed.judged_until,
+                if packed.is_undecided { ", not all of them" } else { "" }
+            ));
+        }
+        self.print(&line)
+    }
+
+    fn residues(&mut self, _: &Link, residues: Option<&[Residue]>) -> Flow {
+        if !self.is_wanted || self.selection.keys_only {
+            return Ok(());
+        }
+        for residue in residues.unwrap_or_default() {
+            let (name, _) = self.name(residue.namespace);
+            let is_asked = self.selection.namespace.as_ref().is_none_or(|wanted| *wanted == name);
+            if !is_asked {
+                continue;
+            }
+            let line =
+                if self.selection.json { residue_json(residue, &name) } else { text_of(residue, &name) };
+            self.print(&line)?;
+        }
+        Ok(())
     }
 
     fn record(&mut self, seen: &Seen<'_>) -> Flow {
@@ -340,7 +408,7 @@ impl Visitor for Dump<'_> {
         let known = known::records(&lost, &named).map_or(String::new(), |text| format!("; {text}"));
         let line = format!("{}{known}", lost.cause);
         let name = format::segment_name(lost.base);
-        self.damaged(&name, lost.start - lost.base, Some(lost.end - lost.start), &line)
+        self.damaged(&name, lost.offset, Some(lost.bytes), &line)
     }
 
     fn trouble(&mut self, trouble: Trouble) -> Flow {
