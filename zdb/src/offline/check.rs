@@ -313,10 +313,7 @@ impl Check<'_> {
         let is_excused = self.lost_until > least;
         if previous >= seen.position && previous != 0 {
             self.wrong(seen, "previous", "the version before it would be behind it");
-        } else if previous != expected
-            && !is_excused
-            && !self.is_forgotten(previous, expected)
-        {
+        } else if previous != expected && !is_excused && !self.is_forgotten(previous, expected) {
             let line = format!(
                 "the version before it is said to be at position {previous}, but is at {expected}"
             );

@@ -102,9 +102,10 @@ pub fn dump(log: &StoredLog, selection: &Selection, lines: &mut Lines) -> Result
         is_wanted: false,
         count: 0,
         is_whole: true,
+        residues: Vec::new(),
     };
     let is_wanted = |link: &Link| selection.has(link);
-    match log.visit(&is_wanted, &mut dump) {
+    match log.visit(&is_wanted, &mut dump).and_then(|()| dump.end_packed()) {
         Ok(()) | Err(Stop::Enough) => Ok(dump.is_whole),
         Err(Stop::Failed(line)) => Err(line),
     }
@@ -127,6 +128,8 @@ struct Dump<'a> {
     is_wanted: bool,
     count: u64,
     is_whole: bool,
+    /// Of the packed segment whose records come.
+    residues: Vec<Residue>,
 }
 
 impl Dump<'_> {
@@ -246,6 +249,22 @@ impl Dump<'_> {
         object.finish()
     }
 
+    /// Prints what the records that are gone from a segment did, once its namespaces have their names.
+    fn end_packed(&mut self) -> Flow {
+        for residue in std::mem::take(&mut self.residues) {
+            let (name, _) = self.name(residue.namespace);
+            if self.selection.namespace.as_ref().is_some_and(|wanted| *wanted != name) {
+                continue;
+            }
+            let line = match self.selection.json {
+                true => residue_json(&residue, &name),
+                false => text_of(&residue, &name),
+            };
+            self.print(&line)?;
+        }
+        Ok(())
+    }
+
     fn damaged(&mut self, file: &str, offset: u64, bytes: Option<u64>, line: &str) -> Flow {
         self.is_whole = false;
         if self.selection.json {
@@ -323,6 +342,7 @@ fn kind_word(kind: Kind) -> &'static str {
 
 impl Visitor for Dump<'_> {
     fn segment(&mut self, link: &Link) -> Flow {
+        self.end_packed()?;
         self.is_wanted = self.selection.has(link);
         if !self.is_wanted || self.selection.keys_only {
             return Ok(());
@@ -364,18 +384,8 @@ impl Visitor for Dump<'_> {
     }
 
     fn residues(&mut self, _: &Link, residues: Option<&[Residue]>) -> Flow {
-        if !self.is_wanted || self.selection.keys_only {
-            return Ok(());
-        }
-        for residue in residues.unwrap_or_default() {
-            let (name, _) = self.name(residue.namespace);
-            let is_asked = self.selection.namespace.as_ref().is_none_or(|wanted| *wanted == name);
-            if !is_asked {
-                continue;
-            }
-            let line =
-                if self.selection.json { residue_json(residue, &name) } else { text_of(residue, &name) };
-            self.print(&line)?;
+        if self.is_wanted && !self.selection.keys_only {
+            self.residues = residues.unwrap_or_default().to_vec();
         }
         Ok(())
     }

@@ -576,8 +576,7 @@ fn report_surplus(
 
 /// Why bytes are lost.
 fn cause(scanner: &Scanner<'_>, start: u64, end: u64) -> String {
-    let unreadable =
-        scanner.unreadable().iter().find(|one| one.start < end && start < one.end);
+    let unreadable = scanner.unreadable().iter().find(|one| one.start < end && start < one.end);
     match unreadable {
         Some(one) => format!("the disk cannot read {} bytes ({})", one.end - one.start, one.error),
         None if start >= scanner.end() => "the file is cut short".into(),

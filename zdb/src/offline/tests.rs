@@ -326,7 +326,8 @@ pub(super) fn damage_rounds(home: &Home, whole: &Story, rounds: u64) {
         }
         // The end of the log, where its sidecar is damaged too, can look like one that a crash tore.
         if outcome.is_all_saved() {
-            let saved: Vec<&Version> = saved.versions.iter().filter(|one| !is_marker(one)).collect();
+            let saved: Vec<&Version> =
+                saved.versions.iter().filter(|one| !is_marker(one)).collect();
             let is_same = whole.versions.iter().zip(&saved).all(|(one, other)| one == *other)
                 && saved.len() <= whole.versions.len();
             assert!(is_same, "{when}: another history, and no word of it");

@@ -428,3 +428,6 @@ impl Builder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
