@@ -4,7 +4,7 @@ use super::Lines;
 use super::check::Summary;
 use super::dump::{Selection, dump};
 use super::stored::{Flow, Lost, Seen, StoredLog, Trouble, Visitor};
-use super::tests::{Home, Random, check, damage_rounds, is_marker, salvage, story};
+use super::tests::{Home, Random, check, damage, damage_rounds, is_marker, salvage, story};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::system::SystemFiles;
 use crate::disk::{FileId, Files, Root};
@@ -268,6 +268,10 @@ fn sidecar(home: &Home, base: u64) -> PathBuf {
 
 /// Starts and stops at once.
 fn start(files: &dyn Files) -> (Engine, StartReport) {
+    try_start(files).expect("a start")
+}
+
+fn try_start(files: &dyn Files) -> Result<(Engine, StartReport), String> {
     let options = StartOptions {
         mode: None,
         policy: Policy::No,
@@ -276,7 +280,7 @@ fn start(files: &dyn Files) -> (Engine, StartReport) {
         buffer: None,
         random: [3; 32],
     };
-    recovery::start(files, options).expect("a start")
+    recovery::start(files, options)
 }
 
 /// What clients see of a namespace: settings, counters, next id, and where the keys are.
@@ -443,12 +447,39 @@ fn no_damage_of_packed_segments_brings_what_was_never_written() {
     damage_rounds(&home, &whole, 15);
 }
 
+/// Whatever is damaged, a start that succeeds serves what was written, and the next one serves the same.
+#[test]
+fn no_start_over_damaged_packed_segments_invents_records() {
+    let (home, all, before, _) = cleaned(2);
+    let written: BTreeSet<u64> = all.records.iter().map(|one| one.position).collect();
+    let mut starts = 0;
+    for seed in 0..20 {
+        let mut random = Random(seed);
+        let copy = home.copy();
+        let how: Vec<String> = (0..=random.below(3)).map(|_| damage(&copy, &mut random)).collect();
+        let Ok((engine, _)) = try_start(&copy.writable()) else { continue };
+        starts += 1;
+        let after = state(&engine, &all);
+        assert!(places(&after).is_subset(&written), "seed {seed}: {how:?}");
+        drop(engine);
+        let (engine, _) = try_start(&copy.writable())
+            .unwrap_or_else(|line| panic!("seed {seed}: {how:?}: {line}"));
+        assert!(places(&state(&engine, &all)) == places(&after), "seed {seed}: {how:?}");
+        let kept = places(&before).intersection(&places(&after)).count();
+        assert!(
+            kept > 10 || how.iter().any(|line| line.contains("removed")),
+            "seed {seed}: {how:?}"
+        );
+    }
+    assert!(starts > 10, "most damage does not hinder a start");
+}
+
 #[test]
 fn what_a_cleaner_leaves_beside_its_segments_goes() {
     let home = sample(2);
     let all = all(&home);
     let raw = home.copy();
-    let packed = pack(&home, &[1..4], &mut Random(2));
+    let packed = pack(&home, &[1..4, 5..6], &mut Random(2));
     let names: Vec<PathBuf> =
         raw.segments().iter().map(|path| path.file_name().expect("a name").into()).collect();
     let copy = home.copy();

@@ -248,7 +248,7 @@ fn a_whole_log_is_whole_and_its_repair_tells_the_same_story() {
 }
 
 /// Damages one file at random, and says how.
-fn damage(home: &Home, random: &mut Random) -> String {
+pub(super) fn damage(home: &Home, random: &mut Random) -> String {
     let contents = home.contents();
     let paths: Vec<&PathBuf> = contents.keys().filter(|path| path.extension().is_some()).collect();
     let path = paths[random.below(paths.len() as u64) as usize];
