@@ -79,6 +79,11 @@ impl<'a> PackedWalk<'a> {
         self.offset
     }
 
+    /// No record that follows has a position before this one.
+    pub fn least(&self) -> u64 {
+        self.least
+    }
+
     /// The next item; none behind the last record.
     pub fn next_item(&mut self) -> Result<Option<PackedItem>, String> {
         let start = self.offset;

@@ -274,7 +274,7 @@ impl Recovery<'_> {
         if let Some((_, line)) = chain.refused.pop() {
             return Err(line);
         }
-        self.remove_left_over(&chain.left_over)?;
+        self.remove_left_over(&chain)?;
         for (base, file) in &chain.unused {
             self.files.close(*file);
             // What cannot be removed, on a read-only disk, is made anew when it is needed.

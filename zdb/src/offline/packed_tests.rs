@@ -1,19 +1,25 @@
 //! Starts and the three commands over packed segments, as a cleaner leaves them and as crashes and disks do.
 
+use super::Lines;
+use super::check::Summary;
+use super::dump::{Selection, dump};
 use super::stored::{Flow, Lost, Seen, StoredLog, Trouble, Visitor};
-use super::tests::{Home, Random};
-use crate::disk::{Files, Root};
+use super::tests::{Home, Random, check, damage, damage_rounds, is_marker, salvage, story};
+use crate::disk::aligned::AlignedBuffer;
+use crate::disk::system::SystemFiles;
+use crate::disk::{FileId, Files, Root};
 use crate::engine::Engine;
 use crate::engine::chain::Link;
 use crate::engine::log::Policy;
-use crate::engine::log::format::{self, Head, Kind, SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::engine::log::packed::{Builder, Cover, Residue};
+use crate::engine::log::format::{self, BLOCK, Head, Kind, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::engine::log::packed::{self, Builder, Cover, Residue};
 use crate::engine::namespace::{Access, Keys, Mode, Settings};
 use crate::engine::recovery::{self, IMPORT_UNFINISHED_NAME, StartOptions, StartReport};
 use crate::engine::sequential_id;
 use crate::import::writer::Writer;
 use crate::limits::SEGMENT_BYTES_MIN;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -28,7 +34,7 @@ fn sample(seed: u64) -> Home {
     let (user, ids) = (Settings::new(Mode::User), Settings::new(Mode::Sequential));
     let mut slots = vec![(writer.create(b"default", &user).expect("default"), false)];
     let mut next_name = 0;
-    for step in 0..2500u32 {
+    for step in 1..=4000u32 {
         let (slot, sequential) = slots[random.below(slots.len() as u64) as usize];
         let at = slots.iter().position(|one| one.0 == slot).expect("it is there");
         match random.below(250) {
@@ -249,6 +255,7 @@ fn pack(home: &Home, ranges: &[Range<usize>], random: &mut Random) -> Vec<u64> {
         }
         std::fs::write(segment(home, base), file).expect("a packed segment");
     }
+    drop(log);
     ranges.iter().map(|range| bases[range.start]).collect()
 }
 
@@ -262,6 +269,10 @@ fn sidecar(home: &Home, base: u64) -> PathBuf {
 
 /// Starts and stops at once.
 fn start(files: &dyn Files) -> (Engine, StartReport) {
+    try_start(files).expect("a start")
+}
+
+fn try_start(files: &dyn Files) -> Result<(Engine, StartReport), String> {
     let options = StartOptions {
         mode: None,
         policy: Policy::No,
@@ -270,7 +281,7 @@ fn start(files: &dyn Files) -> (Engine, StartReport) {
         buffer: None,
         random: [3; 32],
     };
-    recovery::start(files, options).expect("a start")
+    recovery::start(files, options)
 }
 
 /// What clients see of a namespace: settings, counters, next id, and where the keys are.
@@ -349,4 +360,391 @@ fn a_start_over_packed_segments_knows_what_it_knew() {
         assert!(report.damage.is_empty(), "seed {seed}: {:?}", report.damage);
         assert!(state(&engine, &all) == before, "seed {seed}: another state from cut sidecars");
     }
+}
+
+/// A sample that was cleaned, with the sidecars that a start makes; what its records are; and what is known of
+/// them. The packed segments stand for its first two, its third, and its fourth to sixth.
+fn cleaned(seed: u64) -> (Home, All, BTreeMap<Vec<u8>, State>, Vec<u64>) {
+    let home = sample(seed);
+    let all = all(&home);
+    let packed = pack(&home, &[0..2, 2..3, 3..6], &mut Random(seed));
+    let (engine, report) = start(&home.writable());
+    assert!(report.damage.is_empty(), "{:?}", report.damage);
+    let state = state(&engine, &all);
+    (home, all, state, packed)
+}
+
+fn text_of_dump(home: &Home, selection: &Selection) -> String {
+    #[derive(Clone, Default)]
+    struct Sink(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let sink = Sink::default();
+    let mut lines = Lines::to(Box::new(sink.clone()));
+    let log = StoredLog::open(home.read_only()).expect("the log");
+    dump(&log, selection, &mut lines).expect("a dump");
+    lines.flush();
+    let bytes = sink.0.lock().expect("no panic").clone();
+    String::from_utf8(bytes).expect("text")
+}
+
+fn checked(home: &Home) -> Summary {
+    check(home.read_only()).expect("a check")
+}
+
+#[test]
+fn the_commands_know_packed_segments() {
+    for seed in 0..3 {
+        let (home, all, before, packed) = cleaned(seed);
+        let summary = checked(&home);
+        assert_eq!(summary.damaged, 0, "seed {seed}: {summary:?}");
+        let keys: u64 = before.values().map(|(_, counters, ..)| counters[0]).sum();
+        assert_eq!(summary.keys, keys, "seed {seed}");
+        let all_lines = text_of_dump(&home, &Selection::default());
+        assert_eq!(all_lines.matches("; cleaned: ").count(), 3);
+        assert!(all_lines.contains("\ncleaned away: namespace "));
+        for json in [false, true] {
+            let segment = Some(packed[1]);
+            let one = text_of_dump(&home, &Selection { json, segment, ..Selection::default() });
+            assert!(one.lines().count() > 10 && !one.contains("namespace number "), "{one}");
+        }
+        let to = Home::new();
+        let outcome = salvage(home.read_only(), &to).expect("a repair");
+        assert!(outcome.is_all_saved(), "seed {seed}: {outcome:?}");
+        let (engine, report) = start(&to.writable());
+        assert!(report.damage.is_empty(), "{:?}", report.damage);
+        for (name, (settings, counters, _, places)) in &before {
+            let slot = engine.namespaces.find(name).expect("a namespace");
+            let namespace = engine.namespaces.get(slot).expect("a namespace");
+            assert_eq!(namespace.settings, *settings);
+            assert_eq!(namespace.live_keys, counters[0]);
+            assert_eq!(namespace.live_bytes, counters[1]);
+            assert_eq!(namespace.live_keys, places.len() as u64);
+            if settings.mode == Mode::Sequential {
+                assert_eq!(
+                    namespace.next_id(),
+                    counters[4],
+                    "seed {seed}: ids that were given out"
+                );
+            }
+        }
+        assert!(all.records.len() as u64 > summary.records + 100, "much was cleaned away");
+    }
+}
+
+#[test]
+fn no_damage_of_packed_segments_brings_what_was_never_written() {
+    let (home, ..) = cleaned(1);
+    let to = Home::new();
+    salvage(home.read_only(), &to).expect("a repair");
+    let mut whole = story(&StoredLog::open(to.read_only()).expect("the new log"));
+    whole.versions.retain(|version| !is_marker(version));
+    damage_rounds(&home, &whole, 15);
+}
+
+/// Whatever is damaged, a start that succeeds serves what was written, and the next one serves the same.
+#[test]
+fn no_start_over_damaged_packed_segments_invents_records() {
+    let (home, all, before, _) = cleaned(2);
+    let written: BTreeSet<u64> = all.records.iter().map(|one| one.position).collect();
+    let mut starts = 0;
+    for seed in 0..20 {
+        let mut random = Random(seed);
+        let copy = home.copy();
+        let how: Vec<String> = (0..=random.below(3)).map(|_| damage(&copy, &mut random)).collect();
+        let Ok((engine, _)) = try_start(&copy.writable()) else { continue };
+        starts += 1;
+        let after = state(&engine, &all);
+        assert!(places(&after).is_subset(&written), "seed {seed}: {how:?}");
+        drop(engine);
+        let (engine, _) = try_start(&copy.writable())
+            .unwrap_or_else(|line| panic!("seed {seed}: {how:?}: {line}"));
+        assert!(places(&state(&engine, &all)) == places(&after), "seed {seed}: {how:?}");
+        let kept = places(&before).intersection(&places(&after)).count();
+        assert!(
+            kept > 10 || how.iter().any(|line| line.contains("removed")),
+            "seed {seed}: {how:?}"
+        );
+    }
+    assert!(starts > 10, "most damage does not hinder a start");
+}
+
+#[test]
+fn what_a_cleaner_leaves_beside_its_segments_goes() {
+    let home = sample(2);
+    let all = all(&home);
+    let raw = home.copy();
+    let packed = pack(&home, &[1..4, 5..6], &mut Random(2));
+    let names: Vec<PathBuf> =
+        raw.segments().iter().map(|path| path.file_name().expect("a name").into()).collect();
+    let copy = home.copy();
+    let (engine, _) = start(&copy.writable());
+    let before = state(&engine, &all);
+    drop(engine);
+    // One file with its sidecar, one sidecar alone.
+    let bases: Vec<u64> = names
+        .iter()
+        .map(|name| format::segment_base(&name.to_string_lossy()).expect("a base"))
+        .collect();
+    std::fs::copy(segment(&raw, bases[2]), segment(&home, bases[2])).expect("a left-over");
+    std::fs::copy(sidecar(&raw, bases[2]), sidecar(&home, bases[2])).expect("a left-over");
+    std::fs::copy(sidecar(&raw, bases[3]), sidecar(&home, bases[3])).expect("a left-over");
+    let unfinished = home.data().join(format::unfinished_name(packed[0]));
+    std::fs::write(&unfinished, b"half of it").expect("an unfinished one");
+    assert_eq!(recovery::missing(&home.writable()), Ok(Vec::new()), "no file is missing");
+    let log = StoredLog::open(home.read_only()).expect("the log");
+    assert_eq!(log.chain.left_over, [bases[2]]);
+    drop(log);
+    let contents = home.contents();
+    // The sidecar of the packed one is that of the segment before.
+    assert_eq!(checked(&home).records_lost, 0);
+    let copy = home.copy();
+    let on_read_only = ReadOnly(copy.writable());
+    let (engine, report) = start(&on_read_only);
+    assert!(report.damage.is_empty(), "{:?}", report.damage);
+    assert!(state(&engine, &all) == before, "another state on a disk that cannot be written");
+    assert!(home.contents() == contents, "the tools have changed something");
+    let (engine, report) = start(&home.writable());
+    assert!(report.damage.is_empty(), "{:?}", report.damage);
+    assert!(state(&engine, &all) == before, "another state");
+    assert!(!unfinished.exists() && !segment(&home, bases[2]).exists());
+    assert!(!sidecar(&home, bases[2]).exists() && !sidecar(&home, bases[3]).exists());
+    drop(engine);
+    assert_eq!(checked(&home).damaged, 0);
+}
+
+/// A disk that takes no writes any more.
+struct ReadOnly(SystemFiles);
+
+fn refused<T>() -> io::Result<T> {
+    Err(io::Error::from_raw_os_error(libc::EROFS))
+}
+
+impl Files for ReadOnly {
+    fn list(&self, root: Root) -> io::Result<Vec<String>> {
+        self.0.list(root)
+    }
+    fn open(&self, root: Root, name: &str) -> io::Result<FileId> {
+        self.0.open(root, name)
+    }
+    fn create(&self, _: Root, _: &str, _: u64, _: u64) -> io::Result<(FileId, u64)> {
+        refused()
+    }
+    fn close(&self, file: FileId) {
+        self.0.close(file);
+    }
+    fn size(&self, file: FileId) -> io::Result<u64> {
+        self.0.size(file)
+    }
+    fn read_at(&self, file: FileId, offset: u64, buffer: &mut AlignedBuffer) -> io::Result<usize> {
+        self.0.read_at(file, offset, buffer)
+    }
+    fn write_at(&self, _: FileId, _: u64, _: &AlignedBuffer) -> io::Result<()> {
+        refused()
+    }
+    fn next_written(&self, file: FileId, offset: u64) -> io::Result<Option<u64>> {
+        self.0.next_written(file, offset)
+    }
+    fn sync(&self, _: FileId) -> io::Result<()> {
+        Ok(())
+    }
+    fn truncate(&self, _: FileId, _: u64) -> io::Result<()> {
+        refused()
+    }
+    fn sync_directory(&self, _: Root) -> io::Result<()> {
+        Ok(())
+    }
+    fn rename(&self, _: Root, _: &str, _: &str) -> io::Result<()> {
+        refused()
+    }
+    fn remove(&self, _: Root, _: &str) -> io::Result<()> {
+        refused()
+    }
+    fn read_small(&self, root: Root, name: &str) -> io::Result<Vec<u8>> {
+        self.0.read_small(root, name)
+    }
+    fn read_part(&self, root: Root, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        self.0.read_part(root, name, offset, length)
+    }
+    fn write_small(&self, _: Root, _: &str, _: &[u8]) -> io::Result<()> {
+        refused()
+    }
+    fn write_part(&self, _: Root, _: &str, _: u64, _: &[u8]) -> io::Result<()> {
+        refused()
+    }
+    fn free_bytes(&self, root: Root) -> io::Result<u64> {
+        self.0.free_bytes(root)
+    }
+}
+
+/// Changes bytes of a packed segment, with its sidecar and without it, and shows the start over each to a judge.
+fn damaged(
+    seed: u64,
+    which: usize,
+    change: impl Fn(&mut Vec<u8>, &[One]),
+    judge: impl Fn(&BTreeMap<Vec<u8>, State>, &BTreeMap<Vec<u8>, State>, &[String], bool),
+) {
+    let (home, all_before, before, packed) = cleaned(seed);
+    let base = packed[which];
+    let kept: Vec<One> = all(&home).records.into_iter().filter(|one| one.base == base).collect();
+    let mut bytes = std::fs::read(segment(&home, base)).expect("a segment");
+    change(&mut bytes, &kept);
+    std::fs::write(segment(&home, base), bytes).expect("a segment");
+    for has_sidecar in [true, false] {
+        let copy = home.copy();
+        if !has_sidecar {
+            std::fs::remove_file(sidecar(&copy, base)).expect("a sidecar");
+        }
+        assert!(checked(&copy).damaged > 0, "the check says nothing");
+        let to = Home::new();
+        salvage(copy.read_only(), &to).expect("a repair");
+        assert_eq!(checked(&to).damaged, 0, "the repaired log is not whole");
+        let (engine, report) = start(&copy.writable());
+        let after = state(&engine, &all_before);
+        judge(&before, &after, &report.damage, has_sidecar);
+        drop(engine);
+        // Another start finds the same.
+        let (engine, _) = start(&copy.writable());
+        assert!(state(&engine, &all_before) == after, "the second start differs from the first");
+    }
+}
+
+fn are_keys_there(before: &BTreeMap<Vec<u8>, State>, after: &BTreeMap<Vec<u8>, State>) {
+    for (name, (settings, counters, _, places)) in before {
+        let (_, other_counters, _, other_places) = &after[name];
+        assert_eq!(places, other_places);
+        assert!(settings.mode == Mode::User || counters[4] <= other_counters[4], "ids come again");
+    }
+}
+
+#[test]
+fn a_lost_trailer_costs_counters_alone() {
+    let last_byte = |bytes: &mut Vec<u8>, _: &[One]| {
+        let header = SegmentHeader::decode(bytes).expect("a header").packed.expect("packed");
+        bytes[packed::trailer_range(&header).0 as usize] ^= 1;
+    };
+    for which in 0..3 {
+        damaged(0, which, last_byte, |before, after, damage, _| {
+            assert!(damage.len() == 1 && damage[0].contains("the trailer"), "{damage:?}");
+            are_keys_there(before, after);
+        });
+    }
+}
+
+#[test]
+fn a_lost_header_costs_counters_alone() {
+    for at in [0, 8, 30, 61, 70, 127] {
+        damaged(
+            1,
+            at % 3,
+            |bytes, _| bytes[at] ^= 0x40,
+            |before, after, damage, _| {
+                let told = damage.iter().any(|line| line.contains("the header of a cleaned"));
+                assert!(told, "{damage:?}");
+                are_keys_there(before, after);
+            },
+        );
+    }
+}
+
+/// Where the records of a packed segment are in its file.
+fn offsets(kept: &[One]) -> Vec<usize> {
+    let starts = kept.iter().scan(SEGMENT_HEADER_BYTES as usize, |at, one| {
+        let start = *at;
+        *at += one.bytes.len();
+        Some(start)
+    });
+    starts.collect()
+}
+
+/// Where all keys are.
+fn places(state: &BTreeMap<Vec<u8>, State>) -> BTreeSet<u64> {
+    state.values().flat_map(|(.., places)| places.values().copied()).collect()
+}
+
+#[test]
+fn a_damaged_record_costs_itself_alone() {
+    // In the head, in the key, in the payload.
+    for (at, within) in [(0, 5), (3, 45), (7, 16), (9, 60), (12, 43), (15, 44)] {
+        damaged(
+            0,
+            2,
+            |bytes, kept| {
+                let sets = |number: &usize| {
+                    kept[*number].head.kind == Kind::Set && kept[*number].head.payload_length > 100
+                };
+                let number = (0..kept.len()).filter(sets).nth(at).expect("a version");
+                bytes[offsets(kept)[number] + within] ^= 0x10;
+            },
+            |before, after, damage, has_sidecar| {
+                assert_eq!(damage.len(), usize::from(!has_sidecar), "{damage:?}");
+                let (before, after) = (places(before), places(after));
+                let gone = before.difference(&after).count();
+                assert!(gone <= 1 && after.is_subset(&before), "{gone} keys are gone");
+                assert!(!has_sidecar || gone == 0);
+            },
+        );
+    }
+}
+
+/// A block that cannot be read, and one that holds something else.
+#[test]
+fn a_lost_block_costs_its_own_records_alone() {
+    for fill in [0, 0xa5] {
+        damaged(
+            2,
+            2,
+            |bytes, _| bytes[4 * BLOCK as usize..5 * BLOCK as usize].fill(fill),
+            |before, after, damage, has_sidecar| {
+                let read = damage.iter().filter(|line| !line.contains("the settings of namespace"));
+                assert_eq!(read.count() == 0, has_sidecar, "{damage:?}");
+                let gone = places(before).difference(&places(after)).count();
+                assert!(gone < 20, "{gone} keys are gone");
+            },
+        );
+    }
+}
+
+/// A packed segment at the end of the log is not taken for one that was made ahead, whatever it lost.
+#[test]
+fn a_packed_segment_at_the_end_stays() {
+    let (home, ..) = cleaned(0);
+    let mut paths = home.segments();
+    let last_packed = paths[2].clone();
+    for path in paths.drain(3..) {
+        std::fs::remove_file(&path).expect("a segment");
+        let name = path.with_extension("sidecar");
+        std::fs::remove_file(home.index().join(name.file_name().expect("a name")))
+            .expect("a sidecar");
+    }
+    let header =
+        SegmentHeader::decode(&std::fs::read(&last_packed).expect("it")).expect("a header");
+    let (engine, report) = start(&home.writable());
+    assert!(report.damage.is_empty(), "{:?}", report.damage);
+    let behind = engine.log.segments.last().expect("a segment");
+    assert_eq!((behind.base, behind.capacity), (header.base, header.capacity));
+    let keys = keys_in(&engine);
+    drop(engine);
+    let mut bytes = std::fs::read(&last_packed).expect("it");
+    bytes[70] ^= 1;
+    std::fs::write(&last_packed, bytes).expect("it");
+    let (engine, report) = start(&home.writable());
+    assert!(last_packed.exists(), "it was removed");
+    let behind = engine.log.segments.last().expect("a segment");
+    assert!(behind.base == header.base && behind.capacity >= header.capacity);
+    assert_eq!(keys_in(&engine), keys, "{:?}", report.damage);
+}
+
+fn keys_in(engine: &Engine) -> u64 {
+    let keys = engine.namespaces.iter().map(|one| match &one.keys {
+        Keys::User(table) => table.len() as u64,
+        Keys::Sequential(table) => table.live(),
+    });
+    keys.sum()
 }

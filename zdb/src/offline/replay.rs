@@ -17,7 +17,8 @@ use super::output::{Lines, Progress};
 use super::stored::{Flow, Lost, Seen, Stop, StoredLog, Trouble, Visitor};
 use crate::engine::chain::Link;
 use crate::engine::index::{KeyHash, SKIP_IDS_MAX};
-use crate::engine::log::format::{self, Head, Kind};
+use crate::engine::log::format::{self, Head, Kind, SEGMENT_HEADER_BYTES};
+use crate::engine::log::packed::Residue;
 use crate::engine::log::sidecar::LogEntry;
 use crate::engine::namespace::{Access, DEFAULT_ID, DEFAULT_NAME, Mode, Retention, Settings};
 use crate::engine::sequential_id;
@@ -93,6 +94,10 @@ pub struct Replay<'a> {
     ids_lost_max: HashMap<usize, u64>,
     /// One past the highest id that is known to have been given out.
     ids_given: HashMap<usize, u64>,
+    /// The same behind the packed segment whose records come, of namespaces that are made in it, by their id.
+    ids_given_to_come: HashMap<u32, u64>,
+    /// So many ids may have been given out by records of that segment that are gone.
+    ids_forgotten_max: u64,
     outcome: Outcome,
 }
 
@@ -108,6 +113,8 @@ impl<'a> Replay<'a> {
             lost: BTreeMap::new(),
             ids_lost_max: HashMap::new(),
             ids_given: HashMap::new(),
+            ids_given_to_come: HashMap::new(),
+            ids_forgotten_max: 0,
             outcome: Outcome::default(),
         }
     }
@@ -158,8 +165,34 @@ impl<'a> Replay<'a> {
             }
             (None, None) => self.writer.create(name, &settings)?,
         };
-        self.slots.insert(head.namespace, slot);
+        self.enter(head.namespace, slot);
         Ok(())
+    }
+
+    /// Notes where a namespace is.
+    fn enter(&mut self, id: u32, slot: usize) {
+        self.slots.insert(id, slot);
+        if let Some(given) = self.ids_given_to_come.remove(&id) {
+            self.ids_given.insert(slot, given);
+        }
+    }
+
+    /// Behind the last record of a packed segment.
+    fn end_packed(&mut self) {
+        self.ids_given_to_come.clear();
+        let count = std::mem::take(&mut self.ids_forgotten_max);
+        if count > 0 {
+            let slots = self.slots.values().copied();
+            let sequential: Vec<usize> = slots.filter(|slot| self.is_sequential(*slot)).collect();
+            for slot in sequential {
+                self.lose_ids(slot, count);
+            }
+        }
+    }
+
+    fn lose_ids(&mut self, slot: usize, count: u64) {
+        let sum = self.ids_lost_max.entry(slot).or_default();
+        *sum = sum.saturating_add(count).min(SKIP_IDS_MAX);
     }
 
     fn flush(&mut self, slot: usize, settings: &Settings) -> Result<(), String> {
@@ -195,7 +228,7 @@ impl<'a> Replay<'a> {
             (None, Some(slot)) if !name.is_empty() => {
                 let settings = self.writer.namespace(slot).settings.clone();
                 self.flush(slot, &settings)?;
-                self.slots.insert(id, slot);
+                self.enter(id, slot);
                 slot
             }
             _ if name.is_empty() => return Ok(()),
@@ -246,7 +279,7 @@ impl<'a> Replay<'a> {
             name.push(b'+');
         }
         let slot = self.writer.create(&name, &settings)?;
-        self.slots.insert(id, slot);
+        self.enter(id, slot);
         let name = self.shown_name(slot);
         let mode = if self.is_sequential(slot) { "sequential" } else { "user" };
         self.loss(&format!(
@@ -392,11 +425,10 @@ impl<'a> Replay<'a> {
                     let sets = lost.entries.iter().filter(|entry| entry.kind == Kind::Set);
                     sets.filter(|entry| entry.namespace == id).count() as u64
                 }
-                _ => (lost.end - lost.start) / ID_RECORD_BYTES_MIN,
+                _ => lost.bytes / ID_RECORD_BYTES_MIN,
             };
             if count > 0 {
-                let sum = self.ids_lost_max.entry(slot).or_default();
-                *sum = sum.saturating_add(count).min(SKIP_IDS_MAX);
+                self.lose_ids(slot, count);
             }
         }
     }
@@ -411,7 +443,7 @@ impl<'a> Replay<'a> {
     }
 
     fn report(&mut self, lost: &Lost) {
-        let bytes = lost.end - lost.start;
+        let bytes = lost.bytes;
         let named = |id: u32| {
             let slot = *self.slots.get(&id)?;
             let name = String::from_utf8_lossy(&self.writer.namespace(slot).name).into_owned();
@@ -422,7 +454,7 @@ impl<'a> Replay<'a> {
         let line = format!(
             "segment {} at offset {}: {bytes} bytes, {}{known}",
             format::segment_name(lost.base),
-            lost.start - lost.base,
+            lost.offset,
             lost.cause
         );
         if Self::is_loss(lost) {
@@ -479,6 +511,7 @@ impl<'a> Replay<'a> {
 
     /// Closes the new log, which is whole from then on.
     pub fn finish(mut self) -> Result<Outcome, String> {
+        self.end_packed();
         let ended = self.drop_stale().and_then(|()| self.use_up_ids());
         if let Err(Stop::Failed(line)) = ended {
             return Err(line);
@@ -497,6 +530,29 @@ impl<'a> Replay<'a> {
 
 impl Visitor for Replay<'_> {
     fn segment(&mut self, _: &Link) -> Flow {
+        self.end_packed();
+        Ok(())
+    }
+
+    /// Counters are made anew by what is written, but no id that was given out comes again.
+    fn residues(&mut self, link: &Link, residues: Option<&[Residue]>) -> Flow {
+        let Some(residues) = residues else {
+            let records = link.header.packed.map_or(0, |packed| packed.record_bytes);
+            let gone = link.header.capacity.saturating_sub(SEGMENT_HEADER_BYTES + records);
+            self.ids_forgotten_max = gone / ID_RECORD_BYTES_MIN;
+            return Ok(());
+        };
+        for residue in residues {
+            let behind = |next: u64| next.saturating_add(residue.ids).max(residue.ids_floor);
+            let id = residue.namespace;
+            let Some(slot) = self.slots.get(&id).copied() else {
+                self.ids_given_to_come.insert(id, behind(0));
+                continue;
+            };
+            let given = self.ids_given.get(&slot).copied().unwrap_or(0);
+            let next = self.writer.namespace(slot).next_id().max(given);
+            self.ids_given.insert(slot, behind(next));
+        }
         Ok(())
     }
 

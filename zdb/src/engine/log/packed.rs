@@ -436,3 +436,6 @@ impl Builder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use super::{Ended, LOST_TO_THE_DISK, Recovery, store_pages};
 use crate::disk::{FileId, Root};
-use crate::engine::chain::Link;
+use crate::engine::chain::{Chain, Link};
 use crate::engine::forgotten::Forgotten;
 use crate::engine::log::format::{
     self, BLOCK, Kind, PackedHeader, RECORD_HEAD_BYTES, SEGMENT_HEADER_BYTES, Verified,
@@ -23,11 +23,28 @@ impl Recovery<'_> {
         }
     }
 
-    /// Removes the segments that a packed one stands for.
-    pub(super) fn remove_left_over(&self, bases: &[u64]) -> Result<(), String> {
-        for base in bases {
+    /// Removes the segments that a packed one stands for, and their sidecars, of which some may have been
+    /// left alone.
+    pub(super) fn remove_left_over(&self, chain: &Chain) -> Result<(), String> {
+        for base in &chain.left_over {
             let _ = self.files.remove(Root::Data, &format::segment_name(*base));
-            self.forget_sidecar(*base)?;
+        }
+        let packed = |link: &&Link| link.damage.is_none() && link.header.packed.is_some();
+        let headers = chain.links.iter().filter(packed).map(|link| link.header);
+        let ranges: Vec<(u64, u64)> =
+            headers.map(|one| (one.base, one.base.saturating_add(one.capacity))).collect();
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let names = self
+            .files
+            .list(Root::Index)
+            .map_err(|error| format!("cannot list the index directory: {error}"))?;
+        for base in names.iter().filter_map(|name| format::sidecar_base(name)) {
+            let before = ranges.partition_point(|(from, _)| *from < base);
+            if before.checked_sub(1).is_some_and(|at| base < ranges[at].1) {
+                self.forget_sidecar(base)?;
+            }
         }
         Ok(())
     }
