@@ -78,6 +78,7 @@ fn made(seed: u64, residues: &[Residue]) -> Made {
         capacity: (position - BASE).next_multiple_of(BLOCK),
         previous_end: 4096,
         created: 1,
+        count: 1,
         end: position,
         judged_until: position + 800,
         is_undecided: seed.is_multiple_of(2),
