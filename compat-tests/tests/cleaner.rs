@@ -161,7 +161,8 @@ fn as_many_versions_stay_as_the_namespace_keeps() {
         for version in 0..20 {
             for key in 0..50 {
                 let value = format!("{name} {key} {version} {}", "v".repeat(700));
-                client.expect(args!["SET", format!("k{key}"), value], Reply::bulk(format!("k{key}")));
+                client
+                    .expect(args!["SET", format!("k{key}"), value], Reply::bulk(format!("k{key}")));
             }
         }
     }

@@ -21,6 +21,8 @@ const CLIENT_NAME_BYTES_MAX: usize = 256;
 const SETTINGS: &[(&str, &str)] = &[
     ("appendfsync", "everysec"),
     ("cache", "268435456"),
+    ("cleaner", "yes"),
+    ("cleaner-rate", "67108864"),
     ("latency-monitor-threshold", "0"),
     ("loglevel", "notice"),
     ("maxclients", "10000"),
@@ -511,11 +513,15 @@ fn checked(name: &str, value: String) -> Result<String, &'static str> {
             "notice" | "warning" => return Ok("notice".into()),
             _ => "takes debug, verbose, notice or warning",
         },
-        "cache" | "maxsize" => match value.strip_suffix('M').map(str::parse::<u64>) {
-            Some(Ok(mib)) => return Ok((mib << 20).to_string()),
-            _ if number.is_some() => return Ok(value),
-            _ => "takes a number of bytes, with an optional suffix k, M, G or T",
-        },
+        "cleaner" if matches!(&*value, "yes" | "no") => return Ok(value),
+        "cleaner" => "takes yes or no",
+        "cache" | "cleaner-rate" | "maxsize" => {
+            match value.strip_suffix('M').map(str::parse::<u64>) {
+                Some(Ok(mib)) => return Ok((mib << 20).to_string()),
+                _ if number.is_some() => return Ok(value),
+                _ => "takes a number of bytes, with an optional suffix k, M, G or T",
+            }
+        }
         "maxclients" if number.is_some_and(|count| count > 1_000_000) => {
             return Err(
                 "maxclients can be 10000 at most: raise the limit of open files (ulimit -n)",

@@ -198,7 +198,7 @@ fn begin(
     form: Form,
 ) -> Outcome {
     let namespace = context.session.namespace;
-    let mut scan = Scan {
+    let scan = Scan {
         protocol: context.session.protocol,
         form,
         slot: context.session.slot,
@@ -215,7 +215,6 @@ fn begin(
         is_cut: false,
         is_at_end: false,
     };
-    scan.place_at_start(context.engine);
     let waiter = context.add_task(TaskKind::Scan(Box::new(scan)));
     context.engine.begin_walk(waiter);
     // Requests behind a scan wait for it: it must not see what they do.
@@ -556,7 +555,8 @@ pub fn advance(
                 return Step::Finished { rests_on };
             }
         }
-        Answer::Page(Ok(bytes)) if bytes.is_empty() => {}
+        // The scan begins; segments may have been replaced since it was asked for.
+        Answer::Page(Ok(bytes)) if bytes.is_empty() => scan.place_at_start(engine),
         Answer::Page(Ok(bytes)) => {
             let segment = engine.log.segments.of(scan.page_first);
             let (base, seed) =

@@ -78,8 +78,8 @@ fn room_for(
     if keep_free == 0 {
         return Ok(capacity);
     }
-    // Where nobody knows, the disk itself says when it is full.
-    let free = files.free_bytes(Root::Data).unwrap_or(u64::MAX);
+    // Where nobody knows (a ramfs says 0), the disk itself tells when it is full.
+    let free = files.free_bytes(Root::Data).ok().filter(|free| *free > 0).unwrap_or(u64::MAX);
     let room = free.saturating_sub(keep_free) / BLOCK * BLOCK;
     if room < capacity_min {
         let text = "No space left on the device but what is kept for the cleaner and for deletes";

@@ -472,16 +472,6 @@ impl Log {
         self.closing
     }
 
-    /// Whether there was no room for a segment.
-    pub fn is_full(&self) -> bool {
-        self.stats.disk_full
-    }
-
-    /// The size that segments are made with.
-    pub fn segment_bytes(&self) -> u64 {
-        self.segment_bytes
-    }
-
     pub fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
     }

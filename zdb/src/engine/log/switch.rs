@@ -70,6 +70,16 @@ impl Log {
         Current { number, base: last.base, offset: end - last.base }
     }
 
+    /// Whether there was no room for a segment.
+    pub fn is_full(&self) -> bool {
+        self.stats.disk_full
+    }
+
+    /// The size that segments are made with.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
     /// Changes after how long a segment with records is closed, in milliseconds; 0: never.
     pub fn set_rotation(&mut self, rotate_ms: u64) {
         self.rotate_ms = rotate_ms;
