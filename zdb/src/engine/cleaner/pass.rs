@@ -582,7 +582,13 @@ impl Pass {
     fn apply(&mut self, engine: &mut Engine) {
         self.rests_on = engine.log.appended();
         for item in std::mem::take(&mut self.items) {
-            let verdict = item.verdict.expect("every item was judged");
+            // While others were judged a namespace may have ended.
+            let is_of_key = matches!(item.head.kind, Kind::Set | Kind::Delete);
+            let has_ended = engine.namespaces.slot_of(item.head.namespace).is_none();
+            let verdict = match item.verdict.expect("every item was judged") {
+                _ if is_of_key && has_ended => Verdict::Drop,
+                verdict => verdict,
+            };
             self.is_undecided |= verdict == Verdict::KeepUndecided;
             let bytes = std::mem::take(&mut self.bytes);
             let record = Verified::with_head(item.head, &bytes[item.bytes.clone()]);
