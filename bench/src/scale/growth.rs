@@ -88,7 +88,7 @@ fn grow(
     server.stop()?;
     let (mut start_s, mut started, mut is_cold) = (Vec::new(), filled, true);
     for _ in 0..if is_last { STARTS } else { STARTS_BEFORE } {
-        is_cold &= drop_caches();
+        is_cold &= !run.quick && drop_caches();
         // No load generator needs a core, so the server may use all of them.
         let setup = Setup { core: None, ..setup.clone() };
         let mut server = Server::start(&run.programs, &setup)?;
@@ -134,7 +134,9 @@ fn compare(bench: &Bench, setup: &Setup, growth: &Growth, report: &mut ScaleRepo
     files.truncate(READ_FILES);
     let id = (RESTART, "restart, all keys", "keys/s");
     for &seconds in &growth.start_s {
-        drop_caches();
+        if growth.is_cold {
+            drop_caches();
+        }
         let job = Job {
             kind: "read",
             files: &files,
