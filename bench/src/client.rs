@@ -19,6 +19,7 @@ pub const LATENCY_MAX_NS: u64 = 120_000_000_000;
 /// A value starts with the stamp that makes it differ, then repeats its key.
 pub const STAMP_SIZE: usize = 8;
 pub const KEY_SIZE: usize = 16;
+const ID_SIZE: usize = 8;
 
 /// When a measurement ends.
 #[derive(Clone, Copy, Debug)]
@@ -285,6 +286,8 @@ struct Template {
     key_at: usize,
     /// None for GET.
     value_at: Option<usize>,
+    /// Where the key's number stands as an id.
+    id_at: Option<usize>,
 }
 
 impl Template {
@@ -294,9 +297,12 @@ impl Template {
             Command::Get => b"*2\r\n$3\r\nGET\r\n$16\r\n".as_slice(),
             Command::Set => b"*3\r\n$3\r\nSET\r\n$16\r\n".as_slice(),
             Command::Add => b"*3\r\n$3\r\nSET\r\n$0\r\n\r\n".as_slice(),
+            Command::SetId => b"*3\r\n$3\r\nSET\r\n$8\r\n\0\0\0\0\0\0\0\0\r\n".as_slice(),
         });
+        let has_id = matches!(load.command, Command::Add | Command::SetId);
+        let id_at = (load.command == Command::SetId).then(|| request.len() - ID_SIZE - 2);
         let mut key_at = request.len();
-        if load.command != Command::Add {
+        if !has_id {
             request.extend_from_slice(&[b'k'; KEY_SIZE]);
             request.extend_from_slice(b"\r\n");
         }
@@ -309,7 +315,7 @@ impl Template {
             request.extend_from_slice(b"\r\n");
             at
         });
-        if let (Command::Add, Some(value_at)) = (load.command, value_at) {
+        if let (true, Some(value_at)) = (has_id, value_at) {
             key_at = value_at + STAMP_SIZE;
         }
         Template {
@@ -317,6 +323,7 @@ impl Template {
             request_size: request.len(),
             key_at,
             value_at,
+            id_at,
         }
     }
 }
@@ -349,7 +356,7 @@ impl Connection {
 
     /// Stamps fresh keys and values into the batch; false when the keys have run out.
     fn prepare(&mut self, source: &mut Source) -> bool {
-        let Template { bytes, request_size, key_at, value_at } = &mut self.template;
+        let Template { bytes, request_size, key_at, value_at, id_at } = &mut self.template;
         self.batch = 0;
         for request in bytes.chunks_exact_mut(*request_size) {
             let mut key = [0; KEY_SIZE];
@@ -357,6 +364,11 @@ impl Connection {
                 break;
             }
             request[*key_at..*key_at + KEY_SIZE].copy_from_slice(&key);
+            if let Some(id_at) = *id_at {
+                let number =
+                    key[4..].iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+                request[id_at..id_at + ID_SIZE].copy_from_slice(&number.to_le_bytes());
+            }
             if let Some(value_at) = *value_at {
                 let value = &mut request[value_at..];
                 value[..STAMP_SIZE].copy_from_slice(&source.stamp());
@@ -516,8 +528,8 @@ impl ReplyReader {
                 );
                 Ok(Some((whole, 0)))
             }
-            (Command::Add, b'$') if head == b"$8" => {
-                let whole = body_at + 8 + 2;
+            (Command::Add | Command::SetId, b'$') if head == b"$8" => {
+                let whole = body_at + ID_SIZE + 2;
                 Ok((input.len() >= whole).then_some((whole, 0)))
             }
             (Command::Get, b'$') if parse_number(&head[1..]) == Some(self.value_size) => {
@@ -597,8 +609,11 @@ mod tests {
 
     #[test]
     fn an_id_is_a_reply_of_eight_bytes() {
-        let load = crate::load::plain(Command::Add, Keys::EachScattered { first: 7, count: 1 });
+        let keys = Keys::EachScattered { first: 7, count: 1 };
+        let load = crate::load::plain(Command::SetId, keys);
         let template = Template::new(&load);
+        let id_at = template.id_at.expect("an id");
+        assert_eq!(&template.bytes[id_at - 4..id_at], b"$8\r\n");
         for (reply, good) in [(b"$8\r\n\r\n\r\n\0\0\0\0\r\n".as_slice(), true), (b"$-1\r\n", false)]
         {
             let mut reader = ReplyReader::new(&load, false);

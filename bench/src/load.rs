@@ -7,6 +7,8 @@ pub enum Command {
     Get,
     /// SET without a key, in a namespace that hands out ids.
     Add,
+    /// SET of an id that was handed out: the number of the key.
+    SetId,
 }
 
 impl Command {
@@ -15,6 +17,7 @@ impl Command {
             Command::Set => "SET",
             Command::Get => "GET",
             Command::Add => "SET of a new id",
+            Command::SetId => "SET of an id",
         }
     }
 }
@@ -211,8 +214,8 @@ pub fn fill_scattered(first: u64, count: u64) -> Load {
 }
 
 /// Overwrites a small fixed set with deep pipelines, so that buffers and caches reach their size.
-pub fn churn() -> Load {
-    Load { pipeline: 100, ..plain(Command::Set, FIXED_100) }
+pub fn churn(command: Command, value_size: usize) -> Load {
+    Load { pipeline: 100, value_size, ..plain(command, FIXED_100) }
 }
 
 /// The key number `index` of the scattered set: distinct for all indexes below a billion.

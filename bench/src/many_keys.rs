@@ -1,7 +1,7 @@
 //! Many keys: what they cost in memory, and how long a start with them takes.
 
 use crate::client::{self, KEY_SIZE, STAMP_SIZE};
-use crate::load::{Sync, churn, fill_scattered, scattered_key, write_key};
+use crate::load::{Command, Load, Sync, churn, fill_scattered, scattered_key, write_key};
 use crate::measure::{Run, empty};
 use crate::report::{Scale, thousands};
 use crate::server::{Kind, Memory, Server};
@@ -50,7 +50,8 @@ pub fn run(run: &Run, starts: bool) -> Result<Vec<Scale>> {
 /// Fills a server that is stopped again with all keys in its directory.
 fn fill(run: &Run, kind: Kind, keys: u64) -> Result<Scale> {
     // A server of its own, so that the start later on finds nothing but the keys.
-    let (memory_empty, memory_warmed) = warmed_memory(run, kind)?;
+    let (memory_empty, memory_warmed) =
+        warmed_memory(run, kind, &churn(Command::Set, VALUE_BYTES))?;
     let (memory_full, fill_keys_per_s) = with_empty_server(run, kind, |server| {
         let begin = Instant::now();
         client::fill(server.address, &fill_scattered(0, keys))?;
@@ -82,14 +83,18 @@ fn fill(run: &Run, kind: Kind, keys: u64) -> Result<Scale> {
     Ok(scale)
 }
 
-/// Memory of an empty server, and of one whose buffers and caches have their size.
-pub fn warmed_memory(run: &Run, kind: Kind) -> Result<(Memory, Memory)> {
+/// Memory of an empty server, and after `churn`, when buffers and caches have their size.
+fn warmed_memory(run: &Run, kind: Kind, churn: &Load) -> Result<(Memory, Memory)> {
     with_empty_server(run, kind, |server| {
         let memory_empty = server.memory()?;
-        let requests = if run.quick { CHURN_QUICK } else { CHURN };
-        client::send_some(server.address, &churn(), requests)?;
+        warm(run, server, churn)?;
         Ok((memory_empty, server.memory()?))
     })
+}
+
+pub fn warm(run: &Run, server: &Server, churn: &Load) -> Result<()> {
+    client::send_some(server.address, churn, if run.quick { CHURN_QUICK } else { CHURN })?;
+    Ok(())
 }
 
 fn with_empty_server<T>(run: &Run, kind: Kind, work: impl Fn(&Server) -> Result<T>) -> Result<T> {

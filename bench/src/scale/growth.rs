@@ -4,7 +4,7 @@ use super::fio::{self, Job};
 use super::found::{Growth, ScaleReport};
 use super::{Bench, RESTART_KEYS_PER_S};
 use crate::client::{self, KEY_SIZE, STAMP_SIZE};
-use crate::load::{Command, Keys, Load, Sync, plain};
+use crate::load::{Command, Keys, Load, Sync, churn, plain};
 use crate::many_keys::{self, ensure_complete};
 use crate::measure::{Run, empty};
 use crate::report::thousands;
@@ -33,13 +33,12 @@ const READ_FILES: usize = 4;
 
 pub fn run(bench: &Bench, report: &mut ScaleReport) -> Result<()> {
     let run = &bench.run;
-    let warmed = many_keys::warmed_memory(run, Kind::Zdb)?.1;
     for (mode, memory_id, title) in
         [("user", MEMORY_USER, "memory, user mode"), ("seq", MEMORY_SEQ, "memory, sequential mode")]
     {
         let mut setup = run.setup(Kind::Zdb, Sync::EverySecond, many_keys::CACHE, "growth");
         setup.flags = vec!["--mode".into(), mode.into()];
-        empty(&setup.directory)?;
+        let warmed = warmed(run, &setup, mode)?;
         let mut first = 0;
         let stops = if run.quick { STOPS_QUICK } else { STOPS };
         for &keys in stops {
@@ -64,6 +63,24 @@ pub fn run(bench: &Bench, report: &mut ScaleReport) -> Result<()> {
         empty(&setup.directory)?;
     }
     Ok(())
+}
+
+/// Memory of a server with hardly a key whose buffers have their size: the same requests as those that bring
+/// the keys, but over and over for the same few.
+fn warmed(run: &Run, setup: &Setup, mode: &str) -> Result<Memory> {
+    empty(&setup.directory)?;
+    let server = Server::start(&run.programs, setup)?;
+    let command = if mode == "seq" { Command::SetId } else { Command::Set };
+    let churn = churn(command, VALUE_BYTES);
+    if let (Command::SetId, Keys::Fixed { count, .. }) = (command, churn.keys) {
+        let ids = Keys::EachScattered { first: 0, count };
+        client::fill(server.address, &Load { keys: ids, command: Command::Add, ..churn })?;
+    }
+    many_keys::warm(run, &server, &churn)?;
+    let memory = server.memory()?;
+    server.stop()?;
+    empty(&setup.directory)?;
+    Ok(memory)
 }
 
 /// Adds keys to what is there, stops the server, and starts it again.
