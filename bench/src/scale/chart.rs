@@ -181,7 +181,8 @@ fn restart(report: &ScaleReport) -> Plot {
 
 fn memory(report: &ScaleReport) -> Plot {
     let ticks = key_ticks(report);
-    let mut lines = by_mode(report, |growth| Some(growth.bytes_per_key * growth.keys as f64 / 1e6));
+    let mut lines =
+        by_mode(report, |growth| Some((growth.bytes_per_key * growth.keys as f64 / 1e6).max(0.0)));
     lines.push(rule("20 bytes a key", &ticks, 20.0 / 1e6));
     lines.push(rule("8 bytes an id", &ticks, 8.0 / 1e6));
     Plot { head: "memory for the keys, MB".into(), lines, ticks, below: "keys" }

@@ -39,7 +39,7 @@ const CACHE: &str = "64M";
 const LEAD_S: usize = 10;
 const SECONDS: usize = 60;
 const LEAD_S_QUICK: usize = 0;
-const SECONDS_QUICK: usize = 2;
+const SECONDS_QUICK: usize = 1;
 const ROUNDS_MAX: usize = 2;
 const SPACE: Spaces = Spaces { first: 0, count: 1 };
 
