@@ -39,6 +39,8 @@ pub struct Growth {
     /// of them, and of one that started with all.
     pub bytes_per_key: f64,
     pub bytes_per_key_started: f64,
+    /// The same, above a server that has done nothing yet.
+    pub bytes_per_key_above_empty: f64,
     pub sidecar_bytes: u64,
     pub is_cold: bool,
     /// From starting the program to the first PONG with all keys served, each start.
@@ -254,6 +256,7 @@ impl ScaleReport {
             "fill keys/s",
             "bytes/key",
             "after a start",
+            "above empty",
             "sidecars MiB",
             "start s",
             "keys/s",
@@ -266,6 +269,7 @@ impl ScaleReport {
                 thousands(growth.fill_keys_per_s),
                 format!("{:.1}", growth.bytes_per_key),
                 format!("{:.1}", growth.bytes_per_key_started),
+                format!("{:.1}", growth.bytes_per_key_above_empty),
                 format!("{:.0}", growth.sidecar_bytes as f64 / f64::from(1 << 20)),
                 start.map_or_else(String::new, |seconds| format!("{seconds:.3}")),
                 start.map_or_else(String::new, |seconds| thousands(growth.keys as f64 / seconds)),

@@ -38,15 +38,18 @@ pub fn run(bench: &Bench, report: &mut ScaleReport) -> Result<()> {
     {
         let mut setup = run.setup(Kind::Zdb, Sync::EverySecond, many_keys::CACHE, "growth");
         setup.flags = vec!["--mode".into(), mode.into()];
-        let warmed = warmed(run, &setup, mode)?;
+        let before = before(run, &setup, mode)?;
         let mut first = 0;
         let stops = if run.quick { STOPS_QUICK } else { STOPS };
         for &keys in stops {
             let is_last = Some(&keys) == stops.last();
-            let growth = grow(run, &setup, mode, first..keys, warmed, is_last)?;
+            let growth = grow(run, &setup, mode, first..keys, before, is_last)?;
             if is_last {
                 let title = format!("{title}, {} keys", thousands(keys as f64));
-                let after_start = [("after a start", growth.bytes_per_key_started)];
+                let after_start = [
+                    ("above empty", growth.bytes_per_key_above_empty),
+                    ("after a start", growth.bytes_per_key_started),
+                ];
                 report.add(
                     (memory_id, &title, "bytes/key"),
                     mode,
@@ -65,11 +68,19 @@ pub fn run(bench: &Bench, report: &mut ScaleReport) -> Result<()> {
     Ok(())
 }
 
-/// Memory of a server with hardly a key whose buffers have their size: the same requests as those that bring
-/// the keys, but over and over for the same few.
-fn warmed(run: &Run, setup: &Setup, mode: &str) -> Result<Memory> {
+/// Memory without the keys.
+#[derive(Clone, Copy)]
+struct Before {
+    empty: Memory,
+    /// With hardly a key, but with buffers of their full size: after the same requests as those that bring the
+    /// keys, over and over for the same few.
+    warmed: Memory,
+}
+
+fn before(run: &Run, setup: &Setup, mode: &str) -> Result<Before> {
     empty(&setup.directory)?;
     let server = Server::start(&run.programs, setup)?;
+    let memory_empty = server.memory()?;
     let command = if mode == "seq" { Command::SetId } else { Command::Set };
     let churn = churn(command, VALUE_BYTES);
     if let (Command::SetId, Keys::Fixed { count, .. }) = (command, churn.keys) {
@@ -77,10 +88,10 @@ fn warmed(run: &Run, setup: &Setup, mode: &str) -> Result<Memory> {
         client::fill(server.address, &Load { keys: ids, command: Command::Add, ..churn })?;
     }
     many_keys::warm(run, &server, &churn)?;
-    let memory = server.memory()?;
+    let before = Before { empty: memory_empty, warmed: server.memory()? };
     server.stop()?;
     empty(&setup.directory)?;
-    Ok(memory)
+    Ok(before)
 }
 
 /// Adds keys to what is there, stops the server, and starts it again.
@@ -89,7 +100,7 @@ fn grow(
     setup: &Setup,
     mode: &str,
     numbers: std::ops::Range<u64>,
-    warmed: Memory,
+    before: Before,
     is_last: bool,
 ) -> Result<Growth> {
     let keys = numbers.end;
@@ -118,8 +129,8 @@ fn grow(
         checked.map_err(|error| server.explain(error).context("after a start"))?;
         server.stop()?;
     }
-    let above = |memory: Memory| {
-        (memory.resident_kib as f64 - warmed.resident_kib as f64) * 1024.0 / keys as f64
+    let above = |memory: Memory, before: Memory| {
+        (memory.resident_kib as f64 - before.resident_kib as f64) * 1024.0 / keys as f64
     };
     let mut sidecar_bytes = 0;
     for file in files(&setup.directory.join("index"), "sidecar")? {
@@ -129,8 +140,9 @@ fn grow(
         mode: mode.into(),
         keys,
         fill_keys_per_s,
-        bytes_per_key: above(filled),
-        bytes_per_key_started: above(started),
+        bytes_per_key: above(filled, before.warmed),
+        bytes_per_key_started: above(started, before.warmed),
+        bytes_per_key_above_empty: above(filled, before.empty),
         sidecar_bytes,
         is_cold,
         start_s,
