@@ -139,7 +139,7 @@ impl Cleaner {
             Stage::Resting if self.is_asked => Some(0),
             Stage::Resting if appended != self.surveyed => Some(self.survey_ms),
             Stage::Resting => self.expiry_ms,
-            Stage::Surveying(_) => Some(self.due_ms),
+            Stage::Surveying(survey) => survey.questions.is_empty().then_some(self.due_ms),
             Stage::Packing(pass) => (!pass.is_waiting()).then_some(self.due_ms),
         }
     }
