@@ -290,6 +290,48 @@ fn space_of_flushed_and_removed_namespaces_comes_back() {
     assert_eq!(number(&mut client, "cleaner_failures"), 0);
 }
 
+/// A key that was deleted while all history was kept stays deleted, when less is kept later on.
+#[test]
+fn a_delete_stays_as_long_as_there_is_something_that_it_ended() {
+    let mut server = Server::start(&SMALL);
+    let mut client = server.connect();
+    for (name, history) in [("all", "forever"), ("days", "9d"), ("none", "0")] {
+        client.expect(args!["NSNEW", name], Reply::ok());
+        client.expect(args!["NSSET", name, "history", history], Reply::ok());
+    }
+    let fill = |client: &mut Client| {
+        client.expect(args!["SELECT", "none"], Reply::ok());
+        for at in 0..1500 {
+            let value = format!("{at} {}", "x".repeat(600));
+            client.expect(args!["SET", "k", value], Reply::bulk("k"));
+        }
+    };
+    let in_both = |client: &mut Client, request: &[&[u8]], reply: Reply| {
+        for name in ["all", "days"] {
+            client.expect(args!["SELECT", name], Reply::ok());
+            client.expect(request, reply.clone());
+        }
+    };
+    in_both(&mut client, args!["SET", "deleted", "once"], Reply::bulk("deleted"));
+    fill(&mut client);
+    in_both(&mut client, args!["DEL", "deleted"], Reply::ok());
+    fill(&mut client);
+    clean(&mut client);
+    assert!(number(&mut client, "cleaner_segments_cleaned") > 1);
+    for name in ["all", "days"] {
+        client.expect(args!["NSSET", name, "history", "0"], Reply::ok());
+    }
+    for _ in 0..3 {
+        fill(&mut client);
+        clean(&mut client);
+    }
+    in_both(&mut client, args!["GET", "deleted"], Reply::Nil);
+    server.terminate();
+    server.resume();
+    client = server.connect();
+    in_both(&mut client, args!["GET", "deleted"], Reply::Nil);
+}
+
 #[test]
 fn a_scan_shows_all_while_segments_are_replaced() {
     let server = Server::start(&SMALL);

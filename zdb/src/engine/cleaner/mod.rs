@@ -100,8 +100,11 @@ pub struct Cleaner {
     storing: HashSet<u64>,
     held_walks: Vec<Waiter>,
     is_replacing: bool,
-    /// Somebody asked for a look at everything now.
+    /// Somebody asked for a look at everything now, and for what follows from it.
     is_asked: bool,
+    is_wanted: bool,
+    /// A packed segment may have its name on the disk without having its place here.
+    is_latched: bool,
 }
 
 impl Cleaner {
@@ -127,17 +130,16 @@ impl Cleaner {
     /// Looks at all segments as soon as it can, whatever it knows of them.
     pub fn ask(&mut self) {
         self.is_asked = true;
+        self.is_wanted = true;
         self.known.clear();
     }
 
     /// When there is something to do without an answer.
-    fn deadline_ms(&self, appended: u64) -> Option<u64> {
-        if !self.options.is_on && !self.is_packing() {
-            return None;
-        }
+    fn deadline_ms(&self, appended: u64, is_full: bool) -> Option<u64> {
         match &self.stage {
             Stage::Resting if self.is_asked => Some(0),
-            Stage::Resting if appended != self.surveyed => Some(self.survey_ms),
+            Stage::Resting if !self.options.is_on => None,
+            Stage::Resting if appended != self.surveyed || is_full => Some(self.survey_ms),
             Stage::Resting => self.expiry_ms,
             Stage::Surveying(survey) => survey.questions.is_empty().then_some(self.due_ms),
             Stage::Packing(pass) => (!pass.is_waiting()).then_some(self.due_ms),
@@ -151,7 +153,7 @@ impl Engine {
         if self.log.is_closing() || self.log.broken().is_some() {
             return None;
         }
-        self.cleaner.deadline_ms(self.log.appended())
+        self.cleaner.deadline_ms(self.log.appended(), self.log.is_full())
     }
 
     /// A scan begins: it is answered once the segments stay as they are.
@@ -174,8 +176,8 @@ impl Engine {
             return self.stop_cleaning();
         }
         // What it writes needs room before it gives some back.
-        let is_on = self.cleaner.options.is_on;
-        self.log.reserve_bytes = if is_on { self.log.segment_bytes() } else { 0 };
+        let has_work = self.cleaner.options.is_on && self.log.segments.list().len() > 1;
+        self.log.reserve_bytes = if has_work { self.log.segment_bytes() } else { 0 };
         if !self.options_allow() {
             return;
         }
@@ -249,7 +251,9 @@ impl Engine {
     fn is_survey_due(&self) -> bool {
         let cleaner = &self.cleaner;
         let now_ms = self.now.monotonic_ms;
-        let is_time = self.log.appended() != cleaner.surveyed && now_ms >= cleaner.survey_ms;
+        // On a full disk somebody else may have made room.
+        let is_changed = self.log.appended() != cleaner.surveyed || self.log.is_full();
+        let is_time = is_changed && now_ms >= cleaner.survey_ms;
         let is_expired = cleaner.expiry_ms.is_some_and(|due| now_ms >= due);
         cleaner.is_asked || cleaner.options.is_on && (is_time || is_expired)
     }
@@ -336,7 +340,10 @@ impl Engine {
         let keeps_days = |one: &Namespace| matches!(one.settings.retention, Retention::Days(_));
         self.cleaner.expiry_ms = (self.namespaces.iter().any(keeps_days))
             .then(|| self.now.monotonic_ms + CLEANER_EXPIRY_MS);
-        if let Some((range, expected_bytes)) = self.choose() {
+        let may_begin = self.cleaner.options.is_on || self.cleaner.is_wanted;
+        let chosen = if may_begin && !self.cleaner.is_latched { self.choose() } else { None };
+        self.cleaner.is_wanted &= chosen.is_some();
+        if let Some((range, expected_bytes)) = chosen {
             let pass = Pass::new(self, range, expected_bytes);
             self.cleaner.stage = Stage::Packing(Box::new(pass));
         }
@@ -435,12 +442,16 @@ impl Engine {
             Ended::Failed(line) => {
                 self.cleaner.stats.failures += 1;
                 self.log.notices.push(line);
-                self.rest(pass, self.log.appended() + 1);
+                self.resume_walks();
+                // It may go better after a while.
+                self.cleaner.surveyed = 0;
+                self.cleaner.survey_ms = self.now.monotonic_ms + CLEANER_SURVEY_MS;
+                return;
             }
-            Ended::Damaged(line) => {
+            Ended::Damaged { base, line } => {
                 self.cleaner.stats.failures += 1;
                 self.log.notices.push(line);
-                self.rest(pass, u64::MAX);
+                self.cleaner.known.entry(base).or_default().rests_until = u64::MAX;
             }
         }
         self.resume_walks();

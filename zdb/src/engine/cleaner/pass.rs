@@ -29,7 +29,10 @@ pub enum Ended {
     /// It may go better another time.
     Failed(String),
     /// What is damaged is better left as it is.
-    Damaged(String),
+    Damaged {
+        base: u64,
+        line: String,
+    },
 }
 
 pub enum Step {
@@ -101,6 +104,8 @@ pub struct Pass {
     count: u32,
     before_bytes: u64,
     expected_bytes: u64,
+    /// What the new file may have before it is given up.
+    bytes_max: u64,
     sources: VecDeque<Source>,
     phase: Phase,
     /// What was asked for in this phase, and came back.
@@ -165,6 +170,7 @@ impl Pass {
             count: list[range].iter().map(|segment| segment.count).sum(),
             before_bytes,
             expected_bytes: expected_bytes.min(before_bytes).next_multiple_of(BLOCK) + 4 * BLOCK,
+            bytes_max: (2 * engine.log.segment_bytes()).min(packed::PACKED_BYTES_MAX / 2),
             sources: sources.collect(),
             phase: Phase::Make,
             questions: HashSet::new(),
@@ -263,10 +269,11 @@ impl Pass {
 
     fn fail_damaged(&mut self) -> Step {
         let (base, offset) = (self.source().base, self.offset + self.window as u64);
-        self.fail(Ended::Damaged(format!(
-            "segment {} is not cleaned: it is damaged at offset {offset}; see zdb check",
-            format::segment_name(base)
-        )))
+        let name = format::segment_name(base);
+        let line = format!(
+            "segment {name} is not cleaned: it is damaged at offset {offset}; see zdb check"
+        );
+        self.fail(Ended::Damaged { base, line })
     }
 
     fn source(&self) -> &Source {
@@ -482,6 +489,8 @@ impl Pass {
 
     fn write(&mut self, engine: &mut Engine) -> Step {
         match self.result.take() {
+            // The samples were wrong by far.
+            None if self.builder.file_bytes() > self.bytes_max => self.fail(Ended::NotWorth),
             None if self.builder.pending_bytes() < CLEANER_WRITE_BYTES => {
                 self.phase = Phase::Read;
                 Step::Go
@@ -504,9 +513,13 @@ impl Pass {
     fn finish(&mut self, engine: &mut Engine) -> Step {
         match self.result.take() {
             None => {
+                // Namespaces may have ended since the last record was judged.
+                self.rests_on = engine.log.appended();
                 // To write nearly as much as is there gives nothing back.
                 let saved = self.before_bytes.saturating_sub(self.builder.file_bytes());
-                if self.segments == 1 && saved < self.before_bytes / CLEANER_SAVES_MIN {
+                if self.segments < CLEANER_MERGE_MIN
+                    && saved < self.before_bytes / CLEANER_SAVES_MIN
+                {
                     return self.fail(Ended::NotWorth);
                 }
                 let tallies = std::mem::take(&mut self.tallies);
@@ -577,7 +590,14 @@ impl Pass {
                 engine.cleaner.is_replacing = true;
                 Step::Go
             }
-            Some(Err(error)) => self.fail_at("cannot publish the new file", &error),
+            Some(Err(error)) => {
+                // It may have its name already. A start finds out; until then nothing more may be replaced.
+                engine.cleaner.is_latched = true;
+                self.fail_at(
+                    "cannot publish the new file; no more is cleaned until a restart",
+                    &error,
+                )
+            }
         }
     }
 

@@ -10,6 +10,8 @@ use crate::planted::{self, Bug};
 
 /// How many records are followed from one to the one before it until the cleaner gives up and keeps a record.
 const STEPS_MAX: usize = 64;
+/// The same for a namespace that keeps more versions than that.
+const STEPS_FAR_MAX: usize = 4096;
 const DAY_S: u64 = 86_400;
 
 /// What is known of a record that another leads to.
@@ -37,7 +39,7 @@ pub enum Look<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Keep,
-    /// Nobody can tell whether it is wanted.
+    /// Nobody can tell whether it is wanted, or it is only for now.
     KeepUndecided,
     Drop,
     /// What is at this position has to be known first.
@@ -69,6 +71,7 @@ pub struct Case<'a> {
 impl Case<'_> {
     pub fn judge<'f>(&self, look: &mut dyn FnMut(u64) -> Look<'f>) -> Verdict {
         match (self.retention, self.head.kind) {
+            (Retention::Forever, Kind::Set) => self.keep_for_now(),
             (Retention::Forever, _) => Verdict::Keep,
             (_, Kind::Set) => self.judge_version(look),
             (_, Kind::Delete) => self.judge_delete(look),
@@ -93,9 +96,15 @@ impl Case<'_> {
             return Verdict::KeepUndecided;
         }
         let mut newer = 0_u32;
-        for _ in 0..STEPS_MAX {
+        let steps_max = match self.retention {
+            Retention::Versions(kept) => STEPS_MAX.max(kept as usize + 2).min(STEPS_FAR_MAX),
+            _ => STEPS_MAX,
+        };
+        for _ in 0..steps_max {
             if at == self.position {
-                return Verdict::Keep;
+                // No delete of its key lies between, so none has to stay for its sake.
+                let has_no_delete = matches!(self.retention, Retention::Versions(_));
+                return if has_no_delete { Verdict::Keep } else { self.keep_for_now() };
             }
             if at < self.position {
                 return self.of_a_former_life();
@@ -126,6 +135,13 @@ impl Case<'_> {
             at = record.previous;
         }
         Verdict::KeepUndecided
+    }
+
+    /// What is kept although a newer record has superseded or ended it needs the delete that did, whatever
+    /// the namespace keeps by then: the segment does not count as clean.
+    fn keep_for_now(&self) -> Verdict {
+        let is_newest = self.newest.is_some_and(|newest| newest.position == self.position);
+        if is_newest { Verdict::Keep } else { Verdict::KeepUndecided }
     }
 
     /// Its key was deleted after it, and whatever has the hash now began anew: nothing leads here.

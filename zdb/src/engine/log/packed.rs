@@ -40,7 +40,7 @@ impl Stop {
     fn new(base: u64, position: u64, offset: u64) -> Self {
         let position = (position - base) / ALIGN;
         let (block, within) = (offset / BLOCK, offset % BLOCK / ALIGN);
-        debug_assert!(position >> POSITION_BITS == 0 && block >> BLOCK_BITS == 0);
+        assert!(position >> POSITION_BITS == 0 && block >> BLOCK_BITS == 0, "a pass ends before");
         Self(position << (BLOCK_BITS + WITHIN_BITS) | block << WITHIN_BITS | within)
     }
 

@@ -4,7 +4,7 @@
 use super::{Item, Pass, Phase, Step, Tally};
 use crate::engine::cleaner::verdict::{Case, Look, Newest, Verdict};
 use crate::engine::index::Place;
-use crate::engine::log::format::{BLOCK, Kind, Verified};
+use crate::engine::log::format::{BLOCK, FLAG_UNVERIFIED, Head, Kind, Verified};
 use crate::engine::log::packed::Residue;
 use crate::engine::log::sidecar::PageEnd;
 use crate::engine::namespace::{Keys, Namespace};
@@ -24,7 +24,12 @@ impl Pass {
                         asked.insert(position);
                         break;
                     }
-                    verdict => self.items[at].verdict = Some(verdict),
+                    verdict => {
+                        self.items[at].verdict = Some(verdict);
+                        if verdict == Verdict::Drop {
+                            self.note_dropped(at);
+                        }
+                    }
                 }
             }
         }
@@ -99,12 +104,26 @@ impl Pass {
         }
     }
 
+    /// Below a record that may be dropped there is nothing but older versions of its key: who comes to it need
+    /// not look further.
+    fn note_dropped(&mut self, at: usize) {
+        let mut head = self.items[at].head;
+        head.flags &= !FLAG_UNVERIFIED;
+        self.note_item(at, head);
+    }
+
+    fn note_item(&mut self, at: usize, head: Head) {
+        let bytes = std::mem::take(&mut self.bytes);
+        let Item { bytes: range, position, .. } = &self.items[at];
+        let (record, position) = (Verified::with_head(head, &bytes[range.clone()]), *position);
+        self.note_fact(position, &record);
+        self.bytes = bytes;
+    }
+
     /// Looks at a record that is in memory. False: it has to be read.
     fn learn(&mut self, engine: &Engine, position: u64) -> bool {
         if let Ok(at) = self.items.binary_search_by_key(&position, |item| item.position) {
-            let item = &self.items[at];
-            let bytes = self.bytes[item.bytes.clone()].to_vec();
-            self.note_fact(position, &Verified::with_head(item.head, &bytes));
+            self.note_item(at, self.items[at].head);
             return true;
         }
         let Some(record) = engine.peek(Place::new(position)) else { return false };
