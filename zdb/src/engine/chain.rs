@@ -9,6 +9,10 @@ use super::walk::Ending;
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
 
+/// No segment has so many addresses: the next one after a header that cannot be read begins behind all that the
+/// header may say when it is read again.
+const CAPACITY_END: u64 = 1 << 32;
+
 /// A segment.
 pub struct Link {
     pub header: SegmentHeader,
@@ -94,7 +98,7 @@ fn without_header(scanner: Scanner<'_>, log: LogId, base: u64, next: Option<u64>
     let is_packed = packed_walk::is_packed(scanner, log.seed(), base, packed_end).unwrap_or(false);
     // Behind the last one no address may be given out that is the packed one's already, however many it
     // stands for.
-    let end = if is_packed { packed_end } else { next.unwrap_or(base + size) };
+    let end = if is_packed { packed_end } else { next.unwrap_or(base + size.max(CAPACITY_END)) };
     SegmentHeader {
         log,
         base,
