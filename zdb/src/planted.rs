@@ -18,8 +18,6 @@ pub enum Bug {
     HalfBatch,
     /// The next segment is written to before the one before is durable.
     EarlySwitch,
-    /// The cleaner drops what is superseded by records that are not durable.
-    EarlyClean,
     /// The cleaner takes keys with the same hash for one.
     HashClean,
     /// The cleaner drops deletes while older segments have what they ended.
@@ -28,7 +26,7 @@ pub enum Bug {
     NoResidue,
 }
 
-pub const BUGS: [(&str, Bug); 11] = [
+pub const BUGS: [(&str, Bug); 10] = [
     ("early-ack", Bug::EarlyAck),
     ("skipped-flush", Bug::SkippedFlush),
     ("no-checksum", Bug::NoChecksum),
@@ -36,7 +34,6 @@ pub const BUGS: [(&str, Bug); 11] = [
     ("early-sidecar", Bug::EarlySidecar),
     ("half-batch", Bug::HalfBatch),
     ("early-switch", Bug::EarlySwitch),
-    ("early-clean", Bug::EarlyClean),
     ("hash-clean", Bug::HashClean),
     ("loose-delete", Bug::LooseDelete),
     ("no-residue", Bug::NoResidue),

@@ -13,7 +13,6 @@ use super::verdict::{Fact, Verdict};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{Done, FileId, Operation, Root, Token};
 use crate::limits::*;
-use crate::planted::{self, Bug};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
@@ -291,11 +290,7 @@ impl Pass {
             Phase::Write => self.write(engine),
             Phase::Finish => self.finish(engine),
             Phase::Head => self.write_head(engine),
-            Phase::Settle
-                if engine.log.durable() < self.rests_on && !planted::is(Bug::EarlyClean) =>
-            {
-                Step::Wait
-            }
+            Phase::Settle if engine.log.durable() < self.rests_on => Step::Wait,
             Phase::Settle => {
                 self.phase = Phase::Publish;
                 Step::Go
