@@ -21,13 +21,12 @@ pub struct Run {
     pub quick: bool,
     pub rounds: usize,
     pub servers: Vec<Kind>,
-    pub threads: u16,
     /// Cores of the servers and of the load generator.
     pub pinned: Option<(usize, usize)>,
 }
 
 impl Run {
-    fn window(&self) -> Window {
+    pub fn window(&self) -> Window {
         let ms = Duration::from_millis;
         if self.quick {
             Window {
@@ -49,7 +48,7 @@ impl Run {
     pub fn setup(&self, kind: Kind, sync: Sync, cache: &'static str, place: &str) -> Setup {
         let directory = self.directory.join(format!("{place}-{}", kind.name().to_lowercase()));
         let core = self.pinned.map(|(server, _)| server);
-        Setup { kind, directory, sync, cache, threads: self.threads, core }
+        Setup { kind, directory, sync, cache, core, flags: Vec::new() }
     }
 
     /// The servers of a round, each round with another one first.
@@ -164,7 +163,7 @@ pub fn empty(directory: &Path) -> Result<()> {
 }
 
 /// Wakes a server for one piece of work and pauses it again.
-fn awake<T>(
+pub fn awake<T>(
     run: &Run,
     server: &mut Server,
     what: &str,

@@ -39,8 +39,6 @@ const LOG_LINES: usize = 12;
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     Zdb,
-    /// zdb with more than one thread.
-    Threads,
     Redis,
     Null,
 }
@@ -49,7 +47,6 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::Zdb => "zdb",
-            Kind::Threads => "threads",
             Kind::Redis => "Redis",
             Kind::Null => "null",
         }
@@ -70,10 +67,10 @@ pub struct Setup {
     pub directory: PathBuf,
     pub sync: Sync,
     pub cache: &'static str,
-    /// Of the kind that has more than one.
-    pub threads: u16,
     /// The core that all its threads start on; none for all cores.
     pub core: Option<usize>,
+    /// More flags, for zdb.
+    pub flags: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -232,6 +229,14 @@ impl Server {
         })
     }
 
+    /// Bytes that it had written to the disk, or marked as to be written, as the kernel counts them.
+    pub fn written_bytes(&self) -> Result<u64> {
+        let path = format!("/proc/{}/io", self.pid());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let number = text.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok());
+        number.with_context(|| format!("{path} has no write_bytes"))
+    }
+
     /// Moves threads that the kernel made on another core back to `core`: workers of io_uring do
     /// not inherit the core of the thread they work for.
     pub fn gather_threads(&self, core: usize) -> Result<()> {
@@ -326,18 +331,15 @@ fn command_line(programs: &Programs, setup: &Setup, port: u16) -> Command {
     let data = setup.directory.join("data");
     let mut command;
     match setup.kind {
-        Kind::Zdb | Kind::Threads | Kind::Null => {
+        Kind::Zdb | Kind::Null => {
             command = Command::new(&programs.zdb);
             command.arg("--data").arg(data).arg("--index").arg(setup.directory.join("index"));
             command.args(["--listen", "127.0.0.1", "--port", &port.to_string()]);
             command.args(["--sync", setup.sync.flag(), "--cache", setup.cache]);
             // Those that a measurement leaves are still going when the next ones come.
-            command.args(["--maxclients", "20000"]);
+            command.args(["--maxclients", "20000"]).args(&setup.flags);
             if setup.kind == Kind::Null {
                 command.arg("--null");
-            }
-            if setup.kind == Kind::Threads {
-                command.args(["--threads", &setup.threads.to_string()]);
             }
         }
         Kind::Redis => {
@@ -380,19 +382,19 @@ pub fn core_count() -> usize {
     }
 }
 
-/// Runs the load generator, which is this thread, on one core.
-pub fn pin_self(core: usize) -> Result<()> {
-    sched_setaffinity(Pid::from_raw(0), &one_core(core)?)
-        .with_context(|| format!("cannot pin the load generator to core {core}"))
+/// Runs the load generator, which is this thread, on one core, or on all.
+pub fn pin_self(core: Option<usize>) -> Result<()> {
+    let cores = core.map_or_else(all_cores, one_core)?;
+    sched_setaffinity(Pid::from_raw(0), &cores)
+        .with_context(|| format!("cannot pin the load generator to core {core:?}"))
 }
 
-/// redis-server, redis-benchmark: from Debian.
-pub fn find_redis(name: &str) -> Result<PathBuf> {
+/// redis-server, redis-benchmark, fio: from Debian.
+pub fn find_program(name: &str, package: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path)
         .map(|directory| directory.join(name))
         .find(|file| file.is_file());
-    let package = if name == "redis-server" { "redis-server" } else { "redis-tools" };
     found.with_context(|| {
         format!("{name} is not on the PATH; install it with: apt-get install -y {package}")
     })

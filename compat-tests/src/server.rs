@@ -41,8 +41,8 @@ pub fn binary() -> &'static Path {
 pub fn profile_dir() -> PathBuf {
     let program = std::env::current_exe().expect("a test knows its own path");
     let dir = program.parent().expect("a program lives in a directory");
-    if dir.ends_with("deps") {
-        dir.parent().expect("deps lives in target").into()
+    if dir.ends_with("deps") || dir.ends_with("examples") {
+        dir.parent().expect("it lives in target").into()
     } else {
         dir.into()
     }

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod hub;
 pub mod import;
 pub mod limits;
+pub mod offline;
 pub mod options;
 pub mod output;
 pub mod planted;

@@ -28,6 +28,11 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == "import") {
         return zdb::import::main(std::env::args_os().skip(2));
     }
+    if let Some(word) = std::env::args_os().nth(1)
+        && let Some(code) = zdb::offline::main(&word, std::env::args_os().skip(2))
+    {
+        return code;
+    }
     let options = match Options::from_args(std::env::args_os()) {
         Ok(options) => options,
         Err(exit) => {
@@ -237,6 +242,10 @@ fn recover(
         },
     )?;
     engine.log.rotate_ms = settings.rotate_s * 1000;
+    engine.cleaner.options = zdb::engine::cleaner::Options {
+        is_on: settings.cleaner,
+        rate_bytes: settings.cleaner_rate_bytes,
+    };
     process::give_back_memory();
     for line in &report.damage {
         process::warn(&format!("damage: {line}"));
@@ -300,6 +309,8 @@ fn settings(options: &Options) -> Result<Settings, String> {
         cache_bytes: options.cache,
         default_bytes_max: options.maxsize,
         rotate_s: options.rotate.into(),
+        cleaner: options.cleaner,
+        cleaner_rate_bytes: options.cleaner_rate,
         clients_max: options.maxclients.into(),
         timeout_s: options.timeout.into(),
         verbose: options.verbose,

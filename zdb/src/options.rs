@@ -34,7 +34,8 @@ const NO_BUFFER: &str = "none";
     after_help = "SIZE is bytes, or a number with a suffix k, M, G or T (1024-based, fractions \
                   allowed): 536870912, 512M, 1.5G.\n\
                   Flags may be shortened while unambiguous and written with one dash: -po 9900.\n\n\
-                  zdb import --help tells how to copy the directories of a 0-db v2 into new ones.\n\
+                  zdb import --help tells how to copy the directories of a 0-db v2 into new ones; zdb check, \
+                  zdb dump and zdb repair (--help) look at the directories of a stopped server.\n\
                   Example: zdb --data /disk1/data --index /disk1/index --mode seq --socket /run/zdb.sock"
 )]
 pub struct Options {
@@ -146,6 +147,12 @@ pub struct Options {
     /// Close a data file so many seconds after its first record, full or not; 0 = when it is full.
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = seconds(), help_heading = OPERATION)]
     pub rotate: u32,
+    /// Give back the space of what no namespace wants any more (NSSET ns history): yes or no.
+    #[arg(long, value_name = "yes|no", default_value = "yes", value_parser = yes_or_no, action = clap::ArgAction::Set, help_heading = OPERATION)]
+    pub cleaner: bool,
+    /// Bytes of data files that this works through in a second at most; 0 = no limit.
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size, help_heading = OPERATION)]
+    pub cleaner_rate: u64,
     /// Leave the terminal once the server listens.
     #[arg(long, help_heading = OPERATION)]
     pub background: bool,
@@ -542,6 +549,14 @@ fn parse_port(text: &str) -> Result<Port, String> {
 /// As CONFIG SET takes them, so that what a flag set can be read from `zdb.conf` again.
 fn seconds() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(..=i64::from(i32::MAX))
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("yes or no".into()),
+    }
 }
 
 /// Bytes: digits, perhaps a fraction, perhaps k, M, G or T. `m` is refused as in 0-db.

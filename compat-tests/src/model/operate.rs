@@ -53,8 +53,9 @@ impl Model {
                     _ => Err("Invalid argument (0 to 60 seconds)"),
                 }
             }
+            (b"CLEAN", []) => Ok(Reply::ok()),
             (b"HELP", []) => Ok(Reply::Array(vec![Reply::Simple("DEBUG <subcommand>".into())])),
-            (b"SLEEP" | b"HELP", _) => Err("Unexpected arguments"),
+            (b"CLEAN" | b"SLEEP" | b"HELP", _) => Err("Unexpected arguments"),
             _ => Err(unknown(arguments)),
         }
     }

@@ -502,6 +502,14 @@ impl Files for MemoryFiles {
         Ok(())
     }
 
+    fn rename(&self, root: Root, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.whole(Call::Changes)?;
+        let at = state.names.remove(&key(root, from)).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(key(root, to), at);
+        Ok(())
+    }
+
     fn remove(&self, root: Root, name: &str) -> io::Result<()> {
         let mut state = self.state();
         state.whole(Call::Changes)?;

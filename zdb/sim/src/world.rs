@@ -659,7 +659,10 @@ impl World {
                 .collect();
             let closing = self.hub.stopping;
             // Clients that are gone may have left requests that a pause or the log holds.
-            let held = self.hub.deadline_ms().is_some() || runs_on;
+            let soon_ms = self.now.monotonic_ms + 3_600_000;
+            // On a full disk the cleaner looks for room again and again.
+            let is_due = self.hub.deadline_ms().is_some_and(|due_ms| due_ms < soon_ms);
+            let held = is_due && round <= IDLE_ROUNDS_MAX || runs_on;
             // A segment that is due and meets a full disk is asked for again and again.
             let idle = idle && self.ring.is_empty() || round > IDLE_ROUNDS_MAX;
             if idle && (waiting.is_empty() && !held || closing) {

@@ -6,7 +6,7 @@ use super::raw::{self, Raw};
 use super::scan::{self, Scan};
 use crate::engine::index::Place;
 use crate::engine::log::format::{self, FLAG_UNVERIFIED, Kind, Verified};
-use crate::engine::{Answer, Engine, Fetched, Waiter};
+use crate::engine::{Answer, Engine, Fetched, ReadFailure, Waiter};
 use crate::output::Output;
 use crate::resp::Protocol;
 use bytes::Bytes;
@@ -32,6 +32,7 @@ pub enum TaskKind {
     Read {
         verb: Verb,
         key: Box<[u8]>,
+        is_dead: bool,
     },
     History {
         key: Box<[u8]>,
@@ -86,7 +87,12 @@ impl Tasks {
         let mut output = Output::default();
         let again = Waiter::Task { task: id, part: 0 };
         let rests_on = match advance(engine, &mut task, part, answer, again, &mut output) {
-            Step::Finished { rests_on } => rests_on,
+            Step::Finished { rests_on } => {
+                if matches!(task.kind, TaskKind::Scan(_) | TaskKind::Raw(_)) {
+                    engine.end_walk();
+                }
+                rests_on
+            }
             Step::Waiting => {
                 self.tasks.insert(id, task);
                 return None;
@@ -125,8 +131,8 @@ fn advance(
     }
     let Answer::Record(fetched) = answer else { unreachable!("the others ask for records") };
     match &task.kind {
-        TaskKind::Read { verb, key } => {
-            match keys::resume(engine, task, *verb, key, &fetched, out) {
+        TaskKind::Read { verb, key, is_dead } => {
+            match keys::resume(engine, task, (*verb, *is_dead), key, &fetched, out) {
                 Next::Finished { rests_on } => Step::Finished { rests_on },
                 Next::Read(place) => {
                     // It may not be on the disk yet.
@@ -150,7 +156,7 @@ pub fn fetch(engine: &mut Engine, waiter: Waiter, blame: Option<u32>, place: Pla
     }
     let record = match engine.peek_checked(place) {
         Some(record) => Ok(Bytes::copy_from_slice(record.bytes())),
-        None => Err(crate::engine::ReadFailure::Damaged(None)),
+        None => Err(ReadFailure::Damaged(None)),
     };
     engine.answers.push((waiter, Answer::Record(Fetched { place, record })));
 }
@@ -168,9 +174,12 @@ fn history(
     let finished = Step::Finished { rests_on: 0 };
     let mut writer = out.writer(task.protocol);
     let Ok(bytes) = &fetched.record else {
+        let is_gone = matches!(fetched.record, Err(ReadFailure::Gone));
         match (&version, &token) {
+            (Some(shown), _) if is_gone => return show(shown, None, task.protocol, out),
             // The version before is lost, but there is one: its token says so when asked.
             (Some(shown), _) => return show(shown, Some(fetched.place), task.protocol, out),
+            (None, Some(_)) if is_gone => writer.error("No more history"),
             (None, Some(_)) => writer.error("Invalid arguments (index query)"),
             (None, None) => writer.error("Internal Error"),
         }

@@ -23,10 +23,12 @@ pub struct SystemFiles {
     data: PathBuf,
     index: PathBuf,
     direct: bool,
+    /// For a look at directories that must stay as they are: nothing is made, changed or removed.
+    read_only: bool,
     /// What was opened and not closed yet; what is left is closed with the rest.
     opened: Mutex<HashMap<RawFd, File>>,
     /// Held for the life of the process: a second server on the same directories is refused.
-    _locks: [File; 2],
+    _locks: Vec<File>,
 }
 
 impl SystemFiles {
@@ -76,10 +78,33 @@ impl SystemFiles {
             data: data.into(),
             index: index.into(),
             direct,
+            read_only: false,
             opened: Mutex::default(),
-            _locks: locks,
+            _locks: locks.into(),
         };
         Ok((files, warnings))
+    }
+
+    /// Opens directories to look at them alone, while no server runs on them.
+    pub fn open_to_read(data: &Path, index: &Path) -> Result<Self, String> {
+        let locks = [share_lock(data)?, share_lock(index)?];
+        let direct = direct_reads_work(data);
+        Ok(Self {
+            data: data.into(),
+            index: index.into(),
+            direct,
+            read_only: true,
+            opened: Mutex::default(),
+            _locks: locks.into_iter().flatten().collect(),
+        })
+    }
+
+    /// Refuses what would change something, as a file system that is mounted read-only does.
+    fn check_writable(&self) -> io::Result<()> {
+        if self.read_only {
+            return Err(io::Error::from_raw_os_error(libc::EROFS));
+        }
+        Ok(())
     }
 
     fn path(&self, root: Root, name: &str) -> PathBuf {
@@ -102,7 +127,7 @@ impl SystemFiles {
 
     fn options(&self) -> OpenOptions {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).mode(0o600);
+        options.read(true).write(!self.read_only).mode(0o600);
         if self.direct {
             options.custom_flags(libc::O_DIRECT);
         }
@@ -168,6 +193,49 @@ fn lock(directory: &Path) -> Result<File, String> {
         Err(fs::TryLockError::Error(error)) => {
             Err(format!("cannot lock {}: {error}", path.display()))
         }
+    }
+}
+
+/// Takes part in the lock of a directory, so that no server starts on it. Without a lock file no server
+/// was ever there, and none is made where that cannot be.
+fn share_lock(directory: &Path) -> Result<Option<File>, String> {
+    let path = directory.join(LOCK_NAME);
+    let opened = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made =
+                OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+            let Ok(file) = made else { return Ok(None) };
+            Ok(file)
+        }
+        other => other,
+    };
+    let file = opened.map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Err(format!(
+            "a zdb is running on {} (it holds {}): stop it first",
+            directory.display(),
+            path.display()
+        )),
+        Err(fs::TryLockError::Error(error)) => {
+            Err(format!("cannot lock {}: {error}", path.display()))
+        }
+    }
+}
+
+/// Whether a segment can be read through a descriptor with O_DIRECT.
+fn direct_reads_work(directory: &Path) -> bool {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut logs = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "log"));
+    let Some(path) = logs.next() else { return false };
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path);
+    let mut block = AlignedBuffer::new(BLOCK as usize);
+    match opened.and_then(|file| file.read_at(&mut block, 0)) {
+        // Any other error is of that file alone.
+        Err(error) => error.kind() != io::ErrorKind::InvalidInput,
+        Ok(_) => true,
     }
 }
 
@@ -252,6 +320,7 @@ impl Files for SystemFiles {
         capacity: u64,
         capacity_min: u64,
     ) -> io::Result<(FileId, u64)> {
+        self.check_writable()?;
         let path = self.path(root, name);
         let file = self.options().create(true).truncate(true).open(&path)?;
         let mut size = capacity;
@@ -259,7 +328,10 @@ impl Files for SystemFiles {
             match allocate(&file, size) {
                 Ok(()) => return Ok((self.keep(file), size)),
                 Err(error)
-                    if error.kind() == io::ErrorKind::StorageFull && size / 2 >= capacity_min =>
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                    ) && size / 2 >= capacity_min =>
                 {
                     file.set_len(0)?;
                     size = (size / 2).next_multiple_of(BLOCK);
@@ -303,6 +375,7 @@ impl Files for SystemFiles {
     }
 
     fn write_at(&self, file: FileId, offset: u64, bytes: &AlignedBuffer) -> io::Result<()> {
+        self.check_writable()?;
         with_file(file, |file| file.write_all_at(bytes, offset))
     }
 
@@ -325,6 +398,7 @@ impl Files for SystemFiles {
     }
 
     fn truncate(&self, file: FileId, length: u64) -> io::Result<()> {
+        self.check_writable()?;
         with_file(file, |file| file.set_len(length))
     }
 
@@ -332,7 +406,13 @@ impl Files for SystemFiles {
         File::open(self.path(root, ""))?.sync_all()
     }
 
+    fn rename(&self, root: Root, from: &str, to: &str) -> io::Result<()> {
+        self.check_writable()?;
+        fs::rename(self.path(root, from), self.path(root, to))
+    }
+
     fn remove(&self, root: Root, name: &str) -> io::Result<()> {
+        self.check_writable()?;
         fs::remove_file(self.path(root, name))
     }
 
@@ -347,6 +427,7 @@ impl Files for SystemFiles {
     }
 
     fn write_small(&self, root: Root, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.check_writable()?;
         let temporary = self.path(root, &format!("{name}.new"));
         let file = OpenOptions::new()
             .write(true)
@@ -361,6 +442,7 @@ impl Files for SystemFiles {
     }
 
     fn write_part(&self, root: Root, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.check_writable()?;
         let file = OpenOptions::new()
             .write(true)
             .create(true)

@@ -6,35 +6,41 @@
 //! closed as it is, and the next append begins a new one: what lies behind the end of a closed segment
 //! is never taken for a record again. Damage is reported and stepped over; nothing whole is dropped.
 
-use super::index::{Bulk, HashSecret, PagePool};
+mod packed;
+
+use super::chain::{self, Chain, Link};
+use super::forgotten::Forgotten;
+use super::identity::{self, Identity};
+use super::index::{Bulk, HashSecret, PagePool, SortedBulk};
 use super::log::buffer::WriteBuffer;
-use super::log::format::{
-    self, ALIGN, BATCH_HEAD_BYTES, BLOCK, FLAG_MEMBER, Head, Kind, LogId, RECORD_HEAD_BYTES,
-    SEGMENT_HEADER_BYTES, SegmentHeader,
-};
-use super::log::segments::{Segment, Segments};
+use super::log::format::{self, BLOCK, Head, Kind, LogId, SEGMENT_HEADER_BYTES, Verified};
+use super::log::segments::{self, Segment, Segments};
 use super::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageBuilder, PageEnd, PageHeader};
 use super::log::{Log, LogStart, Policy};
-use super::namespace::{Access, Keys, Mode, Namespaces, Settings};
-use super::scanner::Scanner;
-use super::{Engine, apply_sequential, control_entry, count, entry_of, index_change};
+use super::namespace::{Applied, Keys, Mode, Namespaces};
+use super::scanner::{Scanner, Unreadable};
+use super::walk::{Ending, Item, Walk};
+use super::{Engine, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
-use crate::planted::{self, Bug};
+use crate::limits::scaled;
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use xxhash_rust::xxh3::xxh3_64;
+use std::thread::JoinHandle;
 
-const IDENTITY_NAME: &str = "identity";
-/// Stands in the data directory as long as an import into it is not finished: what is there is a part of
-/// what should be, and is not served.
-pub const UNFINISHED_NAME: &str = "import-unfinished";
+/// Stand in the data directory as long as the command that fills it is not finished: what is there is a
+/// part of what should be, and is not served.
+pub const IMPORT_UNFINISHED_NAME: &str = "import-unfinished";
+pub const REPAIR_UNFINISHED_NAME: &str = "repair-unfinished";
 /// Where the write buffer of the last start was; empty for none.
 const BUFFER_PLACE_NAME: &str = "buffer-place";
-/// Changes to tables that are collected before they are merged: 64 MiB of memory.
-const CHANGES_MIN: usize = 4 << 20;
+/// What follows of blocks that cannot be read.
+const LOST_TO_THE_DISK: &str = "the records in them are lost, all others are served. Move the data to another \
+     disk: zdb check lists what is lost, zdb repair --to-data saves the rest";
+/// Changes to tables that are collected before they are sorted and merged: 64 MiB of memory.
+const CHANGES_MIN: usize = scaled(4 << 20, 32) as usize;
 
 pub struct StartOptions {
     /// `--mode`: the only mode that namespaces may have.
@@ -67,10 +73,43 @@ pub fn missing(files: &dyn Files) -> Result<Vec<u64>, String> {
         files.list(root).map_err(|error| format!("cannot list the {what} directory: {error}"))
     };
     let (data, index) = (list(Root::Data, "data")?, list(Root::Index, "index")?);
-    let files: HashSet<u64> = data.iter().filter_map(|name| format::segment_base(name)).collect();
-    let has_file = |base: &u64| files.contains(base);
+    let segments: HashSet<u64> =
+        data.iter().filter_map(|name| format::segment_base(name)).collect();
+    let has_file = |base: &u64| segments.contains(base);
     let bases = index.iter().filter_map(|name| format::sidecar_base(name));
-    Ok(bases.filter(|base| !has_file(base)).collect())
+    let mut missing: Vec<u64> = bases.filter(|base| !has_file(base)).collect();
+    if !missing.is_empty() {
+        let mut there: Vec<u64> = segments.iter().copied().collect();
+        there.sort_unstable();
+        chain::without_packed(files, &there, &mut missing);
+    }
+    Ok(missing)
+}
+
+/// What to do about a directory whose making was not finished.
+pub fn unfinished(names: &[String]) -> Option<String> {
+    let has = |mark: &str| names.iter().any(|name| name == mark);
+    let (what, mark, command) = if has(IMPORT_UNFINISHED_NAME) {
+        ("an import", IMPORT_UNFINISHED_NAME, "zdb import")
+    } else if has(REPAIR_UNFINISHED_NAME) {
+        ("a repair", REPAIR_UNFINISHED_NAME, "zdb repair")
+    } else {
+        return None;
+    };
+    Some(format!(
+        "{what} into this data directory did not end ({mark} is in it): remove the data and the index \
+         directory, then run {command} again"
+    ))
+}
+
+/// The write buffer that the last server left, if it was killed: the directory that it lies in.
+pub fn left_buffer(files: &dyn Files, names: &[String], id: LogId) -> Option<PathBuf> {
+    if !names.iter().any(|name| name == BUFFER_PLACE_NAME) {
+        return None;
+    }
+    let bytes = files.read_small(Root::Data, BUFFER_PLACE_NAME).ok()?;
+    let last = PathBuf::from(std::ffi::OsString::from_vec(bytes));
+    WriteBuffer::is_left(&last, id).then_some(last)
 }
 
 /// Opens the log in the two directories, or makes a new one.
@@ -78,18 +117,13 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
     let names = files
         .list(Root::Data)
         .map_err(|error| format!("cannot list the data directory: {error}"))?;
-    if names.iter().any(|name| name == UNFINISHED_NAME) {
-        return Err(format!(
-            "an import into this data directory did not end ({UNFINISHED_NAME} is in it): remove the data \
-             and the index directory, then run zdb import again"
-        ));
+    if let Some(line) = unfinished(&names) {
+        return Err(line);
     }
     let mut bases: Vec<u64> = names.iter().filter_map(|name| format::segment_base(name)).collect();
     bases.sort_unstable();
-    let (id, secret_bytes) = identity(files, &names, &bases, &options)?;
+    let (id, secret_bytes) = identify(files, &names, &bases, &options.random)?;
     check_last_buffer(files, &names, id, &options)?;
-    let mut seed_bytes = id.0.to_vec();
-    seed_bytes.extend_from_slice(&secret_bytes);
     let buffer = match &options.buffer {
         Some(directory) => WriteBuffer::shared(directory, id)?,
         None => WriteBuffer::private()?,
@@ -98,7 +132,7 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         files,
         seed: id.seed(),
         buffer: &buffer,
-        segments: Segments::new(xxh3_64(&seed_bytes)),
+        segments: Segments::new(segments::sidecar_seed(id, &secret_bytes)),
         namespaces: Namespaces::new(options.mode.unwrap_or(Mode::User)),
         pool: PagePool::new(),
         secret: HashSecret::new(secret_bytes),
@@ -106,19 +140,27 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         last_slot: None,
         changes: Vec::new(),
         changes_count: 0,
+        sorting: None,
         keys_merged: 0,
+        forgotten: Forgotten::default(),
     };
     let mut previous_end = 0;
     let mut end_of_log = 0;
-    let headers = recovery.read_headers(id, &bases)?;
-    for (at, (header, file, size)) in headers.iter().enumerate() {
-        let next = headers.get(at + 1).map(|(next, ..)| *next);
-        let segment = Segment::new(header.base, header.capacity, *size, *file);
-        let ended = recovery.load_segment(segment, next)?;
+    recovery.remove_unfinished(&names);
+    let chain = recovery.open_segments(id, &bases)?;
+    for (at, link) in chain.links.iter().enumerate() {
+        let Link { header, file, size, .. } = link;
+        let ended = if header.packed.is_some() {
+            recovery.load_packed(link)?
+        } else {
+            let segment = Segment::new(header.base, header.capacity, *size, *file);
+            recovery.load_segment(segment, chain.ending(at), at + 1 == chain.links.len())?
+        };
         end_of_log = header.base + header.capacity;
         previous_end = if ended.sealed { 0 } else { ended.end };
     }
-    recovery.merge_changes();
+    recovery.sort_changes();
+    recovery.merge_sorted();
     if let Some(mode) = options.mode
         && let Some(other) = recovery.namespaces.iter().find(|one| one.settings.mode != mode)
     {
@@ -149,18 +191,15 @@ fn check_last_buffer(
     id: LogId,
     options: &StartOptions,
 ) -> Result<(), String> {
-    if names.iter().any(|name| name == BUFFER_PLACE_NAME)
-        && let Ok(bytes) = files.read_small(Root::Data, BUFFER_PLACE_NAME)
+    if let Some(last) = left_buffer(files, names, id)
+        && options.buffer.as_ref() != Some(&last)
     {
-        let last = PathBuf::from(std::ffi::OsString::from_vec(bytes));
-        if options.buffer.as_ref() != Some(&last) && WriteBuffer::is_left(&last, id) {
-            return Err(format!(
-                "the last server was killed and left acknowledged writes in its write buffer under {}: \
-                 start with --buffer {} and stop in order before choosing another place",
-                last.display(),
-                last.display()
-            ));
-        }
+        return Err(format!(
+            "the last server was killed and left acknowledged writes in its write buffer under {}: start \
+             with --buffer {} and stop in order before choosing another place",
+            last.display(),
+            last.display()
+        ));
     }
     let place = options.buffer.as_deref().unwrap_or_else(|| Path::new(""));
     match files.write_small(Root::Data, BUFFER_PLACE_NAME, place.as_os_str().as_bytes()) {
@@ -171,39 +210,22 @@ fn check_last_buffer(
     }
 }
 
-/// Reads the log's id and the secret of the key hashes from their file. A lost id is in every segment; a
-/// lost secret is chosen anew, and the sidecars, which then no longer verify, are made anew too.
-fn identity(
+/// The log's id and the secret of the key hashes. A lost id is in every segment; a lost secret is chosen
+/// anew, and the sidecars, which then no longer verify, are made anew too.
+fn identify(
     files: &dyn Files,
     names: &[String],
     bases: &[u64],
-    options: &StartOptions,
+    random: &[u8; 32],
 ) -> Result<(LogId, [u8; 16]), String> {
-    if names.iter().any(|name| name == IDENTITY_NAME) {
-        let text = files
-            .read_small(Root::Data, IDENTITY_NAME)
-            .map_err(|error| format!("cannot read the log's identity file: {error}"))?;
-        if let Some(identity) = parse_identity(&text) {
-            return Ok(identity);
-        }
-    }
-    let mut found = None;
-    for base in bases {
-        let name = format::segment_name(*base);
-        let Ok(file) = files.open(Root::Data, &name) else { continue };
-        let mut block = AlignedBuffer::new(BLOCK as usize);
-        let read = files.read_at(file, 0, &mut block);
-        files.close(file);
-        if let (Ok(_), Ok(header)) = (read, SegmentHeader::decode(&block)) {
-            found = Some(header.log);
-            break;
-        }
-    }
-    let id = match found {
+    let (id, secret) = match identity::read(files, names, bases)? {
+        Identity { id: Some(id), secret: Some(secret) } => return Ok((id, secret)),
+        Identity { id, secret } => (id, secret),
+    };
+    let half = |bytes: &[u8]| bytes.try_into().expect("half of the random bytes");
+    let id = match id {
         Some(id) => id,
-        None if bases.is_empty() => {
-            LogId(options.random[..16].try_into().expect("half of the random bytes"))
-        }
+        None if bases.is_empty() => LogId(half(&random[..16])),
         None => {
             return Err(
                 "the identity file and every segment header are damaged: restore the file \
@@ -212,19 +234,9 @@ fn identity(
             );
         }
     };
-    let secret = LogId(options.random[16..].try_into().expect("half of the random bytes"));
-    let text = format!("zdb log {}\nsecret {}\n", id.to_hex(), secret.to_hex());
-    files
-        .write_small(Root::Data, IDENTITY_NAME, text.as_bytes())
-        .map_err(|error| format!("cannot write to the data directory: {error}"))?;
-    Ok((id, secret.0))
-}
-
-fn parse_identity(text: &[u8]) -> Option<(LogId, [u8; 16])> {
-    let mut lines = std::str::from_utf8(text).ok()?.lines();
-    let id = LogId::from_hex(lines.next()?.strip_prefix("zdb log ")?)?;
-    let secret = LogId::from_hex(lines.next()?.strip_prefix("secret ")?)?;
-    Some((id, secret.0))
+    let secret = secret.unwrap_or_else(|| half(&random[16..]));
+    identity::write(files, id, secret)?;
+    Ok((id, secret))
 }
 
 /// Where the records of a segment end.
@@ -248,7 +260,11 @@ struct Recovery<'a> {
     /// Changes to the tables of user mode that were not made yet, by slot.
     changes: Vec<Bulk>,
     changes_count: usize,
+    /// Those before them: sorted on other threads while this one reads on.
+    sorting: Option<JoinHandle<Vec<SortedBulk>>>,
     keys_merged: usize,
+    /// Of the packed segment that is being loaded.
+    forgotten: Forgotten,
 }
 
 /// The part of a sidecar that verifies.
@@ -257,91 +273,23 @@ struct LoadedSidecar {
     pages: Vec<(PageHeader, usize)>,
 }
 
-/// Whether a file has none of the sizes that it can be made with: it was cut behind its last record, which
-/// happens when all of it is durable.
-fn was_cut(size: u64, capacity: u64) -> bool {
-    let mut made = capacity;
-    while made > size && made > BLOCK {
-        made = (made / 2).next_multiple_of(BLOCK);
-    }
-    made != size
-}
-
 impl Recovery<'_> {
-    /// Opens the segments. One that was being made when the process died, at the end, is removed.
-    fn read_headers(
-        &mut self,
-        id: LogId,
-        bases: &[u64],
-    ) -> Result<Vec<(SegmentHeader, FileId, u64)>, String> {
-        let mut headers: Vec<(SegmentHeader, FileId, u64)> = Vec::new();
-        for (at, &base) in bases.iter().enumerate() {
-            let name = format::segment_name(base);
-            let explain = |error: std::io::Error| format!("cannot read segment {name}: {error}");
-            let file = self.files.open(Root::Data, &name).map_err(explain)?;
-            let size = self.files.size(file).map_err(explain)?;
-            let mut block = AlignedBuffer::new(BLOCK as usize);
-            let read = self.files.read_at(file, 0, &mut block).map_err(explain)?;
-            block.truncate(read);
-            let header = match SegmentHeader::decode(&block) {
-                Ok(header) if header.log != id => {
-                    return Err(format!(
-                        "segment {name} belongs to another log ({}): move it out of the data directory",
-                        header.log.to_hex()
-                    ));
-                }
-                Ok(header) if header.base != base => {
-                    return Err(format!(
-                        "segment {name} was renamed: its header says {}",
-                        format::segment_name(header.base)
-                    ));
-                }
-                Ok(header) => header,
-                Err(_) if at + 1 == bases.len() && block.iter().all(|byte| *byte == 0) => {
-                    self.files.close(file);
-                    self.files.remove(Root::Data, &name).map_err(explain)?;
-                    continue;
-                }
-                Err(what) if what.contains("version") => return Err(format!("{name}: {what}")),
-                Err(what) => {
-                    self.report.damage.push(format!("segment {name} at offset 0: {what}"));
-                    let next = bases.get(at + 1).copied().unwrap_or(base + size);
-                    SegmentHeader {
-                        log: id,
-                        base,
-                        capacity: next - base,
-                        previous_end: 0,
-                        created: 0,
-                    }
-                }
-            };
-            headers.push((header, file, size));
+    /// Opens the segments. Those at the end that were made ahead and hold no record are removed.
+    fn open_segments(&mut self, id: LogId, bases: &[u64]) -> Result<Chain, String> {
+        let mut chain = chain::read(self.files, self.buffer, id, bases)?;
+        if let Some((_, line)) = chain.refused.pop() {
+            return Err(line);
         }
-        self.drop_unused(&mut headers)?;
-        Ok(headers)
-    }
-
-    /// Removes segments at the end that were made ahead and hold no record, neither on disk nor in the
-    /// write buffer.
-    fn drop_unused(
-        &mut self,
-        headers: &mut Vec<(SegmentHeader, FileId, u64)>,
-    ) -> Result<(), String> {
-        while let Some((header, file, size)) = headers.last() {
-            let mut scanner =
-                Scanner::new(self.files, self.buffer, self.seed, header.base, *file, *size);
-            let start = header.base + SEGMENT_HEADER_BYTES;
-            if scanner.whole_at(start)?.is_some() || scanner.next_whole(start)?.is_some() {
-                return Ok(());
-            }
-            let base = header.base;
+        self.remove_left_over(&chain)?;
+        for (base, file) in &chain.unused {
             self.files.close(*file);
             // What cannot be removed, on a read-only disk, is made anew when it is needed.
-            let _ = self.files.remove(Root::Data, &format::segment_name(base));
-            self.forget_sidecar(base)?;
-            headers.pop();
+            let _ = self.files.remove(Root::Data, &format::segment_name(*base));
+            self.forget_sidecar(*base)?;
         }
-        Ok(())
+        let damage = chain.links.iter().filter_map(|link| link.damage.clone());
+        self.report.damage.extend(damage);
+        Ok(chain)
     }
 
     /// Removes the sidecar of a segment that was dropped, for good: the next segment has its base, and would
@@ -365,37 +313,17 @@ impl Recovery<'_> {
     fn load_segment(
         &mut self,
         mut segment: Segment,
-        next: Option<SegmentHeader>,
+        ending: Ending,
+        is_last: bool,
     ) -> Result<Ended, String> {
-        let base = segment.base;
-        let file = segment.file;
-        let loaded = self.load_sidecar(base);
-        let mut resume = base + SEGMENT_HEADER_BYTES;
-        let mut ended = None;
-        let mut offset = 0;
-        for (header, bytes) in &loaded.pages {
-            let body = &loaded.bytes[offset + PAGE_HEADER_BYTES..offset + bytes];
-            for entry in sidecar::entries(header.first, body) {
-                self.apply_entry(&entry, file, base)?;
-            }
-            segment.add_loaded(*header, *bytes);
-            offset += bytes;
-            resume = header.end;
-            if header.ending != PageEnd::Open {
-                ended = Some(Ended { end: header.end, sealed: header.ending == PageEnd::Sealed });
-            }
-        }
-        drop(loaded);
-        let (size, capacity) = (segment.size, segment.capacity);
+        let (base, file, size) = (segment.base, segment.file, segment.size);
+        let (resume, ended) = self.apply_sidecar(&mut segment);
         self.segments.push(segment);
         if let Some(ended) = ended {
             return Ok(ended);
         }
-        let known_end = next.map(|next| next.previous_end).filter(|end| *end != 0);
-        // A segment that a seal ends was durable as a whole; one that a recovery ended was the last.
-        let is_sealed = next.is_some_and(|next| next.previous_end == 0);
-        let ended = self.scan((base, file, size, capacity), resume, known_end, !is_sealed)?;
-        if next.is_some() && !ended.sealed && known_end != Some(ended.end) {
+        let ended = self.scan((base, file, size), resume, ending)?;
+        if !is_last && !ended.sealed && ending.known_end != Some(ended.end) {
             self.report.damage.push(format!(
                 "segment {} at offset {}: its end is missing",
                 format::segment_name(base),
@@ -405,24 +333,36 @@ impl Recovery<'_> {
         Ok(ended)
     }
 
-    fn load_sidecar(&self, base: u64) -> LoadedSidecar {
-        let name = format::sidecar_name(base);
-        let bytes = self.files.read_small(Root::Index, &name).unwrap_or_default();
-        let seed = self.segments.page_seed(base);
-        let mut pages = Vec::new();
+    /// Applies what the sidecar of a segment tells. Where it ends, and where the records of the segment do,
+    /// if it tells that.
+    fn apply_sidecar(&mut self, segment: &mut Segment) -> (u64, Option<Ended>) {
+        let loaded = self.load_sidecar(segment);
+        let mut resume = segment.base + SEGMENT_HEADER_BYTES;
+        let mut ended = None;
         let mut offset = 0;
-        while let Some(header) = sidecar::read_page(&bytes[offset..], seed) {
-            let length = PAGE_HEADER_BYTES + header.body_bytes;
-            pages.push((header, length));
-            offset += length;
+        for (header, bytes) in &loaded.pages {
+            let body = &loaded.bytes[offset + PAGE_HEADER_BYTES..offset + bytes];
+            for entry in sidecar::entries(header.first, body) {
+                self.apply_entry(&entry, segment);
+            }
+            segment.add_loaded(*header, *bytes);
+            offset += bytes;
+            resume = header.end;
             if header.ending != PageEnd::Open {
-                break;
+                ended = Some(Ended { end: header.end, sealed: header.ending == PageEnd::Sealed });
             }
         }
+        (resume, ended)
+    }
+
+    fn load_sidecar(&self, segment: &Segment) -> LoadedSidecar {
+        let name = format::sidecar_name(segment.base);
+        let bytes = self.files.read_small(Root::Index, &name).unwrap_or_default();
+        let pages = sidecar::read_pages(&bytes, self.segments.page_seed(segment));
         LoadedSidecar { bytes, pages }
     }
 
-    fn apply_entry(&mut self, entry: &LogEntry, file: FileId, base: u64) -> Result<(), String> {
+    fn apply_entry(&mut self, entry: &LogEntry, segment: &Segment) {
         match entry.kind {
             Kind::Set | Kind::Delete => {
                 let slot = match self.last_slot {
@@ -431,198 +371,130 @@ impl Recovery<'_> {
                 };
                 self.last_slot = Some((entry.namespace, slot));
                 self.apply(slot, entry);
-                Ok(())
             }
             Kind::Namespace | Kind::NamespaceEnd => {
-                let bytes =
-                    format::record_bytes(entry.key_length.into(), entry.payload_length as usize);
-                let start = entry.position / BLOCK * BLOCK;
-                let length = (entry.position - start + bytes).next_multiple_of(BLOCK);
-                let mut block = AlignedBuffer::new(length as usize);
-                self.files.read_at(file, start - base, &mut block).map_err(|error| {
-                    format!("cannot read segment {}: {error}", format::segment_name(base))
-                })?;
-                let record = &block[(entry.position - start) as usize..];
-                match format::Verified::check(record, self.seed, entry.position) {
+                let (offset, record) = self.read_entry(entry, segment);
+                match Verified::check(&record, self.seed, entry.position) {
                     Some(record) => {
                         self.apply_namespace(&record.head, record.key(), record.payload());
                     }
-                    None => self.report.damage.push(format!(
-                        "segment {} at offset {}: the settings of namespace {} are damaged",
-                        format::segment_name(base),
-                        entry.position - base,
-                        entry.namespace
-                    )),
+                    None => {
+                        self.namespaces.keep_history(entry.namespace);
+                        self.report.damage.push(format!(
+                            "segment {} at offset {offset}: the settings of namespace {} are damaged",
+                            format::segment_name(segment.base),
+                            entry.namespace
+                        ));
+                    }
                 }
-                Ok(())
             }
-            Kind::Padding | Kind::Seal | Kind::Batch => Ok(()),
+            Kind::Padding | Kind::Seal | Kind::Batch => {}
         }
     }
 
-    /// The slot of a namespace. One whose own record is lost gets a stand-in, so that its keys are not:
-    /// locked, so that nobody writes before somebody has looked, and named by its id, which does not
-    /// depend on what else is left of it.
+    /// Reads the record of an entry: its offset in the file, and bytes that begin with it. What cannot be
+    /// read is as good as damaged.
+    fn read_entry(&self, entry: &LogEntry, segment: &Segment) -> (u64, Vec<u8>) {
+        let bytes = format::record_bytes(entry.key_length.into(), entry.payload_length as usize);
+        if let Some(packed) = &segment.packed {
+            return self.read_packed_entry(segment.file, packed, entry.position, bytes);
+        }
+        let offset = entry.position - segment.base;
+        (offset, self.read_bytes(segment.file, offset, bytes))
+    }
+
+    fn read_bytes(&self, file: FileId, offset: u64, bytes: u64) -> Vec<u8> {
+        let within = offset % BLOCK;
+        let mut blocks = AlignedBuffer::new((within + bytes).next_multiple_of(BLOCK) as usize);
+        let _ = self.files.read_at(file, offset - within, &mut blocks);
+        blocks[within as usize..].to_vec()
+    }
+
+    /// The slot of a namespace, or of its stand-in.
     fn slot_or_stand_in(&mut self, id: u32) -> usize {
         if let Some(slot) = self.namespaces.slot_of(id) {
             return slot;
         }
-        let mut name = format!("recovered-{id}").into_bytes();
-        while self.namespaces.find(&name).is_some() {
-            name.push(b'+');
-        }
+        let slot = self.namespaces.stand_in(id);
+        let name = self.namespaces.get(slot).map(|one| &one.name[..]).unwrap_or_default();
         self.report.damage.push(format!(
             "the settings of namespace {:?} are lost: it is there, in user mode and locked",
-            String::from_utf8_lossy(&name)
+            String::from_utf8_lossy(name)
         ));
-        let settings = Settings { access: Access::Locked, ..Settings::new(Mode::User) };
-        let slot = self.namespaces.insert(id, &name, settings);
-        if let Some(namespace) = self.namespaces.get_mut(slot) {
-            namespace.recorded = true;
-        }
+        self.forgotten.meet(id, &mut self.namespaces);
         slot
     }
 
     fn apply_namespace(&mut self, head: &Head, name: &[u8], payload: &[u8]) {
         self.last_slot = None;
-        let slot = self.namespaces.slot_of(head.namespace);
-        if head.kind == Kind::NamespaceEnd {
-            if let Some(slot) = slot {
-                self.namespaces.remove(slot, &mut self.pool);
+        // What is being sorted is older than this record, which may empty a table or end a namespace.
+        self.merge_sorted();
+        match self.namespaces.apply_record(head, name, payload, &mut self.pool) {
+            Applied::Emptied(slot) => {
                 if let Some(changes) = self.changes.get_mut(slot) {
                     *changes = Bulk::new();
                 }
             }
-            return;
-        }
-        let Some(settings) = Settings::decode(payload) else {
-            let name = String::from_utf8_lossy(name);
-            self.report.damage.push(format!("the settings of namespace {name:?} cannot be read"));
-            return;
-        };
-        let slot = match (slot, self.namespaces.find(name)) {
-            (Some(slot), _) => {
-                // A later record of a stand-in brings the name back.
-                self.namespaces.rename(slot, name);
-                self.namespaces.change(slot, settings);
-                slot
+            Applied::Kept => {}
+            Applied::Unreadable => {
+                let name = String::from_utf8_lossy(name);
+                self.report
+                    .damage
+                    .push(format!("the settings of namespace {name:?} cannot be read"));
             }
-            // A new id under a name that is taken: the namespace was flushed.
-            (None, Some(slot)) => {
-                self.namespaces.replace(slot, head.namespace, settings, &mut self.pool);
-                if let Some(changes) = self.changes.get_mut(slot) {
-                    *changes = Bulk::new();
-                }
-                slot
-            }
-            (None, None) => self.namespaces.insert(head.namespace, name, settings),
-        };
-        if let Some(namespace) = self.namespaces.get_mut(slot) {
-            namespace.recorded = true;
         }
+        self.forgotten.meet(head.namespace, &mut self.namespaces);
     }
 
     /// Applies the records of a segment from `from` on, makes the missing part of its sidecar, and
     /// brings over what is only in the write buffer.
-    ///
-    /// A batch that is not whole does not count in a segment that is or was the last at a crash: it may
-    /// never have been durable. In another one it was, so its damage is that of the disk, and what is
-    /// whole of it stays.
     fn scan(
         &mut self,
-        (base, file, size, capacity): (u64, FileId, u64, u64),
+        (base, file, size): (u64, FileId, u64),
         from: u64,
-        known_end: Option<u64>,
-        may_be_torn: bool,
+        ending: Ending,
     ) -> Result<Ended, String> {
-        let mut scanner = Scanner::new(self.files, self.buffer, self.seed, base, file, size);
-        // A seal in a file that was not cut behind it may have come through a crash that took what was on
-        // its way with it.
-        let was_durable = was_cut(size, capacity) && scanner.ends_with_seal()?;
-        let may_be_torn = may_be_torn && !was_durable && !planted::is(Bug::HalfBatch);
+        let scanner = Scanner::new(self.files, self.buffer, self.seed, base, file, size);
+        let mut walk = Walk::new(scanner, from, ending)?;
         let mut builder = PageBuilder::new();
         let mut pages = Vec::new();
-        let seed = self.segments.page_seed(base);
-        let mut position = from;
-        let mut sealed = false;
-        let mut has_gaps = false;
-        // End of the whole batch that the position is in.
-        let mut batch_end = from;
-        while known_end.is_none_or(|end| position < end) {
-            let Some((head, from_buffer)) = scanner.whole_at(position)? else {
-                let lost = scanner.damaged_at(position)?;
-                let behind = lost.as_ref().map_or(ALIGN, |(head, _)| match head.kind {
-                    Kind::Batch if !may_be_torn => BATCH_HEAD_BYTES as u64,
-                    _ => head.bytes(),
-                });
-                let Some(next) = scanner.next_whole(position + behind)? else { break };
-                has_gaps = true;
-                // A whole head tells where the next record is, damaged or not.
-                let next = if lost.is_some() { position + behind } else { next };
-                self.report.damage.push(format!(
-                    "segment {} at offset {}: {} bytes are damaged",
-                    format::segment_name(base),
-                    position - base,
-                    next - position
-                ));
-                let is_half_written = match &lost {
-                    Some((head, _)) if may_be_torn => scanner.is_half_written(position, head)?,
-                    _ => false,
-                };
-                // A write that a power cut took in part was never durable: what was there before it counts.
-                if let Some((head, key)) = lost.filter(|_| !is_half_written) {
-                    // The head is whole: the key's newest version is known to be lost, and is not
-                    // replaced by an older one.
-                    match head.kind {
-                        Kind::Set | Kind::Delete => {
-                            let end = position + head.bytes();
-                            self.take(&mut builder, (position, end), &head, &key, &[]);
-                        }
-                        Kind::Namespace => {
-                            self.slot_or_stand_in(head.namespace);
-                        }
-                        Kind::Padding | Kind::Seal | Kind::NamespaceEnd | Kind::Batch => {}
+        let seed = segments::page_seed(self.segments.sidecar_seed, base, None);
+        while let Some(item) = walk.next_item()? {
+            match item {
+                Item::Record { position, head, from_buffer, end } => {
+                    self.report.scanned += 1;
+                    self.report.replayed += u64::from(from_buffer);
+                    if !matches!(head.kind, Kind::Padding | Kind::Seal) {
+                        let record =
+                            Verified::with_head(head, walk.record(position, &head, from_buffer));
+                        let (key, payload) = (record.key(), record.payload());
+                        self.take(&mut builder, (position, end), &head, key, payload);
+                    }
+                    if builder.is_full() && walk.position() >= end {
+                        pages.push(builder.finish(seed, PageEnd::Open, end));
                     }
                 }
-                position = next;
-                continue;
-            };
-            if head.kind == Kind::Batch {
-                batch_end = position + head.bytes();
-                position += BATCH_HEAD_BYTES as u64;
-                continue;
-            }
-            if may_be_torn && head.flags & FLAG_MEMBER != 0 && position >= batch_end {
-                self.report.damage.push(format!(
+                Item::Batch { .. } => {}
+                Item::Dropped { position, .. } => self.report.damage.push(format!(
                     "segment {} at offset {}: a record of a batch that is not whole was dropped",
                     format::segment_name(base),
                     position - base
-                ));
-                has_gaps = true;
-                position += head.bytes();
-                continue;
-            }
-            self.report.scanned += 1;
-            self.report.replayed += u64::from(from_buffer);
-            let record = scanner.record(position, &head, from_buffer);
-            let end = position + head.bytes();
-            match head.kind {
-                Kind::Padding => {}
-                Kind::Seal => sealed = true,
-                _ => {
-                    let key = &record[RECORD_HEAD_BYTES..head.payload_offset()];
-                    let payload = &record[head.payload_offset()..][..head.payload_length as usize];
-                    self.take(&mut builder, (position, end.max(batch_end)), &head, key, payload);
+                )),
+                Item::Damaged { start, end, lost, is_half_written } => {
+                    // A write that a power cut took in part was never durable: what was there before it
+                    // counts.
+                    let lost = lost.filter(|_| !is_half_written);
+                    self.report_damaged(base, start - base, end - start);
+                    if let Some((head, key)) = lost {
+                        self.step_over(&mut builder, start, &head, &key);
+                    }
                 }
             }
-            if builder.is_full() && end >= batch_end {
-                pages.push(builder.finish(seed, PageEnd::Open, end));
-            }
-            position = end;
-            if sealed {
-                break;
-            }
         }
+        let (position, sealed) = (walk.position(), walk.is_sealed());
+        let was_durable = walk.was_durable();
+        self.judge_unreadable(base, &walk, ending)?;
+        let mut scanner = walk.scanner;
         scanner.bring_over()?;
         if !sealed && position < base + size {
             if scanner.is_torn(position)? {
@@ -641,13 +513,64 @@ impl Recovery<'_> {
         })?;
         // A seal says that all before it was durable. Where a crash left gaps before it, later starts go by
         // the end that was found here, or they would take what was dropped for damage.
-        let sealed = sealed && !(may_be_torn && has_gaps);
+        let sealed = sealed && was_durable;
         let how = if sealed { PageEnd::Sealed } else { PageEnd::Recovered };
         pages.push(builder.finish(seed, how, position));
-        for (header, bytes) in pages {
-            self.write_page(base, header, bytes);
-        }
+        let segment = self.segments.last_mut().expect("the segment was pushed");
+        store_pages(self.files, segment, pages);
         Ok(Ended { end: position, sealed })
+    }
+
+    fn report_damaged(&mut self, base: u64, offset: u64, bytes: u64) {
+        self.report.damage.push(format!(
+            "segment {} at offset {offset}: {bytes} bytes are damaged",
+            format::segment_name(base)
+        ));
+    }
+
+    /// Takes a record whose payload is damaged. Its head is whole: the key's newest version is known to be
+    /// lost, and is not replaced by an older one.
+    fn step_over(&mut self, builder: &mut PageBuilder, position: u64, head: &Head, key: &[u8]) {
+        match head.kind {
+            Kind::Set | Kind::Delete => {
+                self.take(builder, (position, position + head.bytes()), head, key, &[]);
+            }
+            Kind::Namespace => {
+                self.slot_or_stand_in(head.namespace);
+                self.namespaces.keep_history(head.namespace);
+            }
+            Kind::Padding | Kind::Seal | Kind::NamespaceEnd | Kind::Batch => {}
+        }
+    }
+
+    /// What of a segment the disk does not give. Between whole records it is damage like any other. At the
+    /// end of the log it decides what was acknowledged: nobody may write behind an end that is not known.
+    fn judge_unreadable(
+        &mut self,
+        base: u64,
+        walk: &Walk<'_>,
+        ending: Ending,
+    ) -> Result<(), String> {
+        let is_closed = walk.is_sealed() || ending.known_end.is_some() || ending.is_sealed;
+        let name = format::segment_name(base);
+        for Unreadable { start, end, error } in walk.scanner.unreadable() {
+            let place = format!(
+                "segment {name} at offset {}: {} bytes cannot be read ({error})",
+                start - base,
+                end - start
+            );
+            if !is_closed && *end > walk.position() {
+                return Err(format!(
+                    "{place}, and the log may go on in them: it is the last segment, so the newest acknowledged \
+                     writes can be there. Nothing was dropped. Copy the data directory to another disk with a \
+                     tool that tries again (ddrescue), or save what can be read with zdb repair --to-data"
+                ));
+            }
+            if *start < walk.position() {
+                self.report.damage.push(format!("{place}: {LOST_TO_THE_DISK}"));
+            }
+        }
+        Ok(())
     }
 
     fn take(
@@ -674,41 +597,64 @@ impl Recovery<'_> {
         let Some(namespace) = self.namespaces.get_mut(slot) else { return };
         count(namespace, entry, 0);
         if let Keys::Sequential(table) = &mut namespace.keys {
-            return apply_sequential(table, entry);
+            return self.forgotten.apply_id(entry.namespace, table, entry);
         }
         if self.changes.len() <= slot {
             self.changes.resize_with(slot + 1, Bulk::new);
         }
         let changes = &mut self.changes[slot];
-        match index_change(entry) {
+        match index_change(entry, namespace.settings.retention) {
             (hash, Some(found)) => changes.insert(hash, found),
             (hash, None) => changes.remove(hash),
         }
         self.changes_count += 1;
         // A quarter of what is there already: each key is then laid out a few times at most.
         if self.changes_count >= CHANGES_MIN.max(self.keys_merged / 4) {
-            self.merge_changes();
+            self.sort_changes();
         }
     }
 
-    fn merge_changes(&mut self) {
-        let mut merged = 0;
-        for (slot, changes) in self.changes.iter_mut().enumerate() {
+    /// Merges the batch before this one and has this one sorted on other threads meanwhile: on two cores
+    /// sorting then takes no time of a start.
+    fn sort_changes(&mut self) {
+        let changes = std::mem::take(&mut self.changes);
+        self.changes_count = 0;
+        let before = self.sorting.take();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        self.sorting = Some(std::thread::spawn(move || {
+            changes.into_iter().map(|changes| changes.sort(threads - 1)).collect()
+        }));
+        self.merge(before);
+    }
+
+    /// Waits for the batch that is being sorted, and merges it.
+    fn merge_sorted(&mut self) {
+        let sorting = self.sorting.take();
+        self.merge(sorting);
+    }
+
+    fn merge(&mut self, sorting: Option<JoinHandle<Vec<SortedBulk>>>) {
+        let Some(sorting) = sorting else { return };
+        let sorted = sorting.join().expect("sorting does not panic");
+        for (slot, changes) in sorted.into_iter().enumerate() {
             let namespace = self.namespaces.get_mut(slot);
             if let Some(Keys::User(table)) = namespace.map(|namespace| &mut namespace.keys) {
                 table.merge(&mut self.pool, changes);
-                merged += table.len();
             }
         }
-        self.changes_count = 0;
-        self.keys_merged = merged;
+        let keys = self.namespaces.iter().map(|namespace| match &namespace.keys {
+            Keys::User(table) => table.len(),
+            Keys::Sequential(_) => 0,
+        });
+        self.keys_merged = keys.sum();
     }
+}
 
-    fn write_page(&mut self, base: u64, header: PageHeader, bytes: Vec<u8>) {
-        let segment = self.segments.last_mut().expect("the segment was pushed");
-        let offset = segment.sidecar_bytes;
-        let name = format::sidecar_name(base);
-        match self.files.write_part(Root::Index, &name, offset, &bytes) {
+/// Writes pages of a sidecar behind those that are there.
+fn store_pages(files: &dyn Files, segment: &mut Segment, pages: Vec<(PageHeader, Vec<u8>)>) {
+    let name = format::sidecar_name(segment.base);
+    for (header, bytes) in pages {
+        match files.write_part(Root::Index, &name, segment.sidecar_bytes, &bytes) {
             Ok(()) => segment.add_loaded(header, bytes.len()),
             Err(_) => segment.add_kept(header, bytes),
         }

@@ -6,6 +6,8 @@ use super::log::format::{
 };
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files};
+use crate::limits::KEY_BYTES_MAX;
+use std::io;
 
 /// Bytes of the log in memory while it is scanned.
 const WINDOW_BYTES: u64 = 16 << 20;
@@ -15,7 +17,20 @@ const SECTOR: u64 = 512;
 
 const _: () = assert!(WINDOW_BYTES >= RECORD_BYTES_MAX + 2 * BLOCK);
 
-/// Reads records of one segment, from the disk and where that ends from the write buffer.
+/// Bytes that hold the head and the key of any record.
+const HEAD_AND_KEY_BYTES_MAX: u64 = (RECORD_HEAD_BYTES + KEY_BYTES_MAX) as u64;
+
+/// A stretch of the log that the disk does not give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub start: u64,
+    pub end: u64,
+    /// What the kernel said.
+    pub error: String,
+}
+
+/// Reads records of one segment, from the disk and where that ends from the write buffer. Blocks that
+/// cannot be read are zeroes here, which no record of that place survives.
 pub struct Scanner<'a> {
     files: &'a dyn Files,
     buffer: &'a WriteBuffer,
@@ -27,6 +42,7 @@ pub struct Scanner<'a> {
     window_start: u64,
     /// Stretches that were found in the write buffer only.
     buffered: Vec<(u64, u64)>,
+    unreadable: Vec<Unreadable>,
 }
 
 impl<'a> Scanner<'a> {
@@ -48,7 +64,18 @@ impl<'a> Scanner<'a> {
             window: AlignedBuffer::new(0),
             window_start: base,
             buffered: Vec::new(),
+            unreadable: Vec::new(),
         }
+    }
+
+    /// What could not be read so far.
+    pub fn unreadable(&self) -> &[Unreadable] {
+        &self.unreadable
+    }
+
+    /// Where the file ends, as a position.
+    pub fn end(&self) -> u64 {
+        self.end
     }
 
     /// The bytes on disk from `position` on: at least `length`, or up to the end of the file.
@@ -56,34 +83,94 @@ impl<'a> Scanner<'a> {
         let wanted = (position + length).min(self.end);
         let held = self.window_start..self.window_start + self.window.len() as u64;
         if position < held.start || wanted > held.end {
-            let start = position / BLOCK * BLOCK;
-            let bytes = WINDOW_BYTES.min(self.end.next_multiple_of(BLOCK).saturating_sub(start));
-            let mut window = AlignedBuffer::new(bytes as usize);
-            let read =
-                self.files.read_at(self.file, start - self.base, &mut window).map_err(|error| {
-                    format!(
-                        "cannot read segment {} at offset {}: {error}",
-                        format::segment_name(self.base),
-                        start - self.base
-                    )
-                })?;
-            window.truncate(read);
-            self.window = window;
-            self.window_start = start;
+            self.load(position / BLOCK * BLOCK)?;
         }
         let from = (position - self.window_start) as usize;
         Ok(self.window.get(from..).unwrap_or_default())
     }
 
+    fn load(&mut self, start: u64) -> Result<(), String> {
+        let bytes = WINDOW_BYTES.min(self.end.next_multiple_of(BLOCK).saturating_sub(start));
+        // Fresh memory would cost a page fault for every 4 KiB that are read.
+        let mut window = std::mem::replace(&mut self.window, AlignedBuffer::new(0));
+        if !window.reuse(bytes as usize) {
+            window = AlignedBuffer::new(bytes as usize);
+        }
+        let read = match self.files.read_at(self.file, start - self.base, &mut window) {
+            Ok(read) => read,
+            Err(error) => self.load_blocks(start, &mut window, &error)?,
+        };
+        window.truncate(read);
+        self.window = window;
+        self.window_start = start;
+        Ok(())
+    }
+
+    /// Reads block by block around those that cannot be read. An error where not even the header of the
+    /// segment can be read: then it is the whole disk that is gone.
+    fn load_blocks(
+        &mut self,
+        start: u64,
+        window: &mut AlignedBuffer,
+        error: &io::Error,
+    ) -> Result<usize, String> {
+        let mut block = AlignedBuffer::new(BLOCK as usize);
+        let (mut read, mut is_any_readable) = (0, false);
+        for at in (0..window.len()).step_by(BLOCK as usize) {
+            let position = start + at as u64;
+            match self.files.read_at(self.file, position - self.base, &mut block) {
+                Ok(count) => {
+                    window[at..at + count].copy_from_slice(&block[..count]);
+                    is_any_readable = true;
+                    read = at + count;
+                    if count < BLOCK as usize {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    window[at..at + BLOCK as usize].fill(0);
+                    self.note_unreadable(position, &error);
+                    read = at + BLOCK as usize;
+                }
+            }
+        }
+        if !is_any_readable && self.files.read_at(self.file, 0, &mut block).is_err() {
+            return Err(format!(
+                "cannot read segment {} at offset {}: {error}",
+                format::segment_name(self.base),
+                start - self.base
+            ));
+        }
+        Ok(read)
+    }
+
+    fn note_unreadable(&mut self, start: u64, error: &io::Error) {
+        let end = start + BLOCK;
+        if self.unreadable.iter().any(|known| known.start <= start && end <= known.end) {
+            return;
+        }
+        match self.unreadable.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => self.unreadable.push(Unreadable { start, end, error: error.to_string() }),
+        }
+    }
+
+    /// The head of the record on disk at `position`, if all of it is whole.
+    fn whole_on_disk(&mut self, position: u64) -> Result<Option<Head>, String> {
+        let seed = self.seed;
+        let bytes = self.bytes(position, HEAD_AND_KEY_BYTES_MAX)?;
+        let Some(head) = format::decode_head(bytes, seed, position) else { return Ok(None) };
+        let bytes = self.bytes(position, head.bytes())?;
+        let is_whole = bytes.len() as u64 >= head.bytes();
+        Ok((is_whole && format::payload_is_whole(bytes, seed, &head)).then_some(head))
+    }
+
     /// The head of the whole record at `position`, and whether it is only in the write buffer.
     pub fn whole_at(&mut self, position: u64) -> Result<Option<(Head, bool)>, String> {
-        let seed = self.seed;
-        let bytes = self.bytes(position, RECORD_BYTES_MAX)?;
-        if let Some(head) = format::decode_head(bytes, seed, position)
-            && format::payload_is_whole(bytes, seed, &head)
-        {
+        if let Some(head) = self.whole_on_disk(position)? {
             return Ok(Some((head, false)));
         }
+        let seed = self.seed;
         if position >= self.end {
             return Ok(None);
         }
@@ -111,14 +198,13 @@ impl<'a> Scanner<'a> {
     /// Head and key of a record whose payload is damaged.
     pub fn damaged_at(&mut self, position: u64) -> Result<Option<(Head, Vec<u8>)>, String> {
         let seed = self.seed;
-        let bytes = self.bytes(position, (RECORD_HEAD_BYTES + 256) as u64)?;
+        let bytes = self.bytes(position, HEAD_AND_KEY_BYTES_MAX)?;
         Ok(format::decode_head(bytes, seed, position)
             .map(|head| (head, bytes[RECORD_HEAD_BYTES..head.payload_offset()].to_vec())))
     }
 
     /// The next whole record on disk at or after `position`.
     pub fn next_whole(&mut self, mut position: u64) -> Result<Option<u64>, String> {
-        let seed = self.seed;
         let mut hole_checked = 0;
         while position + (RECORD_HEAD_BYTES as u64) <= self.end {
             if position >= hole_checked {
@@ -135,10 +221,7 @@ impl<'a> Scanner<'a> {
                 }
                 hole_checked = position + (1 << 20);
             }
-            let bytes = self.bytes(position, RECORD_BYTES_MAX)?;
-            if let Some(head) = format::decode_head(bytes, seed, position)
-                && format::payload_is_whole(bytes, seed, &head)
-            {
+            if self.whole_on_disk(position)?.is_some() {
                 return Ok(Some(position));
             }
             position += ALIGN;
@@ -161,10 +244,14 @@ impl<'a> Scanner<'a> {
 
     /// Whether a damaged record with a whole head was never written as a whole: what a power cut took reads
     /// as zeroes, for a block of a segment is written once, and only zeroes before. Damage does not make a
-    /// whole sector zero.
+    /// whole sector zero; a block that cannot be read, which is zeroes here, is no proof.
     pub fn is_half_written(&mut self, position: u64, head: &Head) -> Result<bool, String> {
         let start = position + head.payload_offset() as u64;
         let end = start + u64::from(head.payload_length);
+        self.bytes(position, head.bytes())?;
+        if self.unreadable.iter().any(|one| one.start < end && start < one.end) {
+            return Ok(false);
+        }
         let bytes = self.bytes(position, head.bytes())?;
         let mut at = start;
         while at < end {

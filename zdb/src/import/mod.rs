@@ -28,16 +28,16 @@
 
 pub mod format;
 mod replay;
-mod report;
+pub(crate) mod report;
 mod settings;
 mod source;
 pub mod walk;
-mod writer;
+pub(crate) mod writer;
 
 use crate::disk::system::SystemFiles;
 use crate::disk::{Files, Root};
 use crate::engine::log::format::segment_base;
-use crate::engine::recovery::UNFINISHED_NAME;
+use crate::engine::recovery::{IMPORT_UNFINISHED_NAME, REPAIR_UNFINISHED_NAME};
 use crate::limits::{NAMESPACE_NAME_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::options::parse_size;
 use crate::server::process;
@@ -114,7 +114,10 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     if arguments.datasize < SEGMENT_BYTES_MIN || arguments.datasize >= u64::from(u32::MAX) {
         return Err("--datasize must be at least 512k and below 4294967295 bytes".into());
     }
-    check_apart(arguments)?;
+    check_apart([&arguments.data, &arguments.index], [&arguments.to_data, &arguments.to_index])?;
+    if arguments.data.canonicalize().ok() == arguments.index.canonicalize().ok() {
+        return Err("--data and --index are the same directory: a 0-db has two".into());
+    }
     for directory in [&arguments.data, &arguments.index] {
         source::check_not_running(directory)?;
     }
@@ -127,7 +130,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
             arguments.index.display()
         ));
     }
-    let files = open_new(arguments)?;
+    let files = open_new(&arguments.to_data, &arguments.to_index)?;
     let bytes = namespaces.iter().flat_map(|namespace| namespace.data_files.values()).sum();
     let mut report = Report::new(bytes);
     let outcome = copy(&namespaces, files, arguments.datasize, &mut report);
@@ -152,7 +155,7 @@ fn copy(
     // Every segment of the new log stays open.
     process::raise_open_files();
     let before = source::fingerprint(namespaces);
-    let mut writer = Writer::start(files, segment_bytes)?;
+    let mut writer = Writer::start(files, segment_bytes, IMPORT_UNFINISHED_NAME, None)?;
     for namespace in namespaces {
         if namespace.name.len() > NAMESPACE_NAME_BYTES_MAX {
             report.damage(&format!(
@@ -181,15 +184,15 @@ fn copy(
 }
 
 /// The new directories must be others than the old ones, and not lie in them.
-fn check_apart(arguments: &Arguments) -> Result<(), String> {
-    let old = [&arguments.data, &arguments.index].map(|directory| {
+pub(crate) fn check_apart(old: [&Path; 2], new: [&Path; 2]) -> Result<(), String> {
+    let old = old.map(|directory| {
         directory
             .canonicalize()
             .map_err(|error| format!("cannot open {}: {error}", directory.display()))
     });
     for old in old {
         let old = old?;
-        for new in [&arguments.to_data, &arguments.to_index] {
+        for new in new {
             if real_path(new).starts_with(&old) {
                 return Err(format!(
                     "the new directory {} lies in the old one ({}): the old one is never written to, choose another \
@@ -200,14 +203,11 @@ fn check_apart(arguments: &Arguments) -> Result<(), String> {
             }
         }
     }
-    if arguments.data.canonicalize().ok() == arguments.index.canonicalize().ok() {
-        return Err("--data and --index are the same directory: a 0-db has two".into());
-    }
     Ok(())
 }
 
 /// The real path of a directory of which the last parts may not exist yet.
-fn real_path(path: &Path) -> PathBuf {
+pub(crate) fn real_path(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
     for ancestor in absolute.ancestors() {
         if let Ok(real) = ancestor.canonicalize() {
@@ -253,27 +253,29 @@ fn check_versions(namespaces: &[OldNamespace]) -> Result<(), String> {
     Ok(())
 }
 
-/// Opens the new directories, which must not hold a log.
-fn open_new(arguments: &Arguments) -> Result<SystemFiles, String> {
-    let (files, warnings) = SystemFiles::open(&arguments.to_data, &arguments.to_index)?;
+/// Opens new directories, which must not hold a log.
+pub(crate) fn open_new(data: &Path, index: &Path) -> Result<SystemFiles, String> {
+    let (files, warnings) = SystemFiles::open(data, index)?;
     for line in warnings {
         process::warn(&line);
     }
     let names = files
         .list(Root::Data)
-        .map_err(|error| format!("cannot list {}: {error}", arguments.to_data.display()))?;
-    if names.iter().any(|name| name == UNFINISHED_NAME) {
-        return Err(format!(
-            "an earlier import into {} did not end: remove {} and {}, then run it again",
-            arguments.to_data.display(),
-            arguments.to_data.display(),
-            arguments.to_index.display()
-        ));
+        .map_err(|error| format!("cannot list {}: {error}", data.display()))?;
+    for (mark, what) in [(IMPORT_UNFINISHED_NAME, "import"), (REPAIR_UNFINISHED_NAME, "repair")] {
+        if names.iter().any(|name| name == mark) {
+            return Err(format!(
+                "an earlier {what} into {} did not end: remove {} and {}, then run it again",
+                data.display(),
+                data.display(),
+                index.display()
+            ));
+        }
     }
     if names.iter().any(|name| segment_base(name).is_some()) {
         return Err(format!(
             "{} holds a log already: choose an empty directory with --to-data",
-            arguments.to_data.display()
+            data.display()
         ));
     }
     Ok(files)

@@ -5,13 +5,13 @@ use crate::crc32c::crc32c;
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::system::SystemFiles;
 use crate::disk::{Completion, Done, FileId, Files, Operation, Root, housekeeper};
-use crate::engine::index::Place;
+use crate::engine::index::{KeyHash, Place};
 use crate::engine::log::format::{self, FLAG_UNVERIFIED, Kind, Verified};
 use crate::engine::log::{Policy, Refusal};
 use crate::engine::namespace::{Keys, Namespace, Settings};
 use crate::engine::recovery::{self, StartOptions};
 use crate::engine::{Answer, Engine, Now, Predecessor, Waiter};
-use crate::limits::WRITE_BYTES_MAX;
+use crate::limits::{KEY_BYTES_MAX, WRITE_BYTES_MAX};
 use crate::server::process;
 use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -25,6 +25,8 @@ pub struct Writer {
     started: Instant,
     /// Where the log was when it was last written out.
     turned_at: u64,
+    /// Stands in the data directory until all is durable.
+    mark: &'static str,
     operations: Vec<(crate::disk::Token, Operation)>,
 }
 
@@ -38,10 +40,19 @@ struct Newest {
 }
 
 impl Writer {
-    /// Opens a log in directories that hold none, and marks it unfinished.
-    pub fn start(files: SystemFiles, segment_bytes: u64) -> Result<Self, String> {
+    /// Opens a log in directories that hold none, and marks it unfinished. With the secret of an old log
+    /// its keys have the same hashes.
+    pub fn start(
+        files: SystemFiles,
+        segment_bytes: u64,
+        mark: &'static str,
+        secret: Option<[u8; 16]>,
+    ) -> Result<Self, String> {
         let mut random = [0; 32];
         process::fill_random(&mut random);
+        if let Some(secret) = secret {
+            random[16..].copy_from_slice(&secret);
+        }
         let options = StartOptions {
             mode: None,
             policy: Policy::No,
@@ -51,15 +62,26 @@ impl Writer {
             buffer: None,
             random,
         };
-        let (engine, _) = recovery::start(&files, options)?;
+        let (mut engine, _) = recovery::start(&files, options)?;
+        engine.cleaner.options.is_on = false;
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        // For the header of the first segment, which is made before the first turn.
+        engine.log.now_s = unix.as_secs();
         files
-            .write_small(Root::Data, recovery::UNFINISHED_NAME, b"")
+            .write_small(Root::Data, mark, b"")
             .map_err(|error| format!("cannot write to the new data directory: {error}"))?;
-        Ok(Self { engine, files, started: Instant::now(), turned_at: 0, operations: Vec::new() })
+        Ok(Self {
+            engine,
+            files,
+            started: Instant::now(),
+            turned_at: 0,
+            mark,
+            operations: Vec::new(),
+        })
     }
 
     pub fn namespace(&self, slot: usize) -> &Namespace {
-        self.engine.namespaces.get(slot).expect("an import removes no namespace")
+        self.engine.namespaces.get(slot).expect("nobody names a removed namespace")
     }
 
     /// Where the next record will be: grows with each.
@@ -77,6 +99,41 @@ impl Writer {
         }
         self.again(|engine| engine.create_namespace(name, settings.clone()))?;
         Ok(self.engine.namespaces.find(name).expect("just created"))
+    }
+
+    pub fn find(&self, name: &[u8]) -> Option<usize> {
+        self.engine.namespaces.find(name)
+    }
+
+    /// Ends everything in a namespace and gives it these settings.
+    pub fn flush(&mut self, slot: usize, settings: &Settings) -> Result<(), String> {
+        self.again(|engine| engine.flush_namespace(slot))?;
+        if self.namespace(slot).settings != *settings {
+            self.again(|engine| engine.change_namespace(slot, settings.clone()))?;
+        }
+        Ok(())
+    }
+
+    pub fn change(&mut self, slot: usize, settings: &Settings) -> Result<(), String> {
+        self.again(|engine| engine.change_namespace(slot, settings.clone()))?;
+        Ok(())
+    }
+
+    pub fn remove(&mut self, slot: usize) -> Result<(), String> {
+        self.again(|engine| engine.remove_namespace(slot))?;
+        Ok(())
+    }
+
+    pub fn hash(&self, key: &[u8]) -> KeyHash {
+        self.engine.hash(key)
+    }
+
+    /// The key whose newest record the index holds for a hash, where that is a live version.
+    pub fn live_key(&mut self, slot: usize, hash: KeyHash) -> Result<Option<Vec<u8>>, String> {
+        let found = self.engine.find(self.namespace(slot), hash).filter(|entry| !entry.is_dead());
+        let Some(entry) = found else { return Ok(None) };
+        let bytes = format::record_bytes(KEY_BYTES_MAX, entry.length as usize);
+        self.look(entry.place, bytes, |record| Some(record.key().to_vec()))
     }
 
     /// Appends a version of a key of a namespace in user mode, as SET does it.
@@ -378,7 +435,7 @@ impl Writer {
         let explain = |error: io::Error| format!("cannot finish the new data directory: {error}");
         self.files.sync_directory(Root::Index).map_err(explain)?;
         self.files.sync_directory(Root::Data).map_err(explain)?;
-        self.files.remove(Root::Data, recovery::UNFINISHED_NAME).map_err(explain)?;
+        self.files.remove(Root::Data, self.mark).map_err(explain)?;
         self.files.sync_directory(Root::Data).map_err(explain)
     }
 }

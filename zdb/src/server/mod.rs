@@ -344,7 +344,7 @@ impl Server {
             }
             Operation::Sync { file } => self.sockets.ring.sync(file.0, token.0),
             Operation::Read { file, offset, length } => {
-                let mut buffer = AlignedBuffer::new(length as usize);
+                let mut buffer = AlignedBuffer::for_read(length as usize);
                 let pointer = buffer.as_mut_pointer();
                 // The buffer's memory does not move with the buffer, which stays here until it is read.
                 self.reads.insert(token, buffer);

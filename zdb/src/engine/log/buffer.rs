@@ -68,8 +68,34 @@ impl WriteBuffer {
             }
             return Err(explain("allocate 32 MiB for", &error));
         }
-        let start = map_twice(&file).map_err(|error| explain("map", &error))?;
+        let start = map_twice(&file, READ_WRITE).map_err(|error| explain("map", &error))?;
         Ok(Self { start, path: Some(path), _file: file })
+    }
+
+    /// The buffer that a killed process left in a directory, to be read alone; `None` where there is none.
+    pub fn left(directory: &Path, log: LogId) -> Result<Option<Self>, String> {
+        let path = place(directory, log);
+        let explain = |what: &str, error: &dyn std::fmt::Display| {
+            format!(
+                "cannot {what} the write buffer {}: {error}. The last server was killed, and acknowledged writes \
+                 that are not yet in the data directory are there",
+                path.display()
+            )
+        };
+        let mut options = OpenOptions::new();
+        let file = match options.read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|error| explain("open", &error))?,
+        };
+        if file.try_lock_shared().is_err() {
+            return Err(explain("lock", &"a zdb uses it, perhaps on a copy of this directory"));
+        }
+        let bytes = file.metadata().map_err(|error| explain("look at", &error))?.len();
+        if bytes != WRITE_BUFFER_BYTES as u64 {
+            return Err(explain("use", &format!("its size is {bytes} bytes")));
+        }
+        let start = map_twice(&file, libc::PROT_READ).map_err(|error| explain("map", &error))?;
+        Ok(Some(Self { start, path: None, _file: file }))
     }
 
     /// Memory that dies with the process: each write then waits for the disk.
@@ -84,7 +110,7 @@ impl WriteBuffer {
             File::from_raw_fd(descriptor)
         };
         file.set_len(WRITE_BUFFER_BYTES as u64).map_err(explain)?;
-        Ok(Self { start: map_twice(&file).map_err(explain)?, path: None, _file: file })
+        Ok(Self { start: map_twice(&file, READ_WRITE).map_err(explain)?, path: None, _file: file })
     }
 
     /// Whether a process that was killed left a buffer of this log in a directory.
@@ -148,7 +174,9 @@ fn allocate(file: &File) -> io::Result<()> {
     }
 }
 
-fn map_twice(file: &File) -> io::Result<NonNull<u8>> {
+const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+fn map_twice(file: &File, protection: i32) -> io::Result<NonNull<u8>> {
     let populate = if cfg!(fuzzing) { 0 } else { libc::MAP_POPULATE };
     // SAFETY: the first call reserves address space that nobody else has; the two fixed mappings
     // replace exactly that space.
@@ -168,7 +196,7 @@ fn map_twice(file: &File) -> io::Result<NonNull<u8>> {
             let mapped = libc::mmap(
                 reserved.byte_add(half * WRITE_BUFFER_BYTES),
                 WRITE_BUFFER_BYTES,
-                libc::PROT_READ | libc::PROT_WRITE,
+                protection,
                 libc::MAP_SHARED | libc::MAP_FIXED | populate,
                 file.as_raw_fd(),
                 0,

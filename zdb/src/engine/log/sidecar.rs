@@ -177,6 +177,31 @@ pub fn read_page(bytes: &[u8], seed: u64) -> Option<PageHeader> {
     })
 }
 
+/// The pages of a sidecar from its start on, as long as they verify, with their lengths.
+pub fn read_pages(bytes: &[u8], seed: u64) -> Vec<(PageHeader, usize)> {
+    let mut pages = Vec::new();
+    let mut offset = 0;
+    while let Some(header) = read_page(&bytes[offset..], seed) {
+        let length = PAGE_HEADER_BYTES + header.body_bytes;
+        pages.push((header, length));
+        offset += length;
+        if header.ending != PageEnd::Open {
+            break;
+        }
+    }
+    pages
+}
+
+/// Where the next page begins that verifies, behind bytes that do not.
+pub fn next_page(bytes: &[u8], from: usize, seed: u64) -> Option<usize> {
+    let magic = MAGIC.to_le_bytes();
+    let rest = bytes.get(from..)?;
+    let mut places = rest.windows(magic.len()).enumerate();
+    places.find_map(|(at, word)| {
+        (word == magic && read_page(&rest[at..], seed).is_some()).then_some(from + at)
+    })
+}
+
 /// Walks the entries of a page's body. Ends early where the bytes are no entry, which a verified
 /// page does not have.
 pub struct Entries<'a> {
