@@ -164,3 +164,28 @@ fn threads_take_no_more_than_the_hub_looks_at() {
     sleeper.tcp().set_nonblocking(false).expect("a socket can be blocking");
     assert_eq!(sleeper.receive().expect("it wakes"), Reply::ok());
 }
+
+/// Who spoke while the hub was busy was not silent, however much there is to hear first.
+#[test]
+fn the_busy_hub_takes_nobody_for_silent() {
+    // With so many threads the hub's own has no sockets.
+    let server = Server::start(&["--threads", "9", "--timeout", "2"]);
+    let mut clients: Vec<Client> = (0..80).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.expect(args!["PING"], Reply::Simple("PONG".into()));
+    }
+    let mut sleeper = server.connect();
+    sleeper.send_raw(&encoded(args!["DEBUG", "SLEEP", "3"])).expect("it is sent");
+    for client in &mut clients {
+        // Its thread tells of each apart: it has slept in between.
+        let before = sleeps(&server);
+        client.send_raw(&encoded(args!["PING"])).expect("it is sent");
+        while sleeps(&server) == before {
+            std::thread::yield_now();
+        }
+    }
+    for client in &mut clients {
+        assert_eq!(client.receive().expect("a reply"), Reply::Simple("PONG".into()));
+    }
+    assert_eq!(sleeper.receive().expect("it wakes"), Reply::ok());
+}

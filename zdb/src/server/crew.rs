@@ -153,6 +153,10 @@ impl Crew {
     /// Says that the hub's thread is about to sleep. False: it must not, there is news.
     pub fn may_sleep(&mut self) -> bool {
         self.sleeper.fall_asleep(false);
+        self.has_heard_all()
+    }
+
+    pub fn has_heard_all(&mut self) -> bool {
         self.members.iter_mut().all(|member| member.news.is_empty())
     }
 

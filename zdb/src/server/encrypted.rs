@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 /// How long a client may take from the connection to the end of the handshake, in milliseconds.
 const HANDSHAKE_MS: u64 = 10_000;
-/// At most one line about failed handshakes in this time, in milliseconds.
+/// Each thread writes at most one line about failed handshakes in this time, in milliseconds.
 const COMPLAINT_MS: u64 = 1000;
 
 /// What a thread's sockets share for TLS.

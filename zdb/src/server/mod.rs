@@ -143,7 +143,11 @@ impl Server {
                 && self.sockets.is_idle(&self.hub)
                 && self.crew.as_mut().is_none_or(Crew::may_sleep);
             let batch = if is_idle { self.batch } else { 0 };
-            self.sockets.ring.wait(batch).map_err(|error| format!("io_uring failed: {error}"))?;
+            let waited = self.sockets.ring.wait(batch);
+            if let Some(crew) = &self.crew {
+                crew.wake_up();
+            }
+            waited.map_err(|error| format!("io_uring failed: {error}"))?;
             let now = self.now();
             self.hub.set_time(now);
             self.sockets.now_ms = now.monotonic_ms;
@@ -155,7 +159,6 @@ impl Server {
             }
             self.sockets.sends_at_once = requests <= 1;
             if let Some(crew) = &mut self.crew {
-                crew.wake_up();
                 requests += crew.take_news(&mut self.hub)?;
                 // A turn with news alone says little about the requests to come.
                 requests = requests.max(self.batch / 2);
@@ -415,7 +418,9 @@ impl Server {
         self.sockets.run_timers(&mut self.hub);
         let due: Vec<u64> =
             self.accept_retry.extract_if(.., |(at, _)| *at <= now_ms).map(|(_, key)| key).collect();
-        if self.hub.server.settings.timeout_s > 0 && self.silence_ms <= now_ms {
+        let is_due = self.hub.server.settings.timeout_s > 0 && self.silence_ms <= now_ms;
+        // What a client said may still be on its way here.
+        if is_due && self.crew.as_mut().is_none_or(Crew::has_heard_all) {
             self.part_with_silent(now_ms);
         }
         for key in due {

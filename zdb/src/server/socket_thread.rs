@@ -78,6 +78,7 @@ impl SocketThread {
 
     /// Serves until it is told to end.
     pub fn run(mut self) {
+        let _whole = Whole;
         let mut events = Vec::new();
         let mut touched = Vec::new();
         self.read_wake();
@@ -206,6 +207,18 @@ impl SocketThread {
         }
         self.sockets.sends_at_once = outputs == 1;
         outputs
+    }
+}
+
+/// Where panics unwind, a thread that panics takes the server along as it does where they abort: its clients would
+/// wait for ever, and the kernel may be at what its sockets have in memory.
+struct Whole;
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 
