@@ -134,7 +134,7 @@ pub fn random_key(context: &mut Context<'_>, _request: Request<'_>, out: &mut Ou
         context.writer(out).bulk(record.key());
         return context.done_at(end);
     }
-    let kind = TaskKind::Read { verb: Verb::Name, key: Box::default(), is_dead: false };
+    let kind = TaskKind::Read { verb: Verb::Name, key: Box::default(), is_dead: false, head: None };
     fetch_for(context, kind, place, 0, true)
 }
 
@@ -223,7 +223,7 @@ fn answer(context: &mut Context<'_>, verb: Verb, key: &[u8], out: &mut Output) -
         found.render(verb, context.session.protocol, context.session.namespace, shared, out);
         return context.done_at(end);
     }
-    let kind = TaskKind::Read { verb, key: key.into(), is_dead };
+    let kind = TaskKind::Read { verb, key: key.into(), is_dead, head: Some(place) };
     fetch_for(context, kind, place, bytes, verb != Verb::Check)
 }
 
@@ -450,7 +450,8 @@ pub fn history(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
         let Some(Located { place, bytes, .. }) = found else {
             return context.error(out, "Key not found");
         };
-        let kind = TaskKind::History { key: key.into(), token: None, version: None };
+        let kind =
+            TaskKind::History { key: key.into(), head: Some(place), token: None, version: None };
         return start_history(context, kind, place, bytes, true);
     }
     let Ok(token) = <[u8; 8]>::try_from(request.get(2)) else {
@@ -465,7 +466,7 @@ pub fn history(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
     }
     let place = Place::new(position);
     let bytes = format::record_bytes(key.len(), context.namespace().typical_payload_bytes());
-    let kind = TaskKind::History { key: key.into(), token: Some(place), version: None };
+    let kind = TaskKind::History { key: key.into(), head: None, token: Some(place), version: None };
     start_history(context, kind, place, bytes, false)
 }
 

@@ -33,9 +33,12 @@ pub enum TaskKind {
         verb: Verb,
         key: Box<[u8]>,
         is_dead: bool,
+        /// The newest record of the key's hash when the walk down from it began.
+        head: Option<Place>,
     },
     History {
         key: Box<[u8]>,
+        head: Option<Place>,
         /// The version that the client asked for by token.
         token: Option<Place>,
         /// The version to show, once it was read; then the one before it is looked at.
@@ -130,8 +133,12 @@ fn advance(
         return Step::Finished { rests_on: 0 };
     }
     let Answer::Record(fetched) = answer else { unreachable!("the others ask for records") };
+    if let Some(place) = newer_head(engine, task, &fetched) {
+        fetch(engine, again, Some(task.namespace), place, 0);
+        return Step::Waiting;
+    }
     match &task.kind {
-        TaskKind::Read { verb, key, is_dead } => {
+        TaskKind::Read { verb, key, is_dead, .. } => {
             match keys::resume(engine, task, (*verb, *is_dead), key, &fetched, out) {
                 Next::Finished { rests_on } => Step::Finished { rests_on },
                 Next::Read(place) => {
@@ -146,6 +153,25 @@ fn advance(
             unreachable!("handled above")
         }
     }
+}
+
+/// Where a walk begins anew that came to a version which the cleaner dropped: while it read the records of
+/// another key with the same hash its own key got a newer version. `None`: there is none.
+fn newer_head(engine: &Engine, task: &mut Task, fetched: &Fetched) -> Option<Place> {
+    if !matches!(fetched.record, Err(ReadFailure::Gone)) {
+        return None;
+    }
+    let namespace = engine.namespaces.get(task.slot).filter(|one| one.id == task.namespace)?;
+    let (TaskKind::Read { key, head: Some(head), .. }
+    | TaskKind::History { key, head: Some(head), version: None, .. }) = &mut task.kind
+    else {
+        return None;
+    };
+    let newest = engine.find(namespace, engine.hash(key))?.place;
+    (newest != *head).then(|| {
+        *head = newest;
+        newest
+    })
 }
 
 /// Gets a record from memory or asks the disk for it; either way it arrives as an answer.
@@ -168,7 +194,7 @@ fn history(
     again: Waiter,
     out: &mut Output,
 ) -> Step {
-    let TaskKind::History { key, token, version } = &mut task.kind else {
+    let TaskKind::History { key, token, version, .. } = &mut task.kind else {
         unreachable!("called for histories")
     };
     let finished = Step::Finished { rests_on: 0 };

@@ -14,7 +14,7 @@ use super::index::KeyHash;
 use super::log::format;
 use super::log::segments::Segment;
 use super::namespace::{Keys, Namespace, Retention};
-use super::{Answer, Engine, Pending, Waiter};
+use super::{Answer, Engine, Fetched, Pending, Waiter};
 use crate::disk::{Done, Operation, Root};
 use crate::limits::*;
 use pass::{Ended, Pass, Step};
@@ -221,9 +221,16 @@ impl Engine {
                     }
                 }
                 Stage::Packing(mut pass) => {
+                    let mut looked_up_bytes = 0;
                     for (question, answer) in std::mem::take(&mut self.cleaner.answers) {
+                        if let Answer::Record(Fetched { record, .. }) = &answer {
+                            let bytes = record.as_ref().map_or(0, |record| record.len() as u64);
+                            looked_up_bytes += bytes.max(format::BLOCK);
+                        }
                         pass.answered(question, answer);
                     }
+                    self.pay(looked_up_bytes);
+                    let is_due = self.now.monotonic_ms >= self.cleaner.due_ms;
                     if !is_due || pass.is_asking() {
                         self.cleaner.stage = Stage::Packing(pass);
                         return;

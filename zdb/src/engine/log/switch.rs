@@ -30,6 +30,12 @@ impl Log {
                 Ok(())
             }
             Prepared::Requested { .. } => Err(Refusal::Wait),
+            // It is kept for the delete that asked for it.
+            Prepared::Ready(_, Room::Reserve)
+                if room == Room::Free && now_ms < self.no_room_ms + RETRY_MS =>
+            {
+                Err(Refusal::Failed)
+            }
             Prepared::Failed { at_ms, source } if now_ms < at_ms + RETRY_MS => {
                 let is_last_try = *source == Room::Reserve || self.reserve_bytes == 0;
                 if room == Room::Free || is_last_try || !self.stats.disk_full {
@@ -217,6 +223,9 @@ impl Log {
             Ok(other) => unreachable!("making a segment gives a file, not {other:?}"),
             Err(error) => {
                 self.prepared = Prepared::Failed { at_ms: now_ms, source };
+                if source == Room::Free {
+                    self.no_room_ms = now_ms;
+                }
                 self.stats.disk_full =
                     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
                 self.stats.write_errors += 1;

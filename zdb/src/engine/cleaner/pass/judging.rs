@@ -4,7 +4,7 @@
 use super::{Item, Pass, Phase, Step, Tally};
 use crate::engine::cleaner::verdict::{Case, Look, Newest, Verdict};
 use crate::engine::index::Place;
-use crate::engine::log::format::{BLOCK, FLAG_UNVERIFIED, Head, Kind, Verified};
+use crate::engine::log::format::{FLAG_UNVERIFIED, Head, Kind, Verified};
 use crate::engine::log::packed::Residue;
 use crate::engine::log::sidecar::PageEnd;
 use crate::engine::namespace::{Keys, Namespace};
@@ -40,7 +40,6 @@ impl Pass {
             engine.fetch(Waiter::Cleaner(question), None, Place::new(*position), 0, false);
         }
         if !asked.is_empty() {
-            engine.pay(asked.len() as u64 * BLOCK);
             return Step::Wait;
         }
         self.apply(engine);
