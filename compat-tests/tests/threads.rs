@@ -5,6 +5,7 @@ use compat_tests::client::{encode, encoded};
 use compat_tests::{Client, Reply, Server, args};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -112,6 +113,25 @@ fn replies_are_out_before_the_end() {
         client.wait_closed().expect("its connection ends");
     }
     assert_eq!(server.wait().code(), Some(0));
+}
+
+/// A client says that nothing follows and reads: also what the hub made only when there was room for it.
+#[test]
+fn more_replies_than_there_is_room_for_to_a_half_closed_client() {
+    // With so many threads the hub's own has no sockets.
+    let server = Server::start(&["--threads", "9"]);
+    let value = vec![b'v'; MIB];
+    server.connect().expect(args!["SET", "key", &value], Reply::bulk("key"));
+    for count in [3, 200] {
+        let mut client = server.connect();
+        client.send_raw(&encoded(args!["GET", "key"]).repeat(count)).expect("it is sent");
+        client.tcp().shutdown(Shutdown::Write).expect("a half-close");
+        for number in 0..count {
+            let reply = client.receive().unwrap_or_else(|error| panic!("{number}: {error}"));
+            assert!(reply == Reply::bulk(&value), "{number} of {count}");
+        }
+        client.wait_closed().expect("its connection ends");
+    }
 }
 
 /// While the hub is busy its threads take so much from their clients and no more.

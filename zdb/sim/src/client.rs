@@ -43,6 +43,8 @@ pub struct Client {
     pub ended: bool,
     /// The server has closed its side.
     pub closed: bool,
+    /// The server has said that nothing follows what it has taken for it.
+    pub is_answered: bool,
     /// Replies that the loop has taken for it, and how many bytes of them it has read.
     pub sending: Output,
     pub read_bytes: usize,
@@ -54,7 +56,8 @@ pub struct Client {
     expected: VecDeque<Expected>,
     /// What it sends is no longer taken: it broke the protocol or said QUIT.
     mute: bool,
-    streams: bool,
+    /// It is sent things unasked, or does not want to hear replies.
+    pub streams: bool,
     resp3: bool,
 }
 
@@ -99,6 +102,7 @@ impl Client {
             slow: false,
             ended: false,
             closed: false,
+            is_answered: false,
             sending: Output::default(),
             read_bytes: 0,
             seen: words::Seen::default(),

@@ -395,6 +395,12 @@ impl World {
         // A connection without a client is asked by `recount`, which takes the replies itself.
         let Some(at) = self.clients.iter().position(|client| client.key == key) else { return };
         let client = &mut self.clients[at];
+        // A thread of sockets would have closed it behind what it had.
+        assert!(
+            !(client.is_answered && wishes.has_output),
+            "a reply follows when nothing was to follow"
+        );
+        client.is_answered = wishes.is_answered && !client.streams;
         if client.closed {
             if client.ended {
                 self.hub.remove(key);

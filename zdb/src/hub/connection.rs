@@ -264,8 +264,10 @@ impl Connection {
     }
 
     /// Whether everything that was asked is answered and nothing can follow; the last of it may be on its way.
+    /// Requests that wait for room follow, and a request that the client has not ended does not.
     pub(super) fn is_answered(&self) -> bool {
-        let is_through = self.blocked == Blocked::No && !self.is_queued;
+        let is_run = self.may_run() || !self.has_input();
+        let is_through = self.blocked == Blocked::No && !self.is_queued && is_run;
         let asked_all = self.closing || (self.eof && is_through);
         asked_all && self.replies.is_empty() && self.output.is_empty()
     }
