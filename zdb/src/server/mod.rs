@@ -51,6 +51,8 @@ const BATCH_MAX: usize = 16;
 const ACCEPT_RETRY_MS: u64 = 100;
 /// How often silent clients are looked for where there is a limit, in milliseconds.
 const SILENCE_CHECK_MS: u64 = 1000;
+/// How late that may be, in milliseconds: after a longer turn the hub first hears what was said meanwhile.
+const SILENCE_LATE_MS_MAX: u64 = 100;
 
 pub struct Server {
     sockets: Sockets,
@@ -429,7 +431,11 @@ impl Server {
     }
 
     fn part_with_silent(&mut self, now_ms: u64) {
+        let is_late = now_ms > self.silence_ms + SILENCE_LATE_MS_MAX;
         self.silence_ms = now_ms + SILENCE_CHECK_MS;
+        if is_late {
+            return;
+        }
         for key in self.hub.silent() {
             match &mut self.crew {
                 Some(crew) if crew.has(key) => crew.part_with_silent(key),
