@@ -144,7 +144,9 @@ impl Server {
             let is_idle = self.hub.is_settled()
                 && self.sockets.is_idle(&self.hub)
                 && self.crew.as_mut().is_none_or(Crew::may_sleep);
-            let batch = if is_idle { self.batch } else { 0 };
+            // Who waits for the disk is not to wait for others as well.
+            let batch_max = if self.hub.engine.is_reading() { 1 } else { self.batch };
+            let batch = if is_idle { batch_max } else { 0 };
             let waited = self.sockets.ring.wait(batch);
             if let Some(crew) = &self.crew {
                 crew.wake_up();
