@@ -418,7 +418,7 @@ impl Server {
         if let Some(threads) = std::env::var_os("ZDB_TEST_THREADS")
             && !self.setup.flags.iter().any(|flag| flag == "--threads")
         {
-            command.arg("--threads").arg(threads);
+            command.arg("--threads").arg(threads).args(["--threads-busy", "0"]);
         }
         command.args(&self.setup.flags);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

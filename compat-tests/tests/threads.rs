@@ -29,7 +29,7 @@ fn sleeps(server: &Server) -> BTreeMap<String, u64> {
 
 #[test]
 fn all_threads_serve_and_the_hub_is_one() {
-    let server = Server::start(&["--threads", "4"]);
+    let server = Server::start(&["--threads", "4", "--threads-busy", "0"]);
     let before = sleeps(&server);
     assert_eq!(before.len(), 3, "beside the hub's own: {before:?}");
     let mut clients: Vec<Client> = (0..40).map(|_| server.connect()).collect();
@@ -49,10 +49,74 @@ fn all_threads_serve_and_the_hub_is_one() {
     assert!(String::from_utf8_lossy(&info).contains("\r\nio_threads:4\r\n"));
 }
 
+/// Where the first thread has too much to do others take clients over, in the middle of what these say.
+#[test]
+fn clients_move_to_other_threads() {
+    let server = Server::start(&["--threads", "3", "--threads-busy", "1"]);
+    // Of 1 percent the half need not be idle elsewhere.
+    let before = sleeps(&server);
+    let moved = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for number in 0..12 {
+            let (server, moved) = (&server, &moved);
+            scope.spawn(move || {
+                let mut client = server.connect();
+                let mut at = 0;
+                // On for a while after the last have moved.
+                let mut more = 200;
+                while more > 0 {
+                    assert!(at < 2_000, "nobody moves");
+                    let mut requests = Vec::new();
+                    let value = "v".repeat(at % 5000);
+                    for part in 0..8 {
+                        let key = format!("{number}:{part}");
+                        encode(args!["SET", key, format!("{at} {value}")], &mut requests);
+                        encode(args!["GET", key], &mut requests);
+                    }
+                    let (replies, ending) = client.pipeline(&requests, 16);
+                    ending.expect("all replies come");
+                    for (part, reply) in replies.chunks(2).enumerate() {
+                        assert_eq!(reply[0], Reply::bulk(format!("{number}:{part}")));
+                        assert_eq!(reply[1], Reply::bulk(format!("{at} {value}")));
+                    }
+                    at += 1;
+                    match moved.load(Ordering::Relaxed) {
+                        count if count >= 8 => more -= 1,
+                        _ if number == 0 && at % 50 == 0 => {
+                            let info = client.call(args!["INFO", "clients"]).into_bytes();
+                            let info = String::from_utf8_lossy(&info).into_owned();
+                            let line = info.lines().find_map(|one| {
+                                one.strip_prefix("moved_connections:")?.trim().parse().ok()
+                            });
+                            moved.store(line.expect("INFO counts them"), Ordering::Relaxed);
+                        }
+                        _ => {}
+                    }
+                }
+            });
+        }
+    });
+    for (name, count) in sleeps(&server) {
+        assert!(count > before[&name] + 10, "{name} had nothing to do: {count}");
+    }
+}
+
+/// A client says hardly anything: it stays where it is served most cheaply.
+#[test]
+fn a_quiet_server_moves_nobody() {
+    let server = Server::start(&["--threads", "2"]);
+    let mut clients: Vec<Client> = (0..10).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.expect(args!["PING"], Reply::Simple("PONG".into()));
+    }
+    let info = clients[0].call(args!["INFO", "clients"]).into_bytes();
+    assert!(String::from_utf8_lossy(&info).contains("\nmoved_connections: 0\n"));
+}
+
 /// Writers in all threads are stopped by a signal: what was acknowledged is there after the next start.
 #[test]
 fn a_stop_under_load() {
-    let mut server = Server::start(&["--threads", "3"]);
+    let mut server = Server::start(&["--threads", "3", "--threads-busy", "0"]);
     for round in 0..3 {
         let address = server.address();
         let writers = 12;
@@ -95,7 +159,7 @@ fn a_stop_under_load() {
 /// SHUTDOWN comes through one thread; the replies that others owe are out before the connections end.
 #[test]
 fn replies_are_out_before_the_end() {
-    let mut server = Server::start(&["--threads", "3", "--sync", "always"]);
+    let mut server = Server::start(&["--threads", "3", "--threads-busy", "0", "--sync", "always"]);
     // What a segment has to be made for is not begun any more when the server stops.
     server.connect().expect(args!["SET", "first", "v"], Reply::bulk("first"));
     let mut clients: Vec<Client> = (0..12).map(|_| server.connect()).collect();
@@ -119,7 +183,7 @@ fn replies_are_out_before_the_end() {
 #[test]
 fn more_replies_than_there_is_room_for_to_a_half_closed_client() {
     // With so many threads the hub's own has no sockets.
-    let server = Server::start(&["--threads", "9"]);
+    let server = Server::start(&["--threads", "9", "--threads-busy", "0"]);
     let value = vec![b'v'; MIB];
     server.connect().expect(args!["SET", "key", &value], Reply::bulk("key"));
     for count in [3, 200] {
@@ -137,7 +201,7 @@ fn more_replies_than_there_is_room_for_to_a_half_closed_client() {
 /// While the hub is busy its threads take so much from their clients and no more.
 #[test]
 fn threads_take_no_more_than_the_hub_looks_at() {
-    let server = Server::start(&["--threads", "2", "--cache", "1M"]);
+    let server = Server::start(&["--threads", "2", "--threads-busy", "0", "--cache", "1M"]);
     let mut clients: Vec<Client> = (0..60).map(|_| server.connect()).collect();
     let mut sleeper = clients.remove(0);
     let value = vec![b'v'; 100_000];
@@ -189,7 +253,7 @@ fn threads_take_no_more_than_the_hub_looks_at() {
 #[test]
 fn the_busy_hub_takes_nobody_for_silent() {
     // With so many threads the hub's own has no sockets.
-    let server = Server::start(&["--threads", "9", "--timeout", "5"]);
+    let server = Server::start(&["--threads", "9", "--threads-busy", "0", "--timeout", "5"]);
     let mut clients: Vec<Client> = (0..80).map(|_| server.connect()).collect();
     for client in &mut clients {
         client.expect(args!["PING"], Reply::Simple("PONG".into()));

@@ -160,7 +160,7 @@ impl Start<'_> {
         let hub = Hub::new(engine, state, options.null);
         let signals = (self.signals, self.hang_up);
         let server =
-            Server::new(hub, files, listeners, (hook, metrics, tls), signals, options.threads)?;
+            Server::new(hub, files, listeners, (hook, metrics, tls), signals, options.threads())?;
         process::say(&format!("zdb ready on {}", names.join(" and ")));
         if let Some(child) = child {
             *terminal = None;
@@ -387,7 +387,7 @@ fn state(
         ("bind", options.listen.clone().unwrap_or_else(|| "::".into())),
         ("databases", "1".into()),
         ("dir", path(&options.data)),
-        ("io-threads", options.threads.to_string()),
+        ("io-threads", options.threads().0.to_string()),
         ("maxmemory", "0".into()),
         ("port", port(listeners.iter().find(is_plain))),
         ("protected-mode", yes_no(!options.has_password())),

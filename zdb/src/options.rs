@@ -136,7 +136,10 @@ pub struct Options {
 
     /// Threads serving clients: what clients cost in the kernel is shared by them, commands run in one.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(THREADS_MAX)), help_heading = RESOURCES)]
-    pub threads: u16,
+    threads: u16,
+    /// How busy the first thread has to be before others take clients from it, in percent of a core; 0 = they always do.
+    #[arg(long, value_name = "PERCENT", default_value_t = 95, value_parser = clap::value_parser!(u8).range(0..=100), help_heading = RESOURCES)]
+    threads_busy: u8,
     /// Memory for values read lately; 0 = none.
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size, help_heading = RESOURCES)]
     pub cache: u64,
@@ -343,6 +346,11 @@ impl Options {
     /// Directory of the write buffer; None: each write waits for the disk.
     pub fn buffer(&self) -> Option<&Path> {
         (self.buffer != Path::new(NO_BUFFER)).then_some(&self.buffer)
+    }
+
+    /// How many threads serve clients, and how busy the first is before the others do.
+    pub fn threads(&self) -> (u16, u8) {
+        (self.threads, self.threads_busy)
     }
 
     /// The port of plain TCP, where it is served.
@@ -645,7 +653,7 @@ mod tests {
         assert_eq!(options.admin_password(), Ok(None));
         assert_eq!(options.sync_policy(), SyncPolicy::Every(Duration::from_secs(1)));
         assert_eq!(options.buffer(), Some(Path::new("/dev/shm")));
-        assert_eq!((options.threads, options.cache), (1, 256 << 20));
+        assert_eq!((options.threads(), options.cache), ((1, 95), 256 << 20));
         assert!(!options.protect && !options.verbose && !options.dump && !options.dualnet);
         assert!(options.warnings().is_empty());
     }
@@ -890,7 +898,8 @@ mod tests {
 
     #[test]
     fn threads() {
-        assert_eq!(accepted("--threads 64").threads, 64);
+        assert_eq!(accepted("--threads 64 --threads-busy 0").threads(), (64, 0));
+        refused("--threads-busy 101", "invalid value '101'");
         refused("--threads 0", "invalid value '0'");
         refused("--threads 65", "invalid value '65'");
     }

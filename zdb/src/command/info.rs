@@ -92,6 +92,7 @@ fn zdb_sections(context: &Context<'_>, text: &mut Text<'_>) {
         text.field("push_output_bytes_max", PUSH_OUTPUT_BYTES_MAX);
         text.field("rejected_connections", stats.rejected_connections);
         text.field("timed_out_connections", stats.timed_out_connections);
+        text.field("moved_connections", stats.connections_moved);
         text.field("output_limit_disconnections", stats.output_limit_disconnections);
         text.field("tls_handshakes", stats.tls_handshakes);
         text.field("tls_handshakes_failed", stats.tls_handshakes_failed);

@@ -138,6 +138,8 @@ pub struct ServerStats {
     pub rejected_connections: u64,
     /// Clients let go after the silence that `timeout` allows.
     pub timed_out_connections: u64,
+    /// From the hub's thread to another.
+    pub connections_moved: u64,
     /// Clients let go since they did not take what is sent unasked.
     pub output_limit_disconnections: u64,
     pub tls_handshakes: u64,

@@ -2,6 +2,7 @@
 //! and what they tell.
 
 use super::bell::Bell;
+use super::busy::Busy;
 use super::clients::Clients;
 use super::parcel::{Inbox, News, Order, Outbox, Parcel, Sleeper, way};
 use super::ring::BATCH_WAIT_US;
@@ -49,6 +50,8 @@ pub struct Crew {
     members: Vec<Member>,
     /// By the connection's place in the hub.
     places: Vec<Place>,
+    /// Whether the hub's own thread has time for clients.
+    pub busy: Busy,
     sleeper: Sleeper,
     /// A reply on its way into a parcel.
     output: Output,
@@ -58,6 +61,7 @@ impl Crew {
     /// Starts so many threads. `bell` wakes the hub's own.
     pub fn start(
         count: u16,
+        busy: Busy,
         tls: Option<&Tls>,
         bell: &Bell,
         batch_wait_us: u32,
@@ -66,15 +70,36 @@ impl Crew {
         let start = |number| Member::start(number, tls.cloned(), &sleeper, batch_wait_us);
         let members = (0..count).map(start);
         let members = members.collect::<Result<_, _>>()?;
-        Ok(Self { members, places: Vec::new(), sleeper, output: Output::default() })
+        Ok(Self { members, places: Vec::new(), busy, sleeper, output: Output::default() })
     }
 
     // ---------------------------------------------------------------- connections
 
-    /// The thread for a new connection. None: the hub's own, which has `own` of them.
-    pub fn choose(&self, own: usize) -> Option<u16> {
-        let counts: Vec<usize> = self.members.iter().map(|member| member.connections).collect();
-        lightest(own, &counts)
+    /// The thread for a new connection. None: the hub's own, which has `own` of them. An encrypted one costs
+    /// so much that it is worth the way from the beginning.
+    pub fn choose(&self, own: usize, is_encrypted: bool) -> Option<u16> {
+        let is_shared = is_encrypted || self.busy.is_always();
+        if is_shared { lightest(own, &self.counts()) } else { None }
+    }
+
+    /// How many of its connections the hub's own thread has too many.
+    pub fn excess(&self, own: usize) -> usize {
+        let (mut counts, mut left) = (self.counts(), own);
+        while let Some(thread) = left.checked_sub(1).and_then(|left| lightest(left, &counts)) {
+            counts[usize::from(thread)] += 1;
+            left -= 1;
+        }
+        own - left
+    }
+
+    /// The thread with the fewest connections, without the hub's own.
+    pub fn least(&self) -> u16 {
+        let counts = self.counts();
+        (0..counts.len()).min_by_key(|number| counts[*number]).unwrap_or(0) as u16
+    }
+
+    fn counts(&self) -> Vec<usize> {
+        self.members.iter().map(|member| member.connections).collect()
     }
 
     /// Notes which thread has a new connection. True: it is the hub's own.

@@ -5,6 +5,7 @@
 
 pub mod background;
 mod bell;
+mod busy;
 mod clients;
 pub mod crash;
 mod crew;
@@ -32,10 +33,12 @@ use crate::engine::Now;
 use crate::hub::Hub;
 use background::HangUp;
 use bell::Bell;
+use busy::Busy;
 use clients::Clients;
 use crew::Crew;
 use hooks::{Hook, HookThread, Report};
 use metrics::{MetricsListener, MetricsThread};
+use ring::BATCH_WAIT_US;
 use ring::{Event, Kind};
 use sockets::Sockets;
 use std::collections::HashMap;
@@ -89,7 +92,7 @@ impl Server {
         listeners: Vec<Listener>,
         (hook, metrics, tls): (Option<Hook>, Option<MetricsListener>, Option<Tls>),
         (signals, hang_up): (OwnedFd, HangUp),
-        threads: u16,
+        (threads, busy_percent): (u16, u8),
     ) -> Result<Self, String> {
         let wake = Bell::new()?;
         let bell = wake.clone();
@@ -102,10 +105,13 @@ impl Server {
         let batch_wait_us = crew::batch_wait_us(threads);
         let crew = match threads {
             0 | 1 => None,
-            more => Some(Crew::start(more - 1, tls.as_ref(), &wake, batch_wait_us)?),
+            more => {
+                let busy = Busy::new(busy_percent);
+                Some(Crew::start(more - 1, busy, tls.as_ref(), &wake, batch_wait_us)?)
+            }
         };
         Ok(Self {
-            sockets: Sockets::new(tls, batch_wait_us)?,
+            sockets: Sockets::new(tls, BATCH_WAIT_US)?,
             hub,
             crew,
             files,
@@ -163,9 +169,11 @@ impl Server {
             }
             self.sockets.sends_at_once = requests <= 1;
             if let Some(crew) = &mut self.crew {
-                requests += crew.take_news(&mut self.hub)?;
-                // A turn with news alone says little about the requests to come.
-                requests = requests.max(self.batch / 2);
+                let parcels = crew.take_news(&mut self.hub)?;
+                if parcels > 0 {
+                    // A turn with news alone says little about the requests to come.
+                    requests = (requests + parcels).max(self.batch / 2);
+                }
             }
             self.batch = requests.clamp(1, BATCH_MAX);
             self.run_timers(now.monotonic_ms);
@@ -186,6 +194,7 @@ impl Server {
                     self.look_after(key);
                 }
             }
+            self.share_connections(now.monotonic_ms);
             if let Some(crew) = &mut self.crew {
                 crew.post();
             }
@@ -318,13 +327,30 @@ impl Server {
             process::say(&format!("client {key:x} connected from {name}"));
         }
         if let Some(crew) = &mut self.crew {
-            let thread = crew.choose(self.sockets.count());
+            let is_encrypted = encrypted.is_some();
+            let thread = crew.choose(self.sockets.count(), is_encrypted);
             if !crew.place(key, thread) {
                 return crew.open(key, descriptor, encrypted);
             }
         }
         if !self.sockets.open(&mut self.hub, key, descriptor, encrypted) {
             Clients::closed(&mut self.hub, key);
+        }
+    }
+
+    /// Lets other threads take a part of the connections that are here, where this one has too much to do.
+    fn share_connections(&mut self, now_ms: u64) {
+        let Some(crew) = &mut self.crew else { return };
+        if crew.busy.look(now_ms, process::thread_time_us, process::idle_time_us) {
+            self.sockets.part_with(crew.excess(self.sockets.count()));
+        }
+        while let Some(key) = self.sockets.ready_to_leave.pop() {
+            let Some(descriptor) = self.sockets.give_away(key) else { continue };
+            let thread = crew.least();
+            crew.place(key, Some(thread));
+            crew.open(key, descriptor, None);
+            crew.look_after(&mut self.hub, key);
+            self.hub.server.stats.connections_moved += 1;
         }
     }
 

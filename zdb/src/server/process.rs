@@ -124,6 +124,37 @@ pub fn clock_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Microseconds that the processors were idle which this process may use, all together; by /proc/stat, which counts
+/// hundredths of a second. 0 where it cannot be read.
+pub fn idle_time_us() -> u64 {
+    // SAFETY: plain data, for which zeroes are valid.
+    let mut allowed: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let bytes = size_of_val(&allowed);
+    // SAFETY: a live structure of that length.
+    if unsafe { libc::sched_getaffinity(0, bytes, &raw mut allowed) } != 0 {
+        return 0;
+    }
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let idle_of = |line: &str| -> Option<u64> {
+        let mut words = line.strip_prefix("cpu")?.split(' ');
+        let number: usize = words.next()?.parse().ok()?;
+        // SAFETY: the structure was filled, and the number lies in it.
+        let is_allowed = number < 8 * bytes && unsafe { libc::CPU_ISSET(number, &allowed) };
+        // user, nice, system, idle, iowait
+        let mut idle = words.skip(3).take(2).map_while(|word| word.parse::<u64>().ok());
+        is_allowed.then(|| idle.by_ref().sum())
+    };
+    text.lines().filter_map(idle_of).sum::<u64>() * 10_000
+}
+
+/// Microseconds that the calling thread has had a processor.
+pub fn thread_time_us() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a live structure; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
+}
+
 /// Stops the calling thread.
 pub fn sleep_us(us: u64) {
     std::thread::sleep(std::time::Duration::from_micros(us));

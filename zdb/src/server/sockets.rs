@@ -43,6 +43,8 @@ pub struct Socket {
     is_starved: bool,
     /// Whether its bytes are wanted.
     wants_input: bool,
+    /// It goes to another thread as soon as the kernel is not at it.
+    is_leaving: bool,
     /// Nothing more comes in.
     pub is_ended: bool,
     /// All is sent and our side is closed; what still comes in is thrown away.
@@ -66,6 +68,8 @@ pub struct Sockets {
     starved: VecDeque<u64>,
     /// Buffers that the kernel gets back when there is room for more of what it would receive.
     held: Vec<u16>,
+    /// Sockets that may go to other threads now.
+    pub ready_to_leave: Vec<u64>,
     pub encryption: Encryption,
     /// The time of this turn, in milliseconds of the monotonic clock.
     pub now_ms: u64,
@@ -83,6 +87,7 @@ impl Sockets {
             lingering: VecDeque::new(),
             starved: VecDeque::new(),
             held: Vec::new(),
+            ready_to_leave: Vec::new(),
             encryption: Encryption::new(tls),
             now_ms: 1,
             sends_at_once: true,
@@ -135,6 +140,7 @@ impl Sockets {
             is_cancelling: false,
             is_starved: false,
             wants_input: false,
+            is_leaving: false,
             is_ended: false,
             is_lingering: false,
             encrypter,
@@ -159,6 +165,42 @@ impl Sockets {
 
     pub fn get_mut(&mut self, key: u64) -> Option<&mut Socket> {
         self.slots.get_mut(index(key))?.as_deref_mut().filter(|socket| socket.key == key)
+    }
+
+    // ---------------------------------------------------------------- to another thread
+
+    /// Gets so many sockets ready to leave, none of them encrypted.
+    pub fn part_with(&mut self, count: usize) {
+        let may_leave = |socket: &&mut Box<Socket>| {
+            let is_plain = socket.encrypter == Encrypter::Nobody;
+            is_plain && !socket.is_leaving && !socket.is_ended && !socket.is_lingering
+        };
+        let sockets = self.slots.iter_mut().flatten().filter(may_leave).take(count);
+        let keys: Vec<u64> = sockets
+            .map(|socket| {
+                socket.is_leaving = true;
+                socket.key
+            })
+            .collect();
+        for key in keys {
+            self.adjust_receive(key);
+            self.leave_if_quiet(key);
+        }
+    }
+
+    fn leave_if_quiet(&mut self, key: u64) {
+        if self.get_mut(key).is_some_and(|socket| socket.is_leaving && socket.is_quiet()) {
+            self.ready_to_leave.push(key);
+        }
+    }
+
+    /// Gives a socket away that was ready to leave. None: it has something to do again.
+    pub fn give_away(&mut self, key: u64) -> Option<OwnedFd> {
+        let socket = self.slots.get_mut(index(key))?;
+        let left =
+            socket.take_if(|socket| socket.key == key && socket.is_leaving && socket.is_quiet())?;
+        self.count -= 1;
+        Some(left.descriptor)
     }
 
     /// Nobody is to wait for a server that answers no more.
@@ -328,6 +370,7 @@ impl Sockets {
             return self.linger(clients, key);
         }
         self.adjust_receive(key);
+        self.leave_if_quiet(key);
     }
 
     fn send(&mut self, clients: &mut impl Clients, key: u64) {
@@ -375,7 +418,8 @@ impl Sockets {
         if socket.key != key {
             return;
         }
-        if !socket.is_ended && (socket.is_lingering || socket.wants_input) {
+        let is_wanted = socket.wants_input && !socket.is_leaving;
+        if !socket.is_ended && (socket.is_lingering || is_wanted) {
             if !socket.is_receiving && !socket.is_starved {
                 let descriptor = socket.descriptor.as_raw_fd();
                 match socket.tls.as_ref().filter(|_| !socket.is_lingering).map(|one| one.receive())
@@ -435,6 +479,12 @@ impl Sockets {
 }
 
 impl Socket {
+    /// Whether the kernel is not at it, nor anybody about to end it.
+    fn is_quiet(&self) -> bool {
+        let is_used = self.is_receiving || self.is_sending || self.is_starved;
+        !is_used && !self.is_ended && !self.is_lingering && self.goodbye.is_none()
+    }
+
     fn shut_down(&self, how: libc::c_int) {
         // SAFETY: shutdown on an open socket touches no memory.
         unsafe { libc::shutdown(self.descriptor.as_raw_fd(), how) };
