@@ -18,9 +18,9 @@ impl Pass {
     pub(super) fn judge(&mut self, engine: &mut Engine) -> Step {
         let mut asked = HashSet::new();
         let ended_at = self.ended_at(engine);
-        for at in 0..self.items.len() {
+        for (at, ended_at) in ended_at.into_iter().enumerate() {
             while self.items[at].verdict.is_none() && asked.len() < CLEANER_READS_MAX {
-                match self.judge_one(engine, at, ended_at[at]) {
+                match self.judge_one(engine, at, ended_at) {
                     Verdict::Ask(position) if self.learn(engine, position) => {}
                     Verdict::Ask(position) => {
                         asked.insert(position);
