@@ -7,6 +7,8 @@ use bytes::Bytes;
 
 /// Memory that an empty output keeps: a connection has two, and there may be many idle connections.
 const IDLE_BYTES_MAX: usize = 8 << 10;
+/// Memory of which an empty output keeps nothing.
+const LARGE_BYTES: usize = 8 * IDLE_BYTES_MAX;
 
 #[derive(Default)]
 pub struct Output {
@@ -90,6 +92,10 @@ impl Output {
     /// Empties it, and gives back memory that an unusually large reply took.
     pub fn clear(&mut self) {
         self.bytes.clear();
+        // The rest of a large piece, too small for the next large reply, would lie unused between the idle ones.
+        if self.bytes.capacity() > LARGE_BYTES {
+            self.bytes = Vec::new();
+        }
         self.bytes.shrink_to(IDLE_BYTES_MAX);
         self.shared.clear();
         self.shared_bytes = 0;
