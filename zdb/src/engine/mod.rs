@@ -21,7 +21,7 @@ use crate::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARE_BYTES_MIN};
 use bytes::Bytes;
 use cache::RecordCache;
 use index::{Entry, HashSecret, KeyHash, PagePool, Place, SequenceTable};
-use log::format::{self, BLOCK, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
+use log::format::{self, BLOCK, FLAG_ID, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
 use log::sidecar::LogEntry;
 use log::{Jump, Log, Member, Refusal};
 use namespace::{Keys, Namespace, Namespaces};
@@ -517,12 +517,17 @@ impl Engine {
     ) -> Head {
         assert!(key.len() <= KEY_BYTES_MAX, "the command checked the key's length");
         let namespace = self.namespaces.get(slot).expect("the command looked the namespace up");
+        let of_mode = match &namespace.keys {
+            Keys::User(_) => 0,
+            Keys::Sequential(_) => FLAG_ID,
+        };
+        let of_predecessor = match predecessor {
+            Some(Predecessor { verified: false, .. }) => FLAG_UNVERIFIED,
+            _ => 0,
+        };
         Head {
             kind,
-            flags: match predecessor {
-                Some(Predecessor { verified: false, .. }) => FLAG_UNVERIFIED,
-                _ => 0,
-            },
+            flags: of_mode | of_predecessor,
             key_length: key.len() as u8,
             payload_length: 0,
             payload_check: 0,

@@ -16,7 +16,7 @@ use super::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageBuilder, PageEn
 use super::log::{Log, LogStart, Policy};
 use super::namespace::{Applied, Keys, Mode, Namespaces};
 use super::scanner::{Scanner, Unreadable};
-use super::walk::{Ending, Item, Walk};
+use super::walk::{self, Ending, Item, Walk};
 use super::{Engine, apply_sequential, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
@@ -126,6 +126,7 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         changes: Vec::new(),
         changes_count: 0,
         keys_merged: 0,
+        ids_lost_max: 0,
     };
     let mut previous_end = 0;
     let mut end_of_log = 0;
@@ -238,6 +239,8 @@ struct Recovery<'a> {
     changes: Vec<Bulk>,
     changes_count: usize,
     keys_merged: usize,
+    /// Records that may have been in damaged bytes so far.
+    ids_lost_max: u64,
 }
 
 /// The part of a sidecar that verifies.
@@ -335,7 +338,7 @@ impl Recovery<'_> {
             Kind::Set | Kind::Delete => {
                 let slot = match self.last_slot {
                     Some((id, slot)) if id == entry.namespace => slot,
-                    _ => self.slot_or_stand_in(entry.namespace),
+                    _ => self.slot_or_stand_in(entry.namespace, entry.flags),
                 };
                 self.last_slot = Some((entry.namespace, slot));
                 self.apply(slot, entry);
@@ -361,21 +364,36 @@ impl Recovery<'_> {
                     )),
                 }
             }
-            Kind::Padding | Kind::Seal | Kind::Batch => {}
+            Kind::Padding => self.use_up_ids(entry.key),
+            Kind::Seal | Kind::Batch => {}
         }
     }
 
-    /// The slot of a namespace, or of its stand-in.
-    fn slot_or_stand_in(&mut self, id: u32) -> usize {
-        if let Some(slot) = self.namespaces.slot_of(id) {
-            return slot;
+    /// Ids that may have been given out in damaged bytes are not given out again.
+    fn use_up_ids(&mut self, count: u64) {
+        self.ids_lost_max = self.ids_lost_max.saturating_add(count);
+        self.namespaces.use_up_ids(count);
+    }
+
+    /// The slot of a record's namespace, or of its stand-in.
+    fn slot_or_stand_in(&mut self, id: u32, flags: u8) -> usize {
+        let slot = match self.namespaces.slot_of(id) {
+            Some(slot) => slot,
+            None => {
+                let slot = self.namespaces.stand_in(id);
+                let name = self.namespaces.get(slot).map(|one| &one.name[..]).unwrap_or_default();
+                self.report.damage.push(format!(
+                    "the settings of namespace {:?} are lost: it is there, and locked",
+                    String::from_utf8_lossy(name)
+                ));
+                slot
+            }
+        };
+        if self.namespaces.settle_mode(slot, flags)
+            && let Some(namespace) = self.namespaces.get_mut(slot)
+        {
+            namespace.use_up_ids(self.ids_lost_max);
         }
-        let slot = self.namespaces.stand_in(id);
-        let name = self.namespaces.get(slot).map(|one| &one.name[..]).unwrap_or_default();
-        self.report.damage.push(format!(
-            "the settings of namespace {:?} are lost: it is there, in user mode and locked",
-            String::from_utf8_lossy(name)
-        ));
         slot
     }
 
@@ -434,11 +452,16 @@ impl Recovery<'_> {
                 Item::Damaged { start, end, lost, is_half_written } => {
                     // A write that a power cut took in part was never durable: what was there before it
                     // counts.
+                    let head = lost.as_ref().map(|(head, _)| head);
+                    let ids = walk::ids_lost_max(start, end, head, is_half_written);
                     let lost = lost.filter(|_| !is_half_written);
                     self.step_over(&mut builder, base, (start, end), lost);
+                    self.lose_ids(&mut builder, end, ids);
                 }
             }
         }
+        let ids = walk.ids_lost_behind()?;
+        self.lose_ids(&mut builder, walk.position(), ids);
         let (position, sealed) = (walk.position(), walk.is_sealed());
         let was_durable = walk.was_durable();
         self.judge_unreadable(base, &walk, ending)?;
@@ -470,6 +493,14 @@ impl Recovery<'_> {
         Ok(Ended { end: position, sealed })
     }
 
+    /// The sidecar keeps it for later starts, which do not see the damage.
+    fn lose_ids(&mut self, builder: &mut PageBuilder, position: u64, count: u64) {
+        if count > 0 {
+            builder.push(&LogEntry::damage(position, count), position);
+            self.use_up_ids(count);
+        }
+    }
+
     fn step_over(
         &mut self,
         builder: &mut PageBuilder,
@@ -491,7 +522,7 @@ impl Recovery<'_> {
                 self.take(builder, (start, start + head.bytes()), &head, &key, &[]);
             }
             Kind::Namespace => {
-                self.slot_or_stand_in(head.namespace);
+                self.slot_or_stand_in(head.namespace, 0);
             }
             Kind::Padding | Kind::Seal | Kind::NamespaceEnd | Kind::Batch => {}
         }
@@ -542,7 +573,7 @@ impl Recovery<'_> {
             builder.push(&control_entry(position, head), end);
             return self.apply_namespace(head, key, payload);
         }
-        let slot = self.slot_or_stand_in(head.namespace);
+        let slot = self.slot_or_stand_in(head.namespace, head.flags);
         let namespace = self.namespaces.get(slot).expect("slots by id are in use");
         let entry = entry_of(position, head, key, namespace, || self.secret.hash(key));
         builder.push(&entry, end);

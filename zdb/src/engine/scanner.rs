@@ -266,6 +266,26 @@ impl<'a> Scanner<'a> {
         Ok(false)
     }
 
+    /// Where the last byte that is not zero ends, from `position` on.
+    pub fn written_end(&mut self, position: u64) -> Result<u64, String> {
+        let (mut at, mut written) = (position, position);
+        while at < self.end {
+            let found = self.files.next_written(self.file, at - self.base).map_err(|error| {
+                format!("cannot look for data in {}: {error}", format::segment_name(self.base))
+            })?;
+            let Some(found) = found else { break };
+            at = at.max(self.base + found);
+            let length = self.end.saturating_sub(at).min(1 << 20);
+            let bytes = self.bytes(at, length)?;
+            let bytes = &bytes[..bytes.len().min(length as usize)];
+            if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
+                written = at + last as u64 + 1;
+            }
+            at += length.max(1);
+        }
+        Ok(written)
+    }
+
     /// Whether bytes that are not zero follow.
     pub fn is_torn(&mut self, position: u64) -> Result<bool, String> {
         let bytes = self.bytes(position, BLOCK)?;

@@ -1,7 +1,9 @@
 //! A segment item by item: which records count, and what is damaged between them. A start takes them into
 //! the index; the offline commands look at the same.
 
-use super::log::format::{ALIGN, BATCH_HEAD_BYTES, FLAG_MEMBER, Head, Kind};
+use super::log::format::{
+    ALIGN, BATCH_HEAD_BYTES, FLAG_ID, FLAG_MEMBER, Head, ID_RECORD_BYTES_MIN, Kind,
+};
 use super::scanner::Scanner;
 use crate::planted::{self, Bug};
 
@@ -15,6 +17,18 @@ pub enum Item {
     /// No whole record begins in these bytes. With head and key of the record that was there, where these
     /// are whole. Half-written: that record was never durable, and does not end the version before it.
     Damaged { start: u64, end: u64, lost: Option<(Head, Vec<u8>)>, is_half_written: bool },
+}
+
+/// How many records that gave ids out may have been in damaged bytes. One with a whole head that counts is
+/// not among them: its id is known.
+pub fn ids_lost_max(start: u64, end: u64, head: Option<&Head>, is_half_written: bool) -> u64 {
+    match head {
+        Some(head) if head.kind != Kind::Batch => {
+            let behind = end.saturating_sub(start + head.bytes());
+            u64::from(is_half_written && head.flags & FLAG_ID != 0) + behind / ID_RECORD_BYTES_MIN
+        }
+        _ => (end - start) / ID_RECORD_BYTES_MIN,
+    }
 }
 
 /// What is known of a segment before it is read.
@@ -33,6 +47,7 @@ pub struct Walk<'a> {
     position: u64,
     known_end: Option<u64>,
     may_be_torn: bool,
+    was_cut: bool,
     sealed: bool,
     has_gaps: bool,
     /// End of the whole batch that the position is in.
@@ -55,6 +70,7 @@ impl<'a> Walk<'a> {
             position: from,
             known_end: ending.known_end,
             may_be_torn,
+            was_cut: ending.was_cut,
             sealed: false,
             has_gaps: false,
             batch_end: from,
@@ -125,6 +141,21 @@ impl<'a> Walk<'a> {
         self.has_gaps = true;
         self.position = end;
         Ok(Some(Item::Damaged { start, end, lost, is_half_written }))
+    }
+
+    /// How many records that gave ids out may be behind the last whole one, in a segment whose end nothing
+    /// tells.
+    pub fn ids_lost_behind(&mut self) -> Result<u64, String> {
+        if self.sealed || self.known_end.is_some() {
+            return Ok(0);
+        }
+        // A file that was cut was cut behind its last record.
+        let end = match self.was_cut {
+            true => self.scanner.end(),
+            false => self.scanner.written_end(self.position)?,
+        };
+        // The last of them may end in zeroes.
+        Ok(end.saturating_sub(self.position).div_ceil(ID_RECORD_BYTES_MIN))
     }
 
     /// The bytes of a record that was just met.

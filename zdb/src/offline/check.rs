@@ -7,7 +7,7 @@ use super::{EXIT_DAMAGED, EXIT_WHOLE, Places};
 use crate::engine::chain::Link;
 use crate::engine::index::{HashSecret, KeyHash, PagePool};
 use crate::engine::log::format::{
-    self, ALIGN, BLOCK, FLAG_MEMBER, FLAG_UNVERIFIED, Head, Kind, SEGMENT_HEADER_BYTES,
+    self, ALIGN, BLOCK, FLAG_ID, FLAG_MEMBER, FLAG_UNVERIFIED, Head, Kind, SEGMENT_HEADER_BYTES,
 };
 use crate::engine::log::sidecar::LogEntry;
 use crate::engine::namespace::{Applied, Keys, Mode, Namespaces};
@@ -25,7 +25,7 @@ use std::collections::{HashMap, HashSet};
     infer_long_args = true,
     args_override_self = true,
     after_help = "Verified are the checksums of every record, the order of segments and records, what each says of the \
-                  version before it, and the sidecars against the log. Memory: some 18 bytes for each key.\n\n\
+                  version before it, its place and its length, and the sidecars against the log. Memory: some 18 bytes for each key.\n\n\
                   Exit codes: 0 all is whole; 1 something is damaged, a line for each; 2 it could not be done.\n\n\
                   Example: zdb check --data /disk1/data --index /disk1/index --rate 50M"
 )]
@@ -57,6 +57,7 @@ pub fn check(log: &StoredLog, rate: u64, json: bool, lines: &mut Lines) -> Resul
         secret: HashSecret::new(log.secret.unwrap_or_default()),
         stand_ins: HashSet::new(),
         lost_until: 0,
+        id_lengths: IdLengths::default(),
         previous_link: None,
         bytes: HashMap::new(),
         summary: Summary::default(),
@@ -147,6 +148,33 @@ impl Summary {
     }
 }
 
+/// Payload bytes of the newest versions of ids: the index of a sequential namespace has their places alone.
+#[derive(Default)]
+struct IdLengths {
+    /// By namespace and number of the chunk.
+    chunks: HashMap<(u32, u64), Box<[u32; IDS_PER_CHUNK]>>,
+}
+
+const IDS_PER_CHUNK: usize = 1024;
+
+impl IdLengths {
+    fn place(entry: &LogEntry) -> ((u32, u64), usize) {
+        let count = IDS_PER_CHUNK as u64;
+        ((entry.namespace, entry.key / count), (entry.key % count) as usize)
+    }
+
+    fn get(&self, entry: &LogEntry) -> u32 {
+        let (chunk, at) = Self::place(entry);
+        self.chunks.get(&chunk).map_or(0, |lengths| lengths[at])
+    }
+
+    fn set(&mut self, entry: &LogEntry) {
+        let (chunk, at) = Self::place(entry);
+        let lengths = self.chunks.entry(chunk).or_insert_with(|| Box::new([0; IDS_PER_CHUNK]));
+        lengths[at] = entry.payload_length;
+    }
+}
+
 struct Check<'a> {
     namespaces: Namespaces,
     pool: PagePool,
@@ -155,6 +183,7 @@ struct Check<'a> {
     stand_ins: HashSet<u32>,
     /// End of the last bytes that are lost.
     lost_until: u64,
+    id_lengths: IdLengths,
     /// Base and capacity of the segment before.
     previous_link: Option<(u64, u64)>,
     /// Bytes of the newest versions and of those before them, by namespace.
@@ -213,7 +242,7 @@ impl Check<'_> {
         if head.sequence > seen.position / ALIGN {
             self.wrong(seen, "record", "its sequence number is of a later place");
         }
-        if head.flags & !(FLAG_UNVERIFIED | FLAG_MEMBER) != 0 {
+        if head.flags & !(FLAG_UNVERIFIED | FLAG_MEMBER | FLAG_ID) != 0 {
             self.wrong(seen, "record", "it has flags that this zdb does not know");
         }
     }
@@ -273,6 +302,7 @@ impl Check<'_> {
                 self.namespaces.stand_in(head.namespace)
             }
         };
+        self.namespaces.settle_mode(slot, head.flags);
         let Some(namespace) = self.namespaces.get(slot) else { return };
         let hash = self.secret.hash(key);
         let entry = entry_of(seen.position, &head, key, namespace, || hash);
@@ -280,9 +310,19 @@ impl Check<'_> {
             Keys::User(table) => table.get(&self.pool, hash).map(|found| found.place),
             Keys::Sequential(table) => sequential_id(key).and_then(|id| table.get(id)),
         };
-        let is_id = matches!(namespace.keys, Keys::User(_)) || key.len() == 8;
-        if !is_id {
+        let is_user = matches!(namespace.keys, Keys::User(_));
+        let replaced = match &namespace.keys {
+            Keys::User(table) => {
+                let live = table.get(&self.pool, hash).filter(|found| !found.is_dead());
+                live.map(|found| found.length)
+            }
+            Keys::Sequential(_) => expected.map(|_| self.id_lengths.get(&entry)),
+        };
+        if !is_user && key.len() != size_of::<u64>() {
             self.wrong(seen, "record", "the key is no id, in a namespace of ids");
+        }
+        if is_user && head.flags & FLAG_ID != 0 {
+            self.wrong(seen, "record", "the key is an id, in a namespace of keys");
         }
         let expected = expected.map_or(0, |place| place.get());
         let previous = head.previous.get();
@@ -296,6 +336,25 @@ impl Check<'_> {
                 "the version before it is said to be at position {previous}, but is at {expected}"
             );
             self.wrong(seen, "previous", &line);
+        } else if previous == expected && head.replaced != replaced {
+            // Below may be a key with the same hash, which is not replaced. Of a version that could not be
+            // read when it was replaced the index knows the length, but not that of ids.
+            let is_other = head.flags & FLAG_UNVERIFIED != 0 && head.replaced.is_none();
+            if !(is_other || !is_user && replaced.is_some() && head.replaced == Some(0)) {
+                let shown = |length: Option<u32>| match length {
+                    Some(length) => format!("{length} bytes"),
+                    None => "nothing".into(),
+                };
+                let (says, is) = (shown(head.replaced), shown(replaced));
+                self.wrong(
+                    seen,
+                    "replaced",
+                    &format!("it says that it replaces {says}, but it is {is}"),
+                );
+            }
+        }
+        if !is_user && head.kind == Kind::Set {
+            self.id_lengths.set(&entry);
         }
         if !self.stand_ins.contains(&head.namespace) {
             self.compare(seen, &entry);
@@ -417,6 +476,9 @@ impl Visitor for Check<'_> {
         {
             let hash: KeyHash = self.secret.hash(key);
             let entry = entry_of(lost.start, head, key, namespace, || hash);
+            if entry.kind == Kind::Set && matches!(namespace.keys, Keys::Sequential(_)) {
+                self.id_lengths.set(&entry);
+            }
             apply(&mut self.namespaces, &mut self.pool, slot, &entry, lost.end);
         }
         Ok(())
