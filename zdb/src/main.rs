@@ -245,6 +245,7 @@ fn recover(
         },
     )?;
     engine.log.rotate_ms = settings.rotate_s * 1000;
+    engine.scrub.set(settings.scrub_rate, settings.scrub_days);
     process::give_back_memory();
     for line in &report.damage {
         process::warn(&format!("damage: {line}"));
@@ -308,6 +309,8 @@ fn settings(options: &Options) -> Result<Settings, String> {
         cache_bytes: options.cache,
         default_bytes_max: options.maxsize,
         rotate_s: options.rotate.into(),
+        scrub_rate: options.scrub_rate,
+        scrub_days: options.scrub_days,
         clients_max: options.maxclients.into(),
         timeout_s: options.timeout.into(),
         verbose: options.verbose,

@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
-use crate::limits::{ADMIN_PASSWORD_BYTES_MAX, SEGMENT_BYTES_MIN};
+use crate::limits::{ADMIN_PASSWORD_BYTES_MAX, SCRUB_DAYS_MAX, SEGMENT_BYTES_MIN};
 
 /// First size of a segment that is too large: places in a segment fit 32 bits.
 const SEGMENT_BYTES_END: u64 = u32::MAX as u64;
@@ -147,6 +147,13 @@ pub struct Options {
     /// Close a data file so many seconds after its first record, full or not; 0 = when it is full.
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = seconds(), help_heading = OPERATION)]
     pub rotate: u32,
+    /// Read closed data files again at so many bytes a second to verify them, while no client waits for
+    /// the disk; 0 = never.
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_size, help_heading = OPERATION)]
+    pub scrub_rate: u64,
+    /// Days from the beginning of one such pass to that of the next; 0 = only on DEBUG SCRUB START.
+    #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=SCRUB_DAYS_MAX), help_heading = OPERATION)]
+    pub scrub_days: u64,
     /// Leave the terminal once the server listens.
     #[arg(long, help_heading = OPERATION)]
     pub background: bool,

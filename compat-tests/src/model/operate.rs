@@ -54,7 +54,12 @@ impl Model {
                 }
             }
             (b"HELP", []) => Ok(Reply::Array(vec![Reply::Simple("DEBUG <subcommand>".into())])),
-            (b"SLEEP" | b"HELP", _) => Err("Unexpected arguments"),
+            (b"SCRUB", [word]) => match word.to_ascii_uppercase().as_slice() {
+                b"START" if self.scrub_is_off() => Err("The scrub is off: scrub-rate is 0"),
+                b"START" | b"STOP" => Ok(Reply::ok()),
+                _ => Err("Invalid argument (START or STOP)"),
+            },
+            (b"SLEEP" | b"SCRUB" | b"HELP", _) => Err("Unexpected arguments"),
             _ => Err(unknown(arguments)),
         }
     }

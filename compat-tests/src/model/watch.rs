@@ -26,6 +26,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("maxclients", "10000"),
     ("maxsize", "0"),
     ("rotate", "0"),
+    ("scrub-days", "30"),
+    ("scrub-rate", "4194304"),
     ("slowlog-log-slower-than", "10000"),
     ("slowlog-max-len", "128"),
     ("timeout", "0"),
@@ -105,7 +107,7 @@ pub(super) fn unknown(arguments: &[&[u8]]) -> &'static str {
         ),
         ("CLIENT", "UNBLOCK", "no command blocks here"),
         ("COMMAND", "GETKEYSANDFLAGS", "use COMMAND GETKEYS"),
-        ("DEBUG", "SEGFAULT", "only SLEEP makes sense here"),
+        ("DEBUG", "SEGFAULT", "only SLEEP and SCRUB make sense here"),
         (
             "LATENCY",
             "DOCTOR",
@@ -317,6 +319,10 @@ impl Model {
     }
 
     /// What CONFIG REWRITE did not keep is as it was at first.
+    pub(super) fn scrub_is_off(&self) -> bool {
+        self.watch.settings.get("scrub-rate").is_some_and(|rate| rate == "0")
+    }
+
     pub(super) fn restart_settings(&mut self) {
         self.watch = Watch { kept: self.watch.kept.clone(), ..Watch::default() };
         self.watch.settings = self.watch.kept.clone();
@@ -491,11 +497,13 @@ fn checked(name: &str, value: String) -> Result<String, &'static str> {
             "notice" | "warning" => return Ok("notice".into()),
             _ => "takes debug, verbose, notice or warning",
         },
-        "cache" | "maxsize" => match value.strip_suffix('M').map(str::parse::<u64>) {
-            Some(Ok(mib)) => return Ok((mib << 20).to_string()),
-            _ if number.is_some() => return Ok(value),
-            _ => "takes a number of bytes, with an optional suffix k, M, G or T",
-        },
+        "cache" | "maxsize" | "scrub-rate" => {
+            match value.strip_suffix('M').map(str::parse::<u64>) {
+                Some(Ok(mib)) => return Ok((mib << 20).to_string()),
+                _ if number.is_some() => return Ok(value),
+                _ => "takes a number of bytes, with an optional suffix k, M, G or T",
+            }
+        }
         "maxclients" if number.is_some_and(|count| count > 1_000_000) => {
             return Err(
                 "maxclients can be 10000 at most: raise the limit of open files (ulimit -n)",
@@ -509,6 +517,9 @@ fn checked(name: &str, value: String) -> Result<String, &'static str> {
         }
         "slowlog-max-len" if number.is_some_and(|count| count > 65536) => {
             "takes a number of at most 65536"
+        }
+        "scrub-days" if number.is_some_and(|days| days > 36500) => {
+            "takes a number of days of at most 36500"
         }
         "rotate" | "timeout" if number.is_some_and(|seconds| seconds > i32::MAX as u64) => {
             "takes a number of seconds of at most 2147483647"

@@ -359,6 +359,17 @@ impl MemoryFiles {
         self.state().open.clear();
     }
 
+    /// A bit of a file changes while nobody looks.
+    pub fn flip(&self, root: Root, name: &str, offset: u64, bit: u8) {
+        let mut state = self.state();
+        let inode = state.named(root, name).expect("a file that is there");
+        for content in [&mut inode.now, &mut inode.durable] {
+            if let Some(block) = content.blocks.get_mut(&(offset / BLOCK)) {
+                Arc::make_mut(block)[(offset % BLOCK) as usize] ^= bit;
+            }
+        }
+    }
+
     /// Takes what was not flushed, or a part of it.
     pub fn cut_power(&self, random: &mut Random) {
         let state = &mut *self.state();

@@ -70,6 +70,7 @@ pub fn run(seed: u64) -> u64 {
     run.world.files.forget_plan();
     run.world.quiet();
     run.go_on();
+    run.world.scrub();
     sweep(&mut run.world, false);
     recount(&mut run.world);
     run.world.digest
@@ -103,6 +104,7 @@ impl Run {
             protect: random.below(8) == 0,
             few_hashes: random.below(10) == 0,
             prompt: random.below(2) == 0,
+            scrub: seed % 4 == 1,
         };
         if client::traced() {
             eprintln!("{weather:?} {setup:?}");
@@ -163,6 +165,7 @@ impl Run {
     }
 
     fn act(&mut self) {
+        self.world.scrub();
         let client = self.client();
         match self.random.below(1000) {
             0..600 => self.ask(client),

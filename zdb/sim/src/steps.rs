@@ -94,6 +94,7 @@ fn setup(setting: u64) -> Setup {
         protect: false,
         few_hashes: false,
         prompt: true,
+        scrub: false,
     }
 }
 

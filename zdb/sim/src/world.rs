@@ -25,6 +25,8 @@ use zdb::engine::log::{Policy, format};
 use zdb::hub::{Hub, Peer};
 use zdb::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX};
 
+/// Bytes a second that a scrub reads.
+const SCRUB_RATE: u64 = 1 << 20;
 /// Most bytes that one receive brings.
 const PIECE_BYTES_MAX: usize = 16 << 10;
 const BLOCK: u64 = format::BLOCK;
@@ -52,6 +54,8 @@ pub struct Setup {
     /// The disk ends what it is asked for before the clock moves: then a power cut takes no more than the
     /// policy allows, by the clock.
     pub prompt: bool,
+    /// A scrub begins again whenever one has ended.
+    pub scrub: bool,
 }
 
 /// How an operation of the disk ends.
@@ -235,6 +239,22 @@ impl World {
         self.moment
     }
 
+    /// Begins a scrub where none runs. What no crash tore and no read changed is whole.
+    pub fn scrub(&mut self) {
+        if !self.setup.scrub {
+            return;
+        }
+        let engine = &mut self.hub.engine;
+        if !(self.bad_reads || self.bad_start || self.has_gaps) {
+            let damaged: Vec<u64> = engine.scrub.damage().collect();
+            assert!(damaged.is_empty(), "a scrub takes what is at {damaged:x?} for damaged");
+        }
+        if engine.scrub.rate() == 0 {
+            engine.scrub.set(SCRUB_RATE, 1);
+        }
+        engine.start_scrub();
+    }
+
     /// Whether nothing happened that makes counters and contents differ.
     pub fn is_trusted(&self) -> bool {
         let broken = self.hub.engine.log.broken().is_some();
@@ -261,20 +281,20 @@ impl World {
             if left_ms == 0 {
                 return;
             }
-            let due = [self.hub.engine.log.deadline_ms(), self.hub.deadline_ms()];
+            let due = [self.hub.engine.deadline_ms(), self.hub.deadline_ms()];
             let due_ms = due.into_iter().flatten().min().unwrap_or(u64::MAX);
             self.pass(due_ms.saturating_sub(self.now.monotonic_ms).clamp(1, left_ms));
         }
         self.pass(until_ms.saturating_sub(self.now.monotonic_ms));
     }
 
-    fn pass(&mut self, ms: u64) {
+    pub fn pass(&mut self, ms: u64) {
         self.now.monotonic_ms += ms;
         self.now.unix_us += ms * 1000;
         self.hub.set_time(self.now);
     }
 
-    /// To when something is due, or a little.
+    /// To when something is due for clients, or a little.
     pub fn advance_to_deadline(&mut self) {
         let due = [self.hub.engine.log.deadline_ms(), self.hub.deadline_ms()];
         let due = due.into_iter().flatten().min().unwrap_or(0);
@@ -503,6 +523,7 @@ impl World {
                     self.hub.resume(key);
                 }
                 self.hub.engine.log.flush();
+                self.hub.engine.scrub.end();
             }
             Stop::Closing { begun: false } if !self.hub.engine.log.is_switching() => {
                 self.hub.engine.log.begin_close();

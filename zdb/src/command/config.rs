@@ -119,6 +119,9 @@ impl Context<'_> {
         if settings.rotate_s != before.rotate_s {
             self.engine.log.set_rotation(settings.rotate_s * 1000);
         }
+        if (settings.scrub_rate, settings.scrub_days) != (before.scrub_rate, before.scrub_days) {
+            self.engine.scrub.set(settings.scrub_rate, settings.scrub_days);
+        }
         self.server.slow_log.shorten(settings.slowlog_entries_max);
     }
 }

@@ -44,10 +44,23 @@ pub fn debug(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
             (context.server.machine.sleep_us)(us as u64);
             context.ok(out)
         }
+        (b"SCRUB", 3) => scrub(context, request, out),
         (b"HELP", 2) => context.help(out, help::DEBUG),
-        (b"SLEEP" | b"HELP", _) => context.error(out, "Unexpected arguments"),
+        (b"SLEEP" | b"SCRUB" | b"HELP", _) => context.error(out, "Unexpected arguments"),
         _ => context.unknown_subcommand(out, request),
     }
+}
+
+fn scrub(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    match request.get(2).to_ascii_uppercase().as_slice() {
+        b"START" if context.engine.scrub.rate() == 0 => {
+            return context.error(out, "The scrub is off: scrub-rate is 0");
+        }
+        b"START" => context.engine.start_scrub(),
+        b"STOP" => context.engine.stop_scrub(),
+        _ => return context.error(out, "Invalid argument (START or STOP)"),
+    }
+    context.ok(out)
 }
 
 /// A master without replicas; the offset is the log's position.

@@ -64,6 +64,8 @@ pub const DEBUG: &[&str] = &[
     "DEBUG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
     "SLEEP <seconds>",
     "    Stops the whole server for up to 60 seconds; decimals allowed.",
+    "SCRUB <START|STOP>",
+    "    Begins to read all closed files and verify them, due or not, or ends it; INFO scrub shows it.",
     "HELP",
     "    Prints this help.",
 ];

@@ -2,7 +2,7 @@
 //! that no flag gave, then CONFIG SET; CONFIG REWRITE keeps them in `zdb.conf`.
 
 use crate::engine::log::Policy;
-use crate::limits::SLOWLOG_ENTRIES_MAX;
+use crate::limits::{SCRUB_DAYS_MAX, SLOWLOG_ENTRIES_MAX};
 
 /// Lines of `zdb.conf` before the settings.
 const FILE_HEAD: &str = "\
@@ -30,6 +30,10 @@ pub struct Settings {
     pub default_bytes_max: u64,
     /// Seconds after which a written data file is closed and the next begun; 0: never.
     pub rotate_s: u64,
+    /// Bytes a second that the scrub reads; 0: it is off.
+    pub scrub_rate: u64,
+    /// Days from one pass of the scrub to the next; 0: none begins by itself.
+    pub scrub_days: u64,
     /// Whether there are more log lines.
     pub verbose: bool,
 }
@@ -47,6 +51,8 @@ impl Default for Settings {
             cache_bytes: 256 << 20,
             default_bytes_max: 0,
             rotate_s: 0,
+            scrub_rate: 4 << 20,
+            scrub_days: 30,
             verbose: false,
         }
     }
@@ -136,6 +142,23 @@ pub const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        name: "scrub-days",
+        flags: &["scrub-days"],
+        get: |settings| settings.scrub_days.to_string(),
+        set: |settings, value| {
+            settings.scrub_days = Some(number(value)?)
+                .filter(|days| *days <= SCRUB_DAYS_MAX)
+                .ok_or("{} takes a number of days of at most 36500")?;
+            Ok(())
+        },
+    },
+    Setting {
+        name: "scrub-rate",
+        flags: &["scrub-rate"],
+        get: |settings| settings.scrub_rate.to_string(),
+        set: |settings, value| size(value).map(|given| settings.scrub_rate = given),
+    },
+    Setting {
         name: "slowlog-log-slower-than",
         flags: &[],
         get: |settings| settings.slowlog_slower_than_us.to_string(),
@@ -175,6 +198,7 @@ const SECONDS_MAX: u64 = i32::MAX as u64;
 
 const _: () = {
     assert!(SLOWLOG_ENTRIES_MAX == 65536, "as the text of slowlog-max-len says");
+    assert!(SCRUB_DAYS_MAX == 36_500, "as the text of scrub-days says");
     assert!(SECONDS_MAX == 2147483647, "as the texts of rotate and timeout say");
 };
 

@@ -6,6 +6,7 @@ use super::scanner::Scanner;
 use super::walk::Ending;
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
+use crate::limits::SEGMENT_BYTES_MIN;
 
 /// A segment.
 pub struct Link {
@@ -81,7 +82,7 @@ pub fn read(
 /// happens when all of it is durable.
 fn was_cut(size: u64, capacity: u64) -> bool {
     let mut made = capacity;
-    while made > size && made > BLOCK {
+    while made > size && made / 2 >= SEGMENT_BYTES_MIN.min(capacity) {
         made = (made / 2).next_multiple_of(BLOCK);
     }
     made != size

@@ -13,6 +13,7 @@ mod prefetch;
 pub mod recovery;
 mod reservations;
 pub mod scanner;
+pub mod scrub;
 pub mod walk;
 
 use crate::disk::aligned::AlignedBuffer;
@@ -25,6 +26,7 @@ use log::format::{self, BLOCK, FLAG_ID, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD
 use log::sidecar::LogEntry;
 use log::{Jump, Log, Member, Refusal};
 use namespace::{Keys, Namespace, Namespaces};
+use scrub::Scrub;
 use std::collections::HashMap;
 use std::io;
 
@@ -153,6 +155,7 @@ pub struct Engine {
     pub answers: Vec<(Waiter, Answer)>,
     /// What happened that hooks are told of, in its order. Whoever drives the engine takes them.
     pub events: Vec<Event>,
+    pub scrub: Scrub,
     /// Limit of live payload bytes of `default` for this run; 0 = none.
     run_limit: u64,
     pool: PagePool,
@@ -180,6 +183,7 @@ impl Engine {
             free_bytes: (0, 0),
             answers: Vec::new(),
             events: Vec::new(),
+            scrub: Scrub::default(),
             run_limit: 0,
             pool,
             secret,
@@ -619,6 +623,9 @@ impl Engine {
         if Log::owns(token) {
             return self.log.completed(self.now.monotonic_ms, token, result);
         }
+        if self.scrub.owns(token) {
+            return self.scrub_completed(token, result);
+        }
         match self.pending.remove(&token) {
             Some(pending @ Pending::Record { .. }) => self.record_read(pending, result),
             Some(Pending::Range { waiter, start }) => {
@@ -659,6 +666,7 @@ impl Engine {
     pub fn pump(&mut self) {
         self.log.now_s = self.now.unix_s();
         self.log.pump(self.now.monotonic_ms);
+        self.step_scrub();
         self.events.extend(self.log.jumps.drain(..).map(Event::Jumped));
     }
 

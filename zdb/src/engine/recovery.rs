@@ -16,6 +16,7 @@ use super::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageBuilder, PageEn
 use super::log::{Log, LogStart, Policy};
 use super::namespace::{Applied, Keys, Mode, Namespaces};
 use super::scanner::{Scanner, Unreadable};
+use super::scrub::{self, Scrub};
 use super::walk::{self, Ending, Item, Walk};
 use super::{Engine, apply_sequential, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
@@ -131,6 +132,7 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
     let mut previous_end = 0;
     let mut end_of_log = 0;
     let chain = recovery.open_segments(id, &bases)?;
+    let oldest_s = chain.links.first().map_or(0, |link| link.header.created);
     for (at, Link { header, file, size, .. }) in chain.links.iter().enumerate() {
         let segment = Segment::new(header.base, header.capacity, *size, *file);
         let ended =
@@ -156,6 +158,8 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
     let start = LogStart { id, segments, next_base: end_of_log, previous_end };
     let log = Log::new(start, buffer, options.policy, options.segment_bytes);
     let mut engine = Engine::new(log, namespaces, pool, secret, options.cache_bytes);
+    let scrub = files.read_small(Root::Index, scrub::FILE_NAME).unwrap_or_default();
+    engine.scrub = Scrub::restored(&scrub, oldest_s);
     engine.free_bytes =
         (files.free_bytes(Root::Data).unwrap_or(0), files.free_bytes(Root::Index).unwrap_or(0));
     Ok((engine, report))
@@ -453,14 +457,14 @@ impl Recovery<'_> {
                     // A write that a power cut took in part was never durable: what was there before it
                     // counts.
                     let head = lost.as_ref().map(|(head, _)| head);
-                    let ids = walk::ids_lost_max(start, end, head, is_half_written);
+                    let ids = walk::ids_lost_max(start, end, head);
                     let lost = lost.filter(|_| !is_half_written);
                     self.step_over(&mut builder, base, (start, end), lost);
                     self.lose_ids(&mut builder, end, ids);
                 }
             }
         }
-        let ids = walk.ids_lost_behind()?;
+        let ids = walk.ids_lost_behind();
         self.lose_ids(&mut builder, walk.position(), ids);
         let (position, sealed) = (walk.position(), walk.is_sealed());
         let was_durable = walk.was_durable();

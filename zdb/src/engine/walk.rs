@@ -2,10 +2,14 @@
 //! the index; the offline commands look at the same.
 
 use super::log::format::{
-    ALIGN, BATCH_HEAD_BYTES, FLAG_ID, FLAG_MEMBER, Head, ID_RECORD_BYTES_MIN, Kind,
+    ALIGN, BATCH_HEAD_BYTES, BLOCK, FLAG_MEMBER, FLAGS_KNOWN, Head, ID_RECORD_BYTES_MIN, Kind,
+    Verified,
 };
 use super::scanner::Scanner;
 use crate::planted::{self, Bug};
+
+/// What a disk writes as a whole, in bytes.
+const SECTOR: u64 = 512;
 
 pub enum Item {
     /// A whole record, padding and seal too. `end` is that of the batch that it is in, or its own.
@@ -19,13 +23,12 @@ pub enum Item {
     Damaged { start: u64, end: u64, lost: Option<(Head, Vec<u8>)>, is_half_written: bool },
 }
 
-/// How many records that gave ids out may have been in damaged bytes. One with a whole head that counts is
-/// not among them: its id is known.
-pub fn ids_lost_max(start: u64, end: u64, head: Option<&Head>, is_half_written: bool) -> u64 {
+/// How many records that gave ids out may have been in damaged bytes. One with a whole head is not among
+/// them: its id is known, or was never durable.
+pub fn ids_lost_max(start: u64, end: u64, head: Option<&Head>) -> u64 {
     match head {
         Some(head) if head.kind != Kind::Batch => {
-            let behind = end.saturating_sub(start + head.bytes());
-            u64::from(is_half_written && head.flags & FLAG_ID != 0) + behind / ID_RECORD_BYTES_MIN
+            end.saturating_sub(start + head.bytes()) / ID_RECORD_BYTES_MIN
         }
         _ => (end - start) / ID_RECORD_BYTES_MIN,
     }
@@ -40,6 +43,55 @@ pub struct Ending {
     pub is_sealed: bool,
     /// Whether its file was cut behind the last record.
     pub was_cut: bool,
+}
+
+/// Whether a damaged record with a whole head was never written as a whole: what a power cut took reads as
+/// zeroes, for a block of a segment is written once, and only zeroes before. Damage does not make a whole
+/// sector zero. `bytes` are those of the record, as far as the file has them.
+pub fn is_half_written(bytes: &[u8], position: u64, head: &Head) -> bool {
+    // Zeroes are all that these hold.
+    if matches!(head.kind, Kind::Padding | Kind::Seal) {
+        return false;
+    }
+    let start = position + head.payload_offset() as u64;
+    let end = start + u64::from(head.payload_length);
+    let mut at = start;
+    while at < end {
+        let next = ((at / SECTOR + 1) * SECTOR).min(end);
+        let sector = bytes.get((at - position) as usize..(next - position) as usize);
+        // Behind the end of the file there is nothing either.
+        if sector.is_none_or(|sector| sector.iter().all(|byte| *byte == 0)) {
+            return true;
+        }
+        at = next;
+    }
+    false
+}
+
+/// What is wrong with a record whose checksums are right: one word for programs, and a line.
+pub fn wrong_form(position: u64, record: &Verified<'_>) -> Option<(&'static str, &'static str)> {
+    let head = record.head;
+    let bytes = record.bytes();
+    let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    let behind = &bytes[head.payload_offset() + head.payload_length as usize..];
+    if !is_zero(behind) {
+        return Some(("padding", "the bytes between this record and the next are not zero"));
+    }
+    if head.sequence > position / ALIGN {
+        return Some(("record", "its sequence number is of a later place"));
+    }
+    if head.flags & !FLAGS_KNOWN != 0 {
+        return Some(("record", "it has flags that this zdb does not know"));
+    }
+    if head.previous.get() >= position && !head.previous.is_none() {
+        return Some(("previous", "the version before it would be behind it"));
+    }
+    let is_filler = matches!(head.kind, Kind::Padding | Kind::Seal);
+    if is_filler && (!(position + head.bytes()).is_multiple_of(BLOCK) || !is_zero(record.payload()))
+    {
+        return Some(("padding", "a padding that is not zeroes up to the end of a block"));
+    }
+    None
 }
 
 pub struct Walk<'a> {
@@ -133,8 +185,6 @@ impl<'a> Walk<'a> {
         };
         let end = self.known_end.map_or(end, |known| end.min(known));
         let is_half_written = match &lost {
-            // Zeroes are all that these hold.
-            Some((head, _)) if matches!(head.kind, Kind::Padding | Kind::Seal) => false,
             Some((head, _)) if self.may_be_torn => self.scanner.is_half_written(start, head)?,
             _ => false,
         };
@@ -143,19 +193,14 @@ impl<'a> Walk<'a> {
         Ok(Some(Item::Damaged { start, end, lost, is_half_written }))
     }
 
-    /// How many records that gave ids out may be behind the last whole one, in a segment whose end nothing
-    /// tells.
-    pub fn ids_lost_behind(&mut self) -> Result<u64, String> {
-        if self.sealed || self.known_end.is_some() {
-            return Ok(0);
+    /// How many durable records that gave ids out may be behind the last whole one: in a file that was cut
+    /// behind its last record, and of which nothing else tells where that was. What a crash tore in another
+    /// one was never durable.
+    pub fn ids_lost_behind(&self) -> u64 {
+        if self.sealed || self.known_end.is_some() || !self.was_cut {
+            return 0;
         }
-        // A file that was cut was cut behind its last record.
-        let end = match self.was_cut {
-            true => self.scanner.end(),
-            false => self.scanner.written_end(self.position)?,
-        };
-        // The last of them may end in zeroes.
-        Ok(end.saturating_sub(self.position).div_ceil(ID_RECORD_BYTES_MIN))
+        self.scanner.end().saturating_sub(self.position) / ID_RECORD_BYTES_MIN
     }
 
     /// The bytes of a record that was just met.

@@ -7,10 +7,11 @@ use super::{EXIT_DAMAGED, EXIT_WHOLE, Places};
 use crate::engine::chain::Link;
 use crate::engine::index::{HashSecret, KeyHash, PagePool};
 use crate::engine::log::format::{
-    self, ALIGN, BLOCK, FLAG_ID, FLAG_MEMBER, FLAG_UNVERIFIED, Head, Kind, SEGMENT_HEADER_BYTES,
+    self, FLAG_ID, FLAG_UNVERIFIED, Head, Kind, SEGMENT_HEADER_BYTES,
 };
 use crate::engine::log::sidecar::LogEntry;
 use crate::engine::namespace::{Applied, Keys, Mode, Namespaces};
+use crate::engine::walk;
 use crate::engine::{apply, control_entry, entry_of, sequential_id};
 use crate::limits::NAMESPACE_NAME_BYTES_MAX;
 use crate::options::parse_size;
@@ -233,25 +234,8 @@ impl Check<'_> {
 
     /// What holds for every record, whatever it is about.
     fn check_form(&mut self, seen: &Seen<'_>) {
-        let head = seen.record.head;
-        let bytes = seen.record.bytes();
-        let behind = &bytes[head.payload_offset() + head.payload_length as usize..];
-        if behind.iter().any(|byte| *byte != 0) {
-            self.wrong(seen, "padding", "the bytes between this record and the next are not zero");
-        }
-        if head.sequence > seen.position / ALIGN {
-            self.wrong(seen, "record", "its sequence number is of a later place");
-        }
-        if head.flags & !(FLAG_UNVERIFIED | FLAG_MEMBER | FLAG_ID) != 0 {
-            self.wrong(seen, "record", "it has flags that this zdb does not know");
-        }
-    }
-
-    fn filler(&mut self, seen: &Seen<'_>) {
-        self.summary.padding_bytes += seen.record.head.bytes();
-        let end = seen.position + seen.record.head.bytes();
-        if !end.is_multiple_of(BLOCK) || seen.record.payload().iter().any(|byte| *byte != 0) {
-            self.wrong(seen, "padding", "a padding that is not zeroes up to the end of a block");
+        if let Some((what, line)) = walk::wrong_form(seen.position, &seen.record) {
+            self.wrong(seen, what, line);
         }
     }
 
@@ -329,9 +313,7 @@ impl Check<'_> {
         let least = if previous == 0 { expected } else { previous.min(expected.max(1)) };
         // Lost bytes may have held anything of this key.
         let is_excused = self.lost_until > least;
-        if previous >= seen.position && previous != 0 {
-            self.wrong(seen, "previous", "the version before it would be behind it");
-        } else if previous != expected && !is_excused {
+        if previous < seen.position && previous != expected && !is_excused {
             let line = format!(
                 "the version before it is said to be at position {previous}, but is at {expected}"
             );
@@ -428,7 +410,9 @@ impl Visitor for Check<'_> {
     fn record(&mut self, seen: &Seen<'_>) -> Flow {
         self.check_form(seen);
         match seen.record.head.kind {
-            Kind::Padding | Kind::Seal | Kind::Batch => self.filler(seen),
+            Kind::Padding | Kind::Seal | Kind::Batch => {
+                self.summary.padding_bytes += seen.record.head.bytes();
+            }
             Kind::Namespace | Kind::NamespaceEnd => {
                 self.summary.records += 1;
                 self.namespace_record(seen);

@@ -231,7 +231,7 @@ impl Server {
             Stop::Draining { until_ms } => Some(until_ms),
         };
         let due = [
-            self.hub.engine.log.deadline_ms(),
+            self.hub.engine.deadline_ms(),
             self.hub.deadline_ms(),
             self.lingering.front().map(|(at, _)| *at),
             self.accept_retry.iter().map(|(at, _)| *at).min(),
@@ -696,6 +696,7 @@ impl Server {
                 }
                 // Those that wait for a flush get it now.
                 self.hub.engine.log.flush();
+                self.hub.engine.scrub.end();
                 self.step_stop(now_ms);
             }
             Stop::Draining { until_ms } => {
@@ -716,7 +717,9 @@ impl Server {
     }
 
     fn is_closed(&self) -> bool {
-        self.stop == Stop::Closing { begun: true } && self.hub.engine.log.is_closed()
+        let engine = &self.hub.engine;
+        let is_closed = engine.log.is_closed() && !engine.scrub.is_busy();
+        self.stop == Stop::Closing { begun: true } && is_closed
     }
 
     fn finish(mut self) -> Result<Ended, String> {

@@ -67,7 +67,8 @@ impl World {
                 return;
             }
             let log = &self.hub.engine.log;
-            if self.stop == (Stop::Closing { begun: true }) && log.is_closed() {
+            let is_closed = log.is_closed() && !self.hub.engine.scrub.is_busy();
+            if self.stop == (Stop::Closing { begun: true }) && is_closed {
                 break;
             }
             assert!(round < QUIET_ROUNDS_MAX, "the log does not close");
@@ -233,6 +234,7 @@ impl World {
             protect: false,
             few_hashes: false,
             prompt: false,
+            scrub: false,
         };
         let engine = start(&MemoryFiles::default(), &setup).expect("an empty disk is no obstacle");
         Hub::new(engine, state(&setup), false)

@@ -436,6 +436,13 @@ impl Log {
         self.durable
     }
 
+    /// The segments that take no more records and are durable.
+    pub fn closed(&self) -> &[Segment] {
+        let list = self.segments.list();
+        let count = usize::from(self.open) + usize::from(self.switch.is_some());
+        &list[..list.len().saturating_sub(count)]
+    }
+
     pub fn broken(&self) -> Option<&str> {
         self.broken.as_deref()
     }
