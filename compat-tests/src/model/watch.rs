@@ -578,6 +578,10 @@ network_rx_bytes: 0
 network_rx_mb: 0.00
 network_tx_bytes: 0
 network_tx_mb: 0.00
+# scrub
+scrub_running: 0
+scrub_position: 0
+scrub_due: 0
 ";
 
 /// Redis's sections.
