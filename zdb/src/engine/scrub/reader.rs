@@ -120,9 +120,10 @@ impl Reader {
     fn judge(&mut self, damage: &mut Vec<Damage>) {
         let window = std::mem::take(&mut self.window);
         let first = self.window_start;
-        let held = self.next_read.min(self.end);
+        let held = &window[..(self.next_read.min(self.end) - first) as usize];
         while self.at < self.end {
-            let bytes = &window[(self.at - first) as usize..(held - first) as usize];
+            // What is read once more begins before the record, at its block.
+            let bytes = held.get((self.at - first) as usize..).unwrap_or_default();
             if self.at == self.base {
                 if (bytes.len() as u64) < SEGMENT_HEADER_BYTES {
                     break;
@@ -167,8 +168,10 @@ impl Reader {
             return self.close_gap(damage);
         }
         self.window = window;
-        self.window.drain(..(self.at - first) as usize);
-        self.window_start = self.at;
+        if self.at <= self.next_read {
+            self.window.drain(..(self.at - first) as usize);
+            self.window_start = self.at;
+        }
     }
 
     fn read_again(&mut self) {
