@@ -9,6 +9,11 @@ fn id(number: u64) -> [u8; 8] {
     number.to_le_bytes()
 }
 
+/// Five of them are more than a block.
+fn value(number: u64) -> String {
+    format!("value {number} {}", "v".repeat(900))
+}
+
 /// A namespace of ids, the sixth of which has a newer version at the end.
 fn sample() -> Stopped {
     Stopped::after(&[], |client| {
@@ -16,7 +21,7 @@ fn sample() -> Stopped {
         client.expect(args!["NSSET", "ids", "mode", "seq"], Reply::ok());
         client.expect(args!["SELECT", "ids"], Reply::ok());
         for number in 0..IDS {
-            client.expect(args!["SET", "", format!("value {number}")], Reply::bulk(id(number)));
+            client.expect(args!["SET", "", value(number)], Reply::bulk(id(number)));
         }
         client.expect(args!["SET", id(5), "newer"], Reply::bulk(id(5)));
     })
@@ -61,7 +66,7 @@ fn an_id_in_damaged_bytes_is_not_given_out_again() {
         client.expect(args!["SELECT", "ids"], Reply::ok());
         let next = expect_new_id(&mut client, IDS);
         expect_new_id(&mut client, next + 1);
-        client.expect(args!["GET", id(2)], Reply::bulk("value 2"));
+        client.expect(args!["GET", id(2)], Reply::bulk(value(2)));
         client.expect(args!["GET", id(IDS - 1)], Reply::Nil);
         server.terminate();
         let mut server = log.serve();
@@ -89,7 +94,7 @@ fn ids_at_a_damaged_end_are_not_given_out_again() {
     let mut server = log.serve();
     let mut client = server.connect();
     client.expect(args!["SELECT", "ids"], Reply::ok());
-    client.expect(args!["GET", id(IDS - 6)], Reply::bulk(format!("value {}", IDS - 6)));
+    client.expect(args!["GET", id(IDS - 6)], Reply::bulk(value(IDS - 6)));
     // An update took an id, too.
     expect_new_id(&mut client, IDS + 1);
     server.terminate();
@@ -112,7 +117,7 @@ fn a_namespace_whose_own_records_are_lost_keeps_its_ids() {
             let mut server = log.serve();
             let mut client = server.connect();
             client.expect(args!["SELECT", "recovered-1"], Reply::ok());
-            client.expect(args!["GET", id(7)], Reply::bulk("value 7"));
+            client.expect(args!["GET", id(7)], Reply::bulk(value(7)));
             client.expect(args!["GET", id(5)], Reply::bulk("newer"));
             let info = client.call(args!["NSINFO", "recovered-1"]).into_bytes();
             let info = String::from_utf8_lossy(&info).into_owned();

@@ -195,12 +195,17 @@ impl<'a> Walk<'a> {
 
     /// How many durable records that gave ids out may be behind the last whole one: in a file that was cut
     /// behind its last record, and of which nothing else tells where that was. What a crash tore in another
-    /// one was never durable.
+    /// one was never durable. Nor is that in the rest of the last block, where a start has cut it: a file that
+    /// a stop cut, of which that block alone is damaged, looks the same.
     pub fn ids_lost_behind(&self) -> u64 {
         if self.sealed || self.known_end.is_some() || !self.was_cut {
             return 0;
         }
-        self.scanner.end().saturating_sub(self.position) / ID_RECORD_BYTES_MIN
+        let end = self.scanner.end();
+        if end <= self.position.next_multiple_of(BLOCK) {
+            return 0;
+        }
+        (end - self.position) / ID_RECORD_BYTES_MIN
     }
 
     /// The bytes of a record that was just met.
