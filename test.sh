@@ -22,6 +22,7 @@ need cc gcc
 need c++ g++
 need openssl openssl
 need stdbuf coreutils
+need fio fio
 need tmux tmux
 need node nodejs
 need npm npm

@@ -25,7 +25,7 @@ const BOTTOM: f64 = 48.0;
 /// Longer bars are cut here and marked; one outlier would make all others unreadable.
 const RATIO_MAX: f64 = 6.0;
 
-const STYLE: &str = "\
+pub const STYLE: &str = "\
 text{font-family:system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;font-size:12px;fill:#1f2328}\
 .title{font-size:17px;font-weight:600}.head{font-weight:600}.faint{fill:#59636e;font-size:11px}.number{font-size:10.5px}\
 .zdb{fill:#0969da}.redis{fill:#c4432b}.null{fill:#8c959f}.line{stroke:#d1d9e0;stroke-width:1}.one{stroke:#59636e;stroke-width:1;stroke-dasharray:3 3}\
@@ -182,15 +182,15 @@ fn scale_line(report: &Report) -> String {
 
 fn footer(report: &Report) -> String {
     let quick = if report.quick { "Quick form, times mean nothing. " } else { "" };
-    format!("{quick}Medians of {} round(s). {}.", report.rounds, report.headline())
+    format!("{quick}Medians of {} round(s). {}.", report.rounds, report.machine.headline())
 }
 
-fn text(svg: &mut String, x: f64, y: f64, class: &str, content: &str) {
+pub fn text(svg: &mut String, x: f64, y: f64, class: &str, content: &str) {
     let content = content.replace('&', "&amp;").replace('<', "&lt;");
     let _ = writeln!(svg, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{content}</text>");
 }
 
-fn line(svg: &mut String, class: &str, from: (f64, f64), to: (f64, f64)) {
+pub fn line(svg: &mut String, class: &str, from: (f64, f64), to: (f64, f64)) {
     let _ = writeln!(
         svg,
         "<line class=\"{class}\" x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\"/>",

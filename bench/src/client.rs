@@ -12,13 +12,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// A server that leaves every connection without a reply for this long has failed.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+pub const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often the clock of the server is compared with the end of the measurement.
 const CHECK_EVERY: Duration = Duration::from_millis(20);
-const LATENCY_MAX_NS: u64 = 120_000_000_000;
+pub const LATENCY_MAX_NS: u64 = 120_000_000_000;
 /// A value starts with the stamp that makes it differ, then repeats its key.
-const STAMP_SIZE: usize = 8;
-const KEY_SIZE: usize = 16;
+pub const STAMP_SIZE: usize = 8;
+pub const KEY_SIZE: usize = 16;
+const ID_SIZE: usize = 8;
 
 /// When a measurement ends.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +59,8 @@ pub fn fill(address: SocketAddr, load: &Load) -> Result<()> {
     Generator::connect(address, load, false)?.run_out()
 }
 
-/// Sends about `count` requests.
-pub fn send_some(address: SocketAddr, load: &Load, count: u64) -> Result<()> {
+/// Sends about `count` requests, and returns how many were answered.
+pub fn send_some(address: SocketAddr, load: &Load, count: u64) -> Result<u64> {
     Generator::connect(address, load, false)?.run_some(count)
 }
 
@@ -81,6 +82,9 @@ impl Generator {
             let stream = TcpStream::connect(address)
                 .with_context(|| format!("cannot connect client {place} to {address}"))?;
             stream.set_nodelay(true)?;
+            if let Some(name) = load.spaces.of_connection(place) {
+                select(&stream, &name)?;
+            }
             stream.set_nonblocking(true)?;
             epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, place as u64))?;
             connections.push(Connection::new(stream, template.clone(), load, constant));
@@ -124,7 +128,9 @@ impl Generator {
                     client_cpu: own_cpu()? - client_before,
                     latency,
                 };
-                self.drain(&mut unused)?;
+                while self.busy > 0 {
+                    self.turn(&mut unused, false)?;
+                }
                 return Ok(outcome);
             }
         }
@@ -139,14 +145,17 @@ impl Generator {
         Ok(())
     }
 
-    fn run_some(mut self, count: u64) -> Result<()> {
+    fn run_some(mut self, count: u64) -> Result<u64> {
         let mut unused = new_histogram()?;
         self.start_all()?;
         let mut requests = 0;
         while requests < count {
             requests += self.turn(&mut unused, true)?;
         }
-        self.drain(&mut unused)
+        while self.busy > 0 {
+            requests += self.turn(&mut unused, false)?;
+        }
+        Ok(requests)
     }
 
     fn start_all(&mut self) -> Result<()> {
@@ -164,13 +173,6 @@ impl Generator {
             self.busy += 1;
             connection.sent_at = Instant::now();
             connection.send(&self.epoll, place)?;
-        }
-        Ok(())
-    }
-
-    fn drain(&mut self, unused: &mut Histogram<u64>) -> Result<()> {
-        while self.busy > 0 {
-            self.turn(unused, false)?;
         }
         Ok(())
     }
@@ -221,7 +223,16 @@ impl Generator {
     }
 }
 
-fn new_histogram() -> Result<Histogram<u64>> {
+/// Moves a fresh connection into a namespace.
+pub fn select(mut stream: &TcpStream, name: &str) -> Result<()> {
+    stream.write_all(format!("SELECT {name}\r\n").as_bytes())?;
+    let mut reply = [0; 256];
+    let count = stream.read(&mut reply)?;
+    ensure!(&reply[..count] == b"+OK\r\n", "SELECT {name} answered {:?}", text(&reply[..count]));
+    Ok(())
+}
+
+pub fn new_histogram() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(100, LATENCY_MAX_NS, 3)?)
 }
 
@@ -243,16 +254,16 @@ impl Source {
         let mut random = fastrand::Rng::new();
         // A random start: no run repeats the values of an earlier one.
         let stamp = random.u64(..);
-        Source { keys, random, next: 0, stamp }
+        let next = if let Keys::EachScattered { first, .. } = keys { first } else { 0 };
+        Source { keys, random, next, stamp }
     }
 
     fn key(&mut self, out: &mut [u8]) -> bool {
         match self.keys {
             Keys::Random { span } => write_key(out, *b"key:", self.random.u64(..span)),
             Keys::Fixed { prefix, count } => write_key(out, prefix, self.random.u64(..count)),
-            Keys::Each { count, .. } | Keys::EachScattered { count } if self.next == count => {
-                return false;
-            }
+            Keys::Each { count, .. } if self.next == count => return false,
+            Keys::EachScattered { first, count } if self.next == first + count => return false,
             Keys::Each { prefix, .. } => write_key(out, prefix, self.next),
             Keys::EachScattered { .. } => write_key(out, *b"key:", scattered_key(self.next)),
         }
@@ -271,28 +282,31 @@ impl Source {
 struct Template {
     bytes: Vec<u8>,
     request_size: usize,
+    /// For ids: in the value alone.
     key_at: usize,
     /// None for GET.
     value_at: Option<usize>,
+    /// Where the key's number stands as an id.
+    id_at: Option<usize>,
 }
 
 impl Template {
     fn new(load: &Load) -> Self {
         let mut request = Vec::new();
-        let value_at = match load.command {
-            Command::Get => {
-                request.extend_from_slice(b"*2\r\n$3\r\nGET\r\n$16\r\n");
-                None
-            }
-            Command::Set => {
-                request.extend_from_slice(b"*3\r\n$3\r\nSET\r\n$16\r\n");
-                Some(())
-            }
-        };
-        let key_at = request.len();
-        request.extend_from_slice(&[b'k'; KEY_SIZE]);
-        request.extend_from_slice(b"\r\n");
-        let value_at = value_at.map(|()| {
+        request.extend_from_slice(match load.command {
+            Command::Get => b"*2\r\n$3\r\nGET\r\n$16\r\n".as_slice(),
+            Command::Set => b"*3\r\n$3\r\nSET\r\n$16\r\n".as_slice(),
+            Command::Add => b"*3\r\n$3\r\nSET\r\n$0\r\n\r\n".as_slice(),
+            Command::SetId => b"*3\r\n$3\r\nSET\r\n$8\r\n\0\0\0\0\0\0\0\0\r\n".as_slice(),
+        });
+        let has_id = matches!(load.command, Command::Add | Command::SetId);
+        let id_at = (load.command == Command::SetId).then(|| request.len() - ID_SIZE - 2);
+        let mut key_at = request.len();
+        if !has_id {
+            request.extend_from_slice(&[b'k'; KEY_SIZE]);
+            request.extend_from_slice(b"\r\n");
+        }
+        let value_at = (load.command != Command::Get).then(|| {
             request.extend_from_slice(format!("${}\r\n", load.value_size).as_bytes());
             let at = request.len();
             // Random bytes: nothing on the way can compress them.
@@ -301,11 +315,15 @@ impl Template {
             request.extend_from_slice(b"\r\n");
             at
         });
+        if let (true, Some(value_at)) = (has_id, value_at) {
+            key_at = value_at + STAMP_SIZE;
+        }
         Template {
             bytes: request.repeat(load.pipeline),
             request_size: request.len(),
             key_at,
             value_at,
+            id_at,
         }
     }
 }
@@ -338,18 +356,23 @@ impl Connection {
 
     /// Stamps fresh keys and values into the batch; false when the keys have run out.
     fn prepare(&mut self, source: &mut Source) -> bool {
-        let Template { bytes, request_size, key_at, value_at } = &mut self.template;
+        let Template { bytes, request_size, key_at, value_at, id_at } = &mut self.template;
         self.batch = 0;
         for request in bytes.chunks_exact_mut(*request_size) {
-            let (head, value) = request.split_at_mut(*key_at + KEY_SIZE);
-            let key = &mut head[*key_at..];
-            if !source.key(key) {
+            let mut key = [0; KEY_SIZE];
+            if !source.key(&mut key) {
                 break;
             }
+            request[*key_at..*key_at + KEY_SIZE].copy_from_slice(&key);
+            if let Some(id_at) = *id_at {
+                let number =
+                    key[4..].iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+                request[id_at..id_at + ID_SIZE].copy_from_slice(&number.to_le_bytes());
+            }
             if let Some(value_at) = *value_at {
-                let value = &mut value[value_at - *key_at - KEY_SIZE..];
+                let value = &mut request[value_at..];
                 value[..STAMP_SIZE].copy_from_slice(&source.stamp());
-                value[STAMP_SIZE..STAMP_SIZE + KEY_SIZE].copy_from_slice(key);
+                value[STAMP_SIZE..STAMP_SIZE + KEY_SIZE].copy_from_slice(&key);
             }
             self.batch += 1;
         }
@@ -505,6 +528,10 @@ impl ReplyReader {
                 );
                 Ok(Some((whole, 0)))
             }
+            (Command::Add | Command::SetId, b'$') if head == b"$8" => {
+                let whole = body_at + ID_SIZE + 2;
+                Ok((input.len() >= whole).then_some((whole, 0)))
+            }
             (Command::Get, b'$') if parse_number(&head[1..]) == Some(self.value_size) => {
                 let looked_at = body_at + STAMP_SIZE + KEY_SIZE;
                 if input.len() < looked_at {
@@ -578,5 +605,21 @@ mod tests {
         check("get-100", &value, false);
         check("get-100", b"$-1\r\n", false);
         check("get-100", b"$99\r\n", false);
+    }
+
+    #[test]
+    fn an_id_is_a_reply_of_eight_bytes() {
+        let keys = Keys::EachScattered { first: 7, count: 1 };
+        let load = crate::load::plain(Command::SetId, keys);
+        let template = Template::new(&load);
+        let id_at = template.id_at.expect("an id");
+        assert_eq!(&template.bytes[id_at - 4..id_at], b"$8\r\n");
+        for (reply, good) in [(b"$8\r\n\r\n\r\n\0\0\0\0\r\n".as_slice(), true), (b"$-1\r\n", false)]
+        {
+            let mut reader = ReplyReader::new(&load, false);
+            reader.space()[..reply.len()].copy_from_slice(reply);
+            let done = reader.take(reply.len(), 1, &template).unwrap_or_default();
+            assert_eq!(done, good, "{}", text(reply));
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! cost the others, not what another server does.
 
 use crate::client;
-use crate::load::{CACHE, Command, FIXED_64K, FIXED_100, Load, Sync, fill_for};
+use crate::load::{CACHE, Command, FIXED_64K, FIXED_100, Load, Sync, fill_for, plain};
 use crate::measure::{Run, empty, measure_one, say};
 use crate::report::Report;
 use crate::server::{Kind, Server};
@@ -62,18 +62,8 @@ fn measure(run: &Run, server: &Server, round: usize, report: &mut Report) -> Res
         true => (CONNECTIONS_QUICK, SLOW_READERS_QUICK),
         false => (CONNECTIONS, SLOW_READERS),
     };
-    let load = |clients, value_size, keys| Load {
-        id: "",
-        title: "",
-        group: "",
-        sync: Sync::EverySecond,
-        command: Command::Get,
-        keys,
-        value_size,
-        clients,
-        pipeline: 1,
-        null: false,
-    };
+    let load =
+        |clients, value_size, keys| Load { value_size, clients, ..plain(Command::Get, keys) };
     let all = connections - slow_readers;
     let small = |clients| load(clients, 100, FIXED_100);
     for load in [small(BUSY), load(BUSY, 64 << 10, FIXED_64K)] {

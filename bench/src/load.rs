@@ -5,6 +5,10 @@
 pub enum Command {
     Set,
     Get,
+    /// SET without a key, in a namespace that hands out ids.
+    Add,
+    /// SET of an id that was handed out: the number of the key.
+    SetId,
 }
 
 impl Command {
@@ -12,6 +16,8 @@ impl Command {
         match self {
             Command::Set => "SET",
             Command::Get => "GET",
+            Command::Add => "SET of a new id",
+            Command::SetId => "SET of an id",
         }
     }
 }
@@ -26,8 +32,29 @@ pub enum Keys {
     Fixed { prefix: [u8; 4], count: u64 },
     /// Each of `count` keys once. Used to fill, never measured.
     Each { prefix: [u8; 4], count: u64 },
-    /// Like `Each`, in an order and with gaps that look random.
-    EachScattered { count: u64 },
+    /// Like `Each`, in an order and with gaps that look random: `count` of them from `first` on.
+    EachScattered { first: u64, count: u64 },
+}
+
+/// The namespaces that a load's connections are spread over, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spaces {
+    pub first: usize,
+    /// 0: the default namespace, without a SELECT.
+    pub count: usize,
+}
+
+impl Spaces {
+    pub const DEFAULT: Spaces = Spaces { first: 0, count: 0 };
+
+    /// The name of the namespace of a connection.
+    pub fn of_connection(self, place: usize) -> Option<String> {
+        (self.count > 0).then(|| Self::name(self.first + place % self.count))
+    }
+
+    pub fn name(number: usize) -> String {
+        format!("bench-{number:03}")
+    }
 }
 
 /// Which policy the server runs with: zdb's `--sync`, Redis's `appendfsync`.
@@ -59,11 +86,12 @@ pub struct Load {
     pub value_size: usize,
     pub clients: usize,
     pub pipeline: usize,
+    pub spaces: Spaces,
     /// Whether the null server runs it too.
     pub null: bool,
 }
 
-const RANDOM: Keys = Keys::Random { span: 1_000_000_000 };
+pub const RANDOM: Keys = Keys::Random { span: 1_000_000_000 };
 pub const FIXED_100: Keys = Keys::Fixed { prefix: *b"fix:", count: 100_000 };
 /// 128 MiB and 64 MiB: both fit the read cache, so these compare the way through memory and network.
 const FIXED_4K: Keys = Keys::Fixed { prefix: *b"4ki:", count: 32_768 };
@@ -89,8 +117,14 @@ const fn load(
         value_size: 100,
         clients: 50,
         pipeline: 1,
+        spaces: Spaces::DEFAULT,
         null: false,
     }
+}
+
+/// A load of 100-byte values and 50 clients outside the groups.
+pub const fn plain(command: Command, keys: Keys) -> Load {
+    load("", "", "", command, keys)
 }
 
 /// Within a group the loads run in this order; the inserts come last so that they do not make the
@@ -175,16 +209,13 @@ pub fn fill_for(load: &Load) -> Option<Load> {
 }
 
 /// Fills `count` keys of 16 bytes with values of 100, one deep pipeline after the other.
-pub fn fill_scattered(count: u64) -> Load {
-    Load {
-        pipeline: 100,
-        ..load("fill", "fill", MEMORY, Command::Set, Keys::EachScattered { count })
-    }
+pub fn fill_scattered(first: u64, count: u64) -> Load {
+    Load { pipeline: 100, ..plain(Command::Set, Keys::EachScattered { first, count }) }
 }
 
 /// Overwrites a small fixed set with deep pipelines, so that buffers and caches reach their size.
-pub fn churn() -> Load {
-    Load { pipeline: 100, ..load("churn", "churn", MEMORY, Command::Set, FIXED_100) }
+pub fn churn(command: Command, value_size: usize) -> Load {
+    Load { pipeline: 100, value_size, ..plain(command, FIXED_100) }
 }
 
 /// The key number `index` of the scattered set: distinct for all indexes below a billion.

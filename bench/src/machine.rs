@@ -38,6 +38,20 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// One line about it.
+    pub fn headline(&self) -> String {
+        format!(
+            "{}, {} cores, Linux {}, {}; {}",
+            self.cpu,
+            self.cores,
+            self.kernel,
+            self.filesystem,
+            self.date.split('T').next().unwrap_or_default()
+        )
+    }
+}
+
 /// CPU time that the whole machine spent on anything, stolen time included, in clock ticks.
 pub fn busy_time() -> Result<Duration> {
     let text = read("/proc/stat")?;

@@ -5,6 +5,7 @@ mod client;
 mod crowd;
 mod load;
 mod machine;
+mod many_keys;
 mod measure;
 mod report;
 mod scale;
@@ -17,13 +18,15 @@ use load::{CROSS_CHECK, CROWD, LOADS, MEMORY, START};
 use machine::Machine;
 use measure::Run;
 use report::Report;
+use scale::ScaleLoad;
+use scale::found::ScaleReport;
 use server::{Kind, Programs};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const ROUNDS: usize = 5;
-/// What a run may leave on the disk at its fullest, which is 64 KiB values.
+/// What a run may leave on the disk at its fullest, which is 64 KiB values; 50 million keys take 6.
 const SPACE_GIB: u64 = 20;
 const SPACE_QUICK_GIB: u64 = 3;
 
@@ -31,8 +34,10 @@ const SPACE_QUICK_GIB: u64 = 3;
 ///
 /// Builds zdb, starts it, Debian's redis-server (appendonly yes, appendfsync everysec, then always)
 /// and the null server (zdb's own loops with a constant for an engine) in turn, gives each the same
-/// loads, and prints medians, ratios and which targets were met. A full run takes about 20 minutes
-/// and writes bench/results/latest.json and latest.svg; any shorter one writes under target/.
+/// loads, and prints medians, ratios and which targets were met. The loads of the group scale measure
+/// zdb with much data, many keys and many tenants, beside fio and beside itself. A full run takes about
+/// 45 minutes and writes latest.json, latest.svg, scale.json, scale.svg and latency.svg into
+/// bench/results; any shorter one writes under target/.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Options {
@@ -68,7 +73,7 @@ struct Options {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// Write latest.json and latest.svg here [default: bench/results for a full run, else
+    /// Write the JSON files and charts here [default: bench/results for a full run, else
     /// target/bench-results]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -110,6 +115,10 @@ fn run(options: &Options) -> Result<()> {
         return list();
     }
     if let Some(path) = &options.show {
+        if let Some(report) = ScaleReport::read_json(path)? {
+            report.print();
+            return scale::chart::write(&report, path.parent().unwrap_or(Path::new(".")));
+        }
         let report = Report::read_json(path)?;
         report.print();
         return chart::write(&report, &path.with_extension("svg"));
@@ -118,10 +127,25 @@ fn run(options: &Options) -> Result<()> {
     let run = prepare(options)?;
     let out = prepare_out(options)?;
     let report = measure_all(options, &run)?;
-    report.print();
-    report.write_json(&out.join("latest.json"))?;
-    chart::write(&report, &out.join("latest.svg"))?;
-    println!("\nAll rounds are in {0}/latest.json, the chart is {0}/latest.svg.", out.display());
+    let scale = measure_scale(options, &run)?;
+    if let Some(report) = &report {
+        report.print();
+        report.write_json(&out.join("latest.json"))?;
+        chart::write(report, &out.join("latest.svg"))?;
+        println!(
+            "\nAll rounds are in {0}/latest.json, the chart is {0}/latest.svg.",
+            out.display()
+        );
+    }
+    if let Some(scale) = &scale {
+        scale.print();
+        scale.write_json(&out.join("scale.json"))?;
+        scale::chart::write(scale, &out)?;
+        println!("\nAll rounds are in {0}/scale.json, the charts are {0}/*.svg.", out.display());
+    }
+    if report.is_none() && scale.is_none() {
+        bail!("none of the chosen servers runs any of the chosen loads");
+    }
     Ok(())
 }
 
@@ -144,13 +168,18 @@ fn list() -> Result<()> {
     println!("{CROWD}\n    10,000 connections, with and without 1,000 that hardly read");
     println!("{MEMORY}\n    resident memory before and after 10 million keys");
     println!("{START}\n    time of a start with 10 million keys");
+    println!("{}", scale::GROUP);
+    for load in scale::LOADS {
+        println!("    {:<16} {}", load.id, load.title);
+    }
     Ok(())
 }
 
 fn check_names(names: &[String]) -> Result<()> {
     for name in names {
         let known = LOADS.iter().any(|load| load.id == name || load.group == name)
-            || [CROSS_CHECK, CROWD, MEMORY, START].contains(&name.as_str());
+            || [CROSS_CHECK, CROWD, MEMORY, START, scale::GROUP].contains(&name.as_str())
+            || scale::LOADS.iter().any(|load| load.id == name);
         ensure!(known, "--only {name}: no load or group has that name; --list shows them");
     }
     Ok(())
@@ -162,15 +191,19 @@ fn prepare(options: &Options) -> Result<Run> {
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
     let programs = Programs {
-        redis: server::find_redis("redis-server")?,
+        redis: server::find_program("redis-server", "redis-server")?,
         zdb: server::find_zdb(options.zdb.as_deref(), workspace())?,
     };
+    if !options.scale_loads().is_empty() {
+        // Not after half an hour of other loads.
+        server::find_program("fio", "fio")?;
+    }
     warn_of_space(&directory, if options.quick { SPACE_QUICK_GIB } else { SPACE_GIB })?;
     let cores = server::core_count();
     let pinned = options.pin.unwrap_or(cores >= 2).then_some((0, 1));
     if let Some((_, generator)) = pinned {
         ensure!(cores >= 2, "--pin yes needs two cores, this machine has {cores}");
-        server::pin_self(generator)?;
+        server::pin_self(Some(generator))?;
     }
     let rounds = options.rounds.map_or(if options.quick { 1 } else { ROUNDS }, usize::from);
     Ok(Run {
@@ -197,9 +230,28 @@ fn prepare_out(options: &Options) -> Result<PathBuf> {
     Ok(out)
 }
 
-fn measure_all(options: &Options, run: &Run) -> Result<Report> {
-    let chosen =
-        |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
+impl Options {
+    fn chosen(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+
+    fn scale_loads(&self) -> Vec<&'static ScaleLoad> {
+        if !self.servers.contains(&Kind::Zdb) {
+            return Vec::new();
+        }
+        let loads = scale::LOADS.iter();
+        loads.filter(|load| self.chosen(scale::GROUP) || self.chosen(load.id)).collect()
+    }
+}
+
+fn measure_scale(options: &Options, run: &Run) -> Result<Option<ScaleReport>> {
+    let loads = options.scale_loads();
+    if loads.is_empty() { Ok(None) } else { scale::run(run, &loads).map(Some) }
+}
+
+/// The loads beside Redis and the null server.
+fn measure_all(options: &Options, run: &Run) -> Result<Option<Report>> {
+    let chosen = |name: &str| options.chosen(name);
     let mut report = Report {
         machine: Machine::look(&run.directory, &run.programs)?,
         quick: run.quick,
@@ -221,7 +273,7 @@ fn measure_all(options: &Options, run: &Run) -> Result<Report> {
         if chosen(CROSS_CHECK) {
             measure::run_cross_check(
                 run,
-                &server::find_redis("redis-benchmark")?,
+                &server::find_program("redis-benchmark", "redis-tools")?,
                 round,
                 &mut report,
             )?;
@@ -231,12 +283,10 @@ fn measure_all(options: &Options, run: &Run) -> Result<Report> {
         }
     }
     if chosen(MEMORY) || chosen(START) {
-        report.scale = scale::run(run, chosen(START))?;
+        report.scale = many_keys::run(run, chosen(START))?;
     }
-    if report.series.is_empty() && report.scale.is_empty() {
-        bail!("none of the chosen servers runs any of the chosen loads");
-    }
-    Ok(report)
+    let is_empty = report.series.is_empty() && report.scale.is_empty();
+    Ok((!is_empty).then_some(report))
 }
 
 fn warn_of_space(directory: &Path, wanted_gib: u64) -> Result<()> {

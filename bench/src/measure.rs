@@ -26,7 +26,7 @@ pub struct Run {
 }
 
 impl Run {
-    fn window(&self) -> Window {
+    pub fn window(&self) -> Window {
         let ms = Duration::from_millis;
         if self.quick {
             Window {
@@ -47,7 +47,8 @@ impl Run {
 
     pub fn setup(&self, kind: Kind, sync: Sync, cache: &'static str, place: &str) -> Setup {
         let directory = self.directory.join(format!("{place}-{}", kind.name().to_lowercase()));
-        Setup { kind, directory, sync, cache, core: self.pinned.map(|(server, _)| server) }
+        let core = self.pinned.map(|(server, _)| server);
+        Setup { kind, directory, sync, cache, core, flags: Vec::new() }
     }
 
     /// The servers of a round, each round with another one first.
@@ -162,7 +163,7 @@ pub fn empty(directory: &Path) -> Result<()> {
 }
 
 /// Wakes a server for one piece of work and pauses it again.
-fn awake<T>(
+pub fn awake<T>(
     run: &Run,
     server: &mut Server,
     what: &str,

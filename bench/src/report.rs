@@ -123,25 +123,13 @@ impl Report {
     }
 
     pub fn print(&self) {
-        println!("\n{}", self.headline());
+        println!("\n{}", self.machine.headline());
         for line in self.notes() {
             println!("{line}");
         }
         self.print_loads();
         self.print_scale();
         self.print_targets();
-    }
-
-    pub fn headline(&self) -> String {
-        let machine = &self.machine;
-        format!(
-            "{}, {} cores, Linux {}, {}; {}",
-            machine.cpu,
-            machine.cores,
-            machine.kernel,
-            machine.filesystem,
-            machine.date.split('T').next().unwrap_or_default()
-        )
     }
 
     fn notes(&self) -> Vec<String> {
@@ -216,7 +204,7 @@ impl Report {
                 ]);
             }
         }
-        print_table(&rows, 2);
+        print_table(&rows, &[0, 1]);
         println!(
             "p50 and p99: from sending a pipeline's requests to its last reply. generator, elsewhere: share of a core."
         );
@@ -265,7 +253,7 @@ impl Report {
                 scale.start_median().map_or_else(String::new, |seconds| format!("{seconds:.3}")),
             ]);
         }
-        print_table(&rows, 2);
+        print_table(&rows, &[0, 1]);
         println!(
             "bytes/key: above a warmed server without these keys, whose buffers and caches have their size."
         );
@@ -287,7 +275,7 @@ impl Report {
             let verdict = if *met { "met" } else { "missed" };
             vec![title.clone(), target.clone(), format!("{measured:.3}"), verdict.into()]
         }));
-        print_table(&rows, 2);
+        print_table(&rows, &[0, 1]);
     }
 }
 
@@ -311,7 +299,7 @@ impl Scale {
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -339,12 +327,12 @@ fn percent(share: f64, too_much: f64) -> String {
     format!("{:.0} %{}", share * 100.0, if share >= too_much { " !" } else { "" })
 }
 
-fn columns(names: &[&str]) -> Vec<String> {
+pub fn columns(names: &[&str]) -> Vec<String> {
     names.iter().map(ToString::to_string).collect()
 }
 
-/// The first `left` columns are words, the others numbers.
-fn print_table(rows: &[Vec<String>], left: usize) {
+/// The columns `left` are words, the others numbers.
+pub fn print_table(rows: &[Vec<String>], left: &[usize]) {
     let width =
         |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
@@ -353,7 +341,7 @@ fn print_table(rows: &[Vec<String>], left: usize) {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
             let width = widths[column];
-            if column < left {
+            if left.contains(&column) {
                 line.push_str(&format!("{cell:<width$}  "));
             } else {
                 line.push_str(&format!("{cell:>width$}  "));

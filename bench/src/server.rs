@@ -69,6 +69,8 @@ pub struct Setup {
     pub cache: &'static str,
     /// The core that all its threads start on; none for all cores.
     pub core: Option<usize>,
+    /// More flags, for zdb.
+    pub flags: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -227,6 +229,14 @@ impl Server {
         })
     }
 
+    /// Bytes that it had written to the disk, or marked as to be written, as the kernel counts them.
+    pub fn written_bytes(&self) -> Result<u64> {
+        let path = format!("/proc/{}/io", self.pid());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let number = text.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse().ok());
+        number.with_context(|| format!("{path} has no write_bytes"))
+    }
+
     /// Moves threads that the kernel made on another core back to `core`: workers of io_uring do
     /// not inherit the core of the thread they work for.
     pub fn gather_threads(&self, core: usize) -> Result<()> {
@@ -327,7 +337,7 @@ fn command_line(programs: &Programs, setup: &Setup, port: u16) -> Command {
             command.args(["--listen", "127.0.0.1", "--port", &port.to_string()]);
             command.args(["--sync", setup.sync.flag(), "--cache", setup.cache]);
             // Those that a measurement leaves are still going when the next ones come.
-            command.args(["--maxclients", "20000"]);
+            command.args(["--maxclients", "20000"]).args(&setup.flags);
             if setup.kind == Kind::Null {
                 command.arg("--null");
             }
@@ -372,19 +382,19 @@ pub fn core_count() -> usize {
     }
 }
 
-/// Runs the load generator, which is this thread, on one core.
-pub fn pin_self(core: usize) -> Result<()> {
-    sched_setaffinity(Pid::from_raw(0), &one_core(core)?)
-        .with_context(|| format!("cannot pin the load generator to core {core}"))
+/// Runs the load generator, which is this thread, on one core, or on all.
+pub fn pin_self(core: Option<usize>) -> Result<()> {
+    let cores = core.map_or_else(all_cores, one_core)?;
+    sched_setaffinity(Pid::from_raw(0), &cores)
+        .with_context(|| format!("cannot pin the load generator to core {core:?}"))
 }
 
-/// redis-server, redis-benchmark: from Debian.
-pub fn find_redis(name: &str) -> Result<PathBuf> {
+/// redis-server, redis-benchmark, fio: from Debian.
+pub fn find_program(name: &str, package: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path)
         .map(|directory| directory.join(name))
         .find(|file| file.is_file());
-    let package = if name == "redis-server" { "redis-server" } else { "redis-tools" };
     found.with_context(|| {
         format!("{name} is not on the PATH; install it with: apt-get install -y {package}")
     })

@@ -18,9 +18,25 @@ enum Figure {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Bound {
+pub enum Bound {
     AtLeast(f64),
     AtMost(f64),
+}
+
+impl Bound {
+    pub fn is_met(self, measured: f64) -> bool {
+        match self {
+            Bound::AtLeast(bound) => measured >= bound,
+            Bound::AtMost(bound) => measured <= bound,
+        }
+    }
+
+    pub fn words(self) -> String {
+        match self {
+            Bound::AtLeast(bound) => format!("at least {bound:.2}"),
+            Bound::AtMost(bound) => format!("at most {bound:.2}"),
+        }
+    }
 }
 
 /// zdb's figure divided by that of the other server, or by one where `against` is none.
@@ -87,10 +103,7 @@ pub fn judge(report: &Report) -> Vec<Verdict> {
             None => 1.0,
         };
         let measured = zdb / base;
-        let met = match target.bound {
-            Bound::AtLeast(bound) => measured >= bound,
-            Bound::AtMost(bound) => measured <= bound,
-        };
+        let met = target.bound.is_met(measured);
         Some(Verdict { title: title(target), target: describe(target), measured, met })
     });
     judged.collect()
@@ -133,10 +146,7 @@ fn describe(target: &Target) -> String {
         Figure::StartTime => "start",
         Figure::LatencyP99Of(_) => "p99 with them / without",
     };
-    let bound = match target.bound {
-        Bound::AtLeast(bound) => format!("at least {bound:.2}"),
-        Bound::AtMost(bound) => format!("at most {bound:.2}"),
-    };
+    let bound = target.bound.words();
     match target.against {
         Some(kind) => format!("{figure} {bound} of {}'s", kind.name()),
         None => format!("{figure} {bound}"),

@@ -212,6 +212,34 @@ fn the_numbers_are_those_of_the_server() {
 }
 
 #[test]
+fn the_space_of_each_namespace_is_told() {
+    let (server, address) = start(&[]);
+    let mut client = server.connect();
+    for (name, history) in [("forever", "forever"), ("none", "0"), ("gone", "forever")] {
+        client.expect(args!["NSNEW", name], Reply::ok());
+        client.expect(args!["NSSET", name, "history", history], Reply::ok());
+        client.expect(args!["SELECT", name], Reply::ok());
+        for number in 0..3 {
+            client.expect(args!["SET", "key", format!("value {number}")], Reply::bulk("key"));
+        }
+    }
+    client.expect(args!["SELECT", "default"], Reply::ok());
+    client.expect(args!["NSDEL", "gone"], Reply::ok());
+    let after = wait_for(address, "zdb_log_ended_bytes", |value| value > 0.0);
+    // A head of 44 bytes, a key of 3, a value of 7, and what is missing to a multiple of 8.
+    let record = 56.0;
+    assert_eq!(after.value("zdb_log_ended_bytes"), 3.0 * record);
+    let space = |name: &str| {
+        ["live", "history", "dead"].map(|what| {
+            after.value(&format!("zdb_namespace_record_{what}_bytes{{namespace=\"{name}\"}}"))
+        })
+    };
+    assert_eq!(space("forever"), [record, 2.0 * record, 0.0]);
+    assert_eq!(space("none"), [record, 0.0, 2.0 * record]);
+    assert_eq!(after.value("zdb_disk_full"), 0.0);
+}
+
+#[test]
 fn what_is_read_from_the_disk_is_cached_and_counted() {
     let (mut server, _) = start(&[]);
     let mut client = server.connect();

@@ -100,6 +100,19 @@ fn the_other_mode_is_refused() {
 
 // Disks
 
+/// Whether NSINFO and INFO say that the disk is full.
+#[track_caller]
+fn is_told_full(client: &mut Client) -> bool {
+    let told = [args!["NSINFO", "default"], args!["INFO", "space"]].map(|request| {
+        let text = client.call(request).into_bytes();
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().find_map(|line| line.strip_prefix("disk_full: "));
+        line.unwrap_or_else(|| panic!("{text}")) == "1"
+    });
+    assert_eq!(told[0], told[1], "both say the same");
+    told[0]
+}
+
 #[test]
 fn a_full_disk_stops_writes_and_nothing_else() {
     for policy in ["everysec", "always"] {
@@ -126,6 +139,8 @@ fn a_full_disk_stops_writes_and_nothing_else() {
             assert!(written < 2_000, "the disk of 96 MiB never fills");
         }
         assert!(written > 100, "only {written} values of 60,000 bytes fit");
+        // Its text is 0-db's. What tells it from a full namespace, beside the text, is this.
+        assert!(is_told_full(&mut client), "--sync {policy}");
         let check_all = |client: &mut Client| {
             for number in 0..written {
                 let reply = client.call(args!["GET", number.to_string()]);
@@ -165,6 +180,7 @@ fn a_full_disk_stops_writes_and_nothing_else() {
             "no write succeeds with 40 MiB free, --sync {policy}: {:#?}",
             server.log()
         );
+        assert!(!is_told_full(&mut client), "--sync {policy}");
         for number in 0..100 {
             let key = format!("after{number}");
             client.expect(args!["SET", key, value(number)], Reply::bulk(&key));

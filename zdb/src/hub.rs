@@ -623,6 +623,7 @@ impl Hub {
                     self.resume(key);
                 }
             }
+            Waiter::Cleaner(_) => unreachable!("the engine keeps the cleaner's answers"),
             Waiter::Task { task, part } => {
                 if let Some(finished) = self.tasks.resume(&mut self.engine, task, part, answer) {
                     self.finish(finished);

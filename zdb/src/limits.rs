@@ -20,6 +20,10 @@ pub const PROPERTY_NAME_BYTES_MAX: usize = 256;
 pub const SUBCOMMAND_BYTES_MAX: usize = 256;
 /// Longest property value of NSSET in bytes (so also the longest namespace password).
 pub const PROPERTY_VALUE_BYTES_MAX: usize = 63;
+/// Most versions before the newest one that NSSET history keeps by their count, and most days that it keeps
+/// them.
+pub const HISTORY_VERSIONS_MAX: u32 = u32::MAX - 1;
+pub const HISTORY_DAYS_MAX: u32 = 36_500;
 /// Longest password that AUTH looks at, in bytes.
 pub const ADMIN_PASSWORD_BYTES_MAX: usize = 128;
 /// Longest password that SELECT looks at, in bytes.
@@ -127,6 +131,29 @@ pub const HOOKS_RUNNING_MAX: usize = 64;
 pub const HOOKS_WAITING_MAX: usize = 4096;
 /// Runs of hooks that HOOKS shows.
 pub const HOOK_ENTRIES_MAX: usize = 256;
+/// How much of a segment must be dead for the cleaner to write the rest of it anew, in percent: at this it writes
+/// one byte for each that it gives back; and where the disk is full.
+pub const CLEANER_DEAD_PERCENT: u64 = 50;
+pub const CLEANER_DEAD_PERCENT_FULL: u64 = 15;
+/// Of one segment that is written anew, at least this part of the bytes must come back.
+pub const CLEANER_SAVES_MIN: u64 = 8;
+/// Small neighbours that are worth to become one, and segments beyond which that holds for all and not only for
+/// what the cleaner left small.
+pub const CLEANER_MERGE_MIN: usize = 4;
+pub const CLEANER_SEGMENTS_MANY: usize = scaled(1024, 8) as usize;
+/// Most segments that become one.
+pub const CLEANER_RUN_MAX: usize = 64;
+/// How many bytes of segments the cleaner works through in a second unless told otherwise.
+pub const CLEANER_RATE_BYTES: u64 = 64 << 20;
+/// What it reads at once, what it writes at once at least, in bytes, and the records it looks up at once.
+pub const CLEANER_WINDOW_BYTES: u64 = scaled(256 << 10, 8 << 10);
+pub const CLEANER_WRITE_BYTES: usize = scaled(1 << 20, 16 << 10) as usize;
+pub const CLEANER_READS_MAX: usize = scaled(32, 4) as usize;
+/// How often it looks at all segments where the log went on, and the time from one to the next, in milliseconds.
+pub const CLEANER_SURVEY_MS: u64 = scaled(10_000, 100);
+pub const CLEANER_SURVEY_STEP_MS: u64 = 1;
+/// How often it does so in a log that does not go on, where versions become too old, in milliseconds.
+pub const CLEANER_EXPIRY_MS: u64 = 86_400_000;
 /// Bytes of an old file that an import reads at once, where no record is larger.
 pub const IMPORT_WINDOW_BYTES: usize = scaled(4 << 20, 8 << 10) as usize;
 /// Index entries of one damaged old file that an import keeps to find its way, 16 bytes each.

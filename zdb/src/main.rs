@@ -245,6 +245,10 @@ fn recover(
         },
     )?;
     engine.log.rotate_ms = settings.rotate_s * 1000;
+    engine.cleaner.options = zdb::engine::cleaner::Options {
+        is_on: settings.cleaner,
+        rate_bytes: settings.cleaner_rate_bytes,
+    };
     engine.scrub.set(settings.scrub_rate, settings.scrub_days);
     process::give_back_memory();
     for line in &report.damage {
@@ -309,6 +313,8 @@ fn settings(options: &Options) -> Result<Settings, String> {
         cache_bytes: options.cache,
         default_bytes_max: options.maxsize,
         rotate_s: options.rotate.into(),
+        cleaner: options.cleaner,
+        cleaner_rate_bytes: options.cleaner_rate,
         scrub_rate: options.scrub_rate,
         scrub_days: options.scrub_days,
         clients_max: options.maxclients.into(),

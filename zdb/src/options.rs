@@ -147,6 +147,12 @@ pub struct Options {
     /// Close a data file so many seconds after its first record, full or not; 0 = when it is full.
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = seconds(), help_heading = OPERATION)]
     pub rotate: u32,
+    /// Give back the space of what no namespace wants any more (NSSET ns history): yes or no.
+    #[arg(long, value_name = "yes|no", default_value = "yes", value_parser = yes_or_no, action = clap::ArgAction::Set, help_heading = OPERATION)]
+    pub cleaner: bool,
+    /// Bytes of data files that this works through in a second at most; 0 = no limit.
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size, help_heading = OPERATION)]
+    pub cleaner_rate: u64,
     /// Read closed data files again at so many bytes a second to verify them, while no client waits for
     /// the disk; 0 = never.
     #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_size, help_heading = OPERATION)]
@@ -561,6 +567,14 @@ fn parse_port(text: &str) -> Result<Port, String> {
 /// As CONFIG SET takes them, so that what a flag set can be read from `zdb.conf` again.
 fn seconds() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(..=i64::from(i32::MAX))
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("yes or no".into()),
+    }
 }
 
 /// Bytes: digits, perhaps a fraction, perhaps k, M, G or T. `m` is refused as in 0-db.

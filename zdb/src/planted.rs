@@ -18,9 +18,15 @@ pub enum Bug {
     HalfBatch,
     /// The next segment is written to before the one before is durable.
     EarlySwitch,
+    /// The cleaner takes keys with the same hash for one.
+    HashClean,
+    /// The cleaner drops deletes while older segments have what they ended.
+    LooseDelete,
+    /// The cleaner forgets what dropped records did to counters.
+    NoResidue,
 }
 
-pub const BUGS: [(&str, Bug); 7] = [
+pub const BUGS: [(&str, Bug); 10] = [
     ("early-ack", Bug::EarlyAck),
     ("skipped-flush", Bug::SkippedFlush),
     ("no-checksum", Bug::NoChecksum),
@@ -28,6 +34,9 @@ pub const BUGS: [(&str, Bug); 7] = [
     ("early-sidecar", Bug::EarlySidecar),
     ("half-batch", Bug::HalfBatch),
     ("early-switch", Bug::EarlySwitch),
+    ("hash-clean", Bug::HashClean),
+    ("loose-delete", Bug::LooseDelete),
+    ("no-residue", Bug::NoResidue),
 ];
 
 #[cfg(fuzzing)]

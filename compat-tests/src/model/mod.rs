@@ -117,6 +117,8 @@ pub struct Model {
     /// In the order of their creation, `default` first.
     namespaces: Vec<Namespace>,
     namespace_count_ever: u64,
+    /// Bytes of the records of what was removed or flushed.
+    ended_bytes: u64,
     session_count: u64,
     challenge_count: u64,
     /// Wrong passwords that are not forgiven yet, as of this time.
@@ -139,6 +141,7 @@ impl Model {
             options,
             namespaces: vec![default],
             namespace_count_ever: 1,
+            ended_bytes: 0,
             session_count: 0,
             challenge_count: 0,
             failures: 0.0,

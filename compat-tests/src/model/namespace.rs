@@ -37,6 +37,8 @@ pub struct Namespace {
     pub(super) worm: bool,
     pub(super) state: State,
     pub(super) maxsize: u64,
+    /// As NSSET was given it; the model drops nothing.
+    pub(super) history: String,
     pub(super) id_next: u64,
     versions: Vec<Version>,
     /// How many of the versions were flushed away.
@@ -50,6 +52,14 @@ pub struct Namespace {
     pub(super) records: Records,
     pub(super) value_bytes: u64,
     pub(super) index_bytes: u64,
+    /// Bytes of the records of the live versions, and of all records.
+    pub(super) live_record_bytes: u64,
+    pub(super) record_bytes: u64,
+}
+
+/// What a record takes in the log, as FORMAT.md of the server has it.
+fn record_bytes(key: &[u8], value: &[u8]) -> u64 {
+    (44 + key.len() as u64 + value.len() as u64).next_multiple_of(8)
 }
 
 impl Namespace {
@@ -63,6 +73,7 @@ impl Namespace {
             worm: false,
             state: State::Normal,
             maxsize: 0,
+            history: "forever".into(),
             id_next: 0,
             versions: Vec::new(),
             flushed: 0,
@@ -72,6 +83,8 @@ impl Namespace {
             records: Records::new(),
             value_bytes: 0,
             index_bytes: 0,
+            live_record_bytes: 0,
+            record_bytes: 0,
         }
     }
 
@@ -134,6 +147,8 @@ impl Namespace {
         let value = Bytes::copy_from_slice(value);
         self.records.wrote(key.clone(), value.clone(), timestamp);
         self.value_bytes += value.len() as u64;
+        self.live_record_bytes += record_bytes(&key, &value);
+        self.record_bytes += record_bytes(&key, &value);
         self.index_bytes += 64 + key.len() as u64;
         self.id_next += u64::from(self.mode == Mode::Sequential || previous.is_none());
         self.order.insert(self.place(&key, index), index);
@@ -146,6 +161,7 @@ impl Namespace {
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<usize> {
         let index = self.take(key)?;
         self.records.ended(Bytes::copy_from_slice(key));
+        self.record_bytes += record_bytes(key, b"");
         Some(index)
     }
 
@@ -153,7 +169,9 @@ impl Namespace {
     fn take(&mut self, key: &[u8]) -> Option<usize> {
         let index = self.live.remove(key)?;
         self.order.remove(&self.place(key, index));
-        self.value_bytes -= self.versions[index].value.len() as u64;
+        let value = &self.versions[index].value;
+        self.value_bytes -= value.len() as u64;
+        self.live_record_bytes -= record_bytes(key, value);
         self.index_bytes -= 64 + key.len() as u64;
         Some(index)
     }
@@ -166,7 +184,16 @@ impl Namespace {
         self.flush_count += 1;
         self.value_bytes = 0;
         self.index_bytes = 0;
+        self.live_record_bytes = 0;
+        self.record_bytes = 0;
         self.id_next = 0;
+    }
+
+    /// Bytes of live records, of those of the history, and of those that nobody wants.
+    pub(super) fn space(&self) -> [u64; 3] {
+        let old = self.record_bytes - self.live_record_bytes;
+        let dead = if self.history == "0" { old } else { 0 };
+        [self.live_record_bytes, old - dead, dead]
     }
 
     /// Where a scan finds a key's version: by its age, or by its id.

@@ -53,13 +53,14 @@ impl Model {
                     _ => Err("Invalid argument (0 to 60 seconds)"),
                 }
             }
+            (b"CLEAN", []) => Ok(Reply::ok()),
             (b"HELP", []) => Ok(Reply::Array(vec![Reply::Simple("DEBUG <subcommand>".into())])),
             (b"SCRUB", [word]) => match word.to_ascii_uppercase().as_slice() {
                 b"START" if self.scrub_is_off() => Err("The scrub is off: scrub-rate is 0"),
                 b"START" | b"STOP" => Ok(Reply::ok()),
                 _ => Err("Invalid argument (START or STOP)"),
             },
-            (b"SLEEP" | b"SCRUB" | b"HELP", _) => Err("Unexpected arguments"),
+            (b"CLEAN" | b"SCRUB" | b"SLEEP" | b"HELP", _) => Err("Unexpected arguments"),
             _ => Err(unknown(arguments)),
         }
     }

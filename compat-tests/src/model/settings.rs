@@ -31,6 +31,9 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
+const BAD_HISTORY: &str = "Invalid property value (expected: forever, a number of versions up to 4294967294, or \
+                           days from 1d to 36500d)";
+
 impl Model {
     pub(super) fn nsnew(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
         exact(arguments, 2)?;
@@ -56,10 +59,12 @@ impl Model {
         if name == b"default" {
             return Err("Cannot remove default namespace");
         }
-        let id = self.find(name).ok_or("This namespace doesn't exists")?.id;
+        let namespace = self.find(name).ok_or("This namespace doesn't exists")?;
+        let (id, record_bytes) = (namespace.id, namespace.record_bytes);
         if id == session.namespace {
             return Err("Cannot remove namespace you're currently using.");
         }
+        self.ended_bytes += record_bytes;
         self.namespaces.retain(|namespace| namespace.id != id);
         Ok(Reply::ok())
     }
@@ -122,6 +127,7 @@ impl Model {
             }
             b"lock" => namespace.state = if yes { State::Locked } else { State::Normal },
             b"freeze" => namespace.state = if yes { State::Frozen } else { State::Normal },
+            b"history" => namespace.history = history(value)?,
             _ if name == b"default" => return Err("Cannot update default namespace"),
             b"maxsize" => namespace.maxsize = atoll(value) as u64,
             b"password" => {
@@ -143,7 +149,9 @@ impl Model {
         if namespace.worm {
             return Err("Cannot delete a key when namespace is in worm mode");
         }
+        let record_bytes = namespace.record_bytes;
         namespace.flush();
+        self.ended_bytes += record_bytes;
         Ok(Reply::ok())
     }
 
@@ -153,6 +161,23 @@ impl Model {
         let (admin, master) = (session.admin, session.watcher.is_master);
         let namespace = self.find(arguments[1]).ok_or("Namespace not found")?;
         Ok(Reply::bulk(describe(namespace, admin, master)))
+    }
+}
+
+/// A number without leading zeroes, of days with their sign, or the word for no limit.
+fn history(value: &[u8]) -> Result<String, &'static str> {
+    let text = String::from_utf8_lossy(value);
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|one| one.is_ascii_digit());
+    let number = |text: &str| is_number(text).then(|| text.parse::<u64>().ok()).flatten();
+    let accepted = match text.strip_suffix('d') {
+        Some(days) => number(days).filter(|days| (1..=36_500).contains(days)),
+        None => number(&text).filter(|count| *count <= 4_294_967_294),
+    };
+    let sign = if text.ends_with('d') { "d" } else { "" };
+    match accepted {
+        Some(number) => Ok(format!("{number}{sign}")),
+        None if text == "forever" => Ok(text.into_owned()),
+        None => Err(BAD_HISTORY),
     }
 }
 
@@ -182,6 +207,11 @@ fn describe(namespace: &Namespace, admin: bool, master: bool) -> String {
     field("index_size_kb", &format!("{index_kib:.2}"));
     field("next_internal_id", &next_internal_id(namespace.id_next));
     field("mode", &if namespace.mode == Mode::User { "userkey" } else { "sequential" });
+    field("history", &namespace.history);
+    let [live, history, dead] = namespace.space();
+    field("data_live_bytes", &live);
+    field("data_history_bytes", &history);
+    field("data_dead_bytes", &dead);
     for name in ["index", "data"] {
         field(&format!("stats_{name}_io_errors"), &0);
         field(&format!("stats_{name}_io_error_last"), &0);
@@ -194,6 +224,7 @@ fn describe(namespace: &Namespace, admin: bool, master: bool) -> String {
         field(&format!("{name}_disk_freespace_bytes"), &0);
         field(&format!("{name}_disk_freespace_mb"), &"0.00");
     }
+    field("disk_full", &0);
     if admin {
         for (name, letter) in [("data", 'd'), ("index", 'i')] {
             field(&format!("{name}_path"), &name);

@@ -21,6 +21,8 @@ const CLIENT_NAME_BYTES_MAX: usize = 256;
 const SETTINGS: &[(&str, &str)] = &[
     ("appendfsync", "everysec"),
     ("cache", "268435456"),
+    ("cleaner", "yes"),
+    ("cleaner-rate", "67108864"),
     ("latency-monitor-threshold", "0"),
     ("loglevel", "notice"),
     ("maxclients", "10000"),
@@ -142,6 +144,26 @@ fn help(name: &str) -> Answer {
 }
 
 impl Model {
+    fn space(&self) -> String {
+        let mut all = [0, 0, self.ended_bytes];
+        let mut lines = String::new();
+        for (slot, one) in self.namespaces.iter().enumerate() {
+            let [live, history, dead] = one.space();
+            all = [all[0] + live, all[1] + history, all[2] + dead];
+            let (retention, name) = (&one.history, String::from_utf8_lossy(&one.name));
+            lines += &format!(
+                "ns{slot}: live_bytes={live},history_bytes={history},dead_bytes={dead},history={retention},\
+                 name={name}\n"
+            );
+        }
+        let [live, history, dead] = all;
+        format!(
+            "\n# space\ndata_live_bytes: {live}\ndata_history_bytes: {history}\ndata_dead_bytes: {dead}\n\
+             data_ended_bytes: {}\ndisk_full: 0\n{lines}",
+            self.ended_bytes
+        )
+    }
+
     fn info(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
         let asked: Vec<String> = arguments[1..]
             .iter()
@@ -157,7 +179,7 @@ impl Model {
                 format!("db{slot}:keys={},expires=0,avg_ttl=0,name={name}\r\n", one.live_count())
             })
             .collect();
-        let text = format!("{INFO}{}{keyspace}", REDIS_INFO.replace('\n', "\r\n"));
+        let text = format!("{INFO}{}{}{keyspace}", self.space(), REDIS_INFO.replace('\n', "\r\n"));
         let mut sections: Vec<String> = Vec::new();
         for line in text.split_inclusive('\n') {
             match line.starts_with("# ") || sections.is_empty() {
@@ -497,7 +519,9 @@ fn checked(name: &str, value: String) -> Result<String, &'static str> {
             "notice" | "warning" => return Ok("notice".into()),
             _ => "takes debug, verbose, notice or warning",
         },
-        "cache" | "maxsize" | "scrub-rate" => {
+        "cleaner" if matches!(&*value, "yes" | "no") => return Ok(value),
+        "cleaner" => "takes yes or no",
+        "cache" | "cleaner-rate" | "maxsize" | "scrub-rate" => {
             match value.strip_suffix('M').map(str::parse::<u64>) {
                 Some(Ok(mib)) => return Ok((mib << 20).to_string()),
                 _ if number.is_some() => return Ok(value),

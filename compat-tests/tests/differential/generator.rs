@@ -248,7 +248,7 @@ impl Generator {
 
     /// Settings: what forbids is set seldom and cleared often.
     fn setting(&mut self) -> Vec<&'static str> {
-        let (property, value) = match self.random.u32(..30) {
+        let (property, value) = match self.random.u32(..33) {
             0 => ("lock", "1"),
             1..4 => ("lock", "0"),
             4 => ("freeze", "1"),
@@ -262,6 +262,9 @@ impl Generator {
             23..25 => ("public", "0"),
             25..27 => ("public", "1"),
             27..29 => ("mode", self.pick(&["user", "seq", "seq", "other"])),
+            // Of years that no record reaches: nothing is dropped, and deleted keys stay in the index.
+            29..31 => ("history", "36500d"),
+            31 => ("history", self.pick(&["forever", "0d"])),
             _ => ("nosuch", "1"),
         };
         vec!["NSSET", self.name(), property, value]

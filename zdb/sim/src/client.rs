@@ -160,6 +160,13 @@ impl Client {
         if mutes || STREAMS.contains(&name.as_str()) {
             self.streams = true;
         }
+        if name == "nsset"
+            && let [_, namespace, property, value] = words.as_slice()
+            && property == b"history"
+            && let Some(kept) = kept_versions(value)
+        {
+            world.history.may_drop(namespace, kept);
+        }
         let mut begin = |namespace: Option<&[u8]>, key: Option<&[u8]>, value| {
             world.history.begin(namespace, key, value, begun)
         };
@@ -515,6 +522,7 @@ pub fn settings_in(name: &[u8], lines: &[u8]) -> Vec<(String, Option<Vec<u8>>)> 
             "password" if name == b"default" => continue,
             "worm" | "locked" | "password" => "no",
             "mode" => "userkey",
+            "history" => "forever",
             // That of the default namespace is a setting of the server.
             "data_limits_bytes" if name == b"default" => continue,
             "data_limits_bytes" => "0",
@@ -530,6 +538,17 @@ pub fn settings_of(name: &[u8]) -> Vec<u8> {
     [b"\0settings ".as_slice(), name].concat()
 }
 
+/// How many versions before the newest one a setting of `history` keeps; `None`: all, or it is none.
+fn kept_versions(value: &[u8]) -> Option<u64> {
+    let value = std::str::from_utf8(value).ok()?;
+    match value.strip_suffix('d') {
+        // The clock of a run does not go this far, but to the days of other settings it may.
+        Some("36500") => None,
+        Some(_) => Some(0),
+        None => value.parse().ok(),
+    }
+}
+
 /// The field of NSINFO that a property changes, and what it shows then; the default is "missing".
 fn setting<'a>(property: &'a [u8], value: &[u8]) -> (&'a [u8], Value) {
     let shown = |text: &str| Value::Bytes(text.as_bytes().to_vec());
@@ -539,6 +558,10 @@ fn setting<'a>(property: &'a [u8], value: &[u8]) -> (&'a [u8], Value) {
         b"worm" => (property, if yes { shown("yes") } else { Value::Missing }),
         b"lock" | b"freeze" => (b"locked", if yes { shown("yes") } else { Value::Missing }),
         b"password" => (property, if value == b"*" { Value::Missing } else { shown("yes") }),
+        b"history" => match value {
+            b"forever" => (property, Value::Missing),
+            days => (property, Value::Bytes(days.to_vec())),
+        },
         b"mode" => (property, if value == b"seq" { shown("sequential") } else { Value::Missing }),
         b"maxsize" => match value {
             b"100" => (b"data_limits_bytes", shown("100")),

@@ -175,8 +175,21 @@ enum Call {
     Grows,
 }
 
+/// What a disk with one arm has had to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moves {
+    /// Reads and writes that did not begin where the one before ended, and changes of names and lengths.
+    pub seeks: u64,
+    /// Reads, writes, flushes and changes of names and lengths.
+    pub calls: u64,
+    pub bytes: u64,
+}
+
 #[derive(Default)]
 struct State {
+    moves: Moves,
+    /// Where the arm is: in which file, at which byte.
+    arm: Option<(usize, u64)>,
     inodes: Vec<Inode>,
     names: BTreeMap<(bool, String), usize>,
     durable_names: BTreeMap<(bool, String), usize>,
@@ -274,6 +287,31 @@ impl State {
         }
     }
 
+    fn move_to(&mut self, at: usize, offset: u64, bytes: usize) {
+        self.moves.seeks += u64::from(self.arm != Some((at, offset)));
+        self.moves.calls += 1;
+        self.moves.bytes += bytes as u64;
+        self.arm = Some((at, offset + bytes as u64));
+    }
+
+    fn move_in(&mut self, file: FileId, offset: u64, bytes: usize) {
+        let at = *self.open.get(&file.0).expect("a file is used while it is open");
+        self.move_to(at, offset, bytes);
+    }
+
+    fn move_named(&mut self, root: Root, name: &str, offset: u64, bytes: usize) {
+        if let Some(&at) = self.names.get(&key(root, name)) {
+            self.move_to(at, offset, bytes);
+        }
+    }
+
+    /// The disk notes a name or a length somewhere else than the bytes of a file.
+    fn move_away(&mut self) {
+        self.moves.seeks += 1;
+        self.moves.calls += 1;
+        self.arm = None;
+    }
+
     fn inode(&mut self, file: FileId) -> &mut Inode {
         let at = *self.open.get(&file.0).expect("a file is used while it is open");
         &mut self.inodes[at]
@@ -335,6 +373,10 @@ impl MemoryFiles {
         state.struck.take()
     }
 
+    pub fn moves(&self) -> Moves {
+        self.state().moves
+    }
+
     /// Calls so far that changed something.
     pub fn steps(&self) -> u64 {
         self.state().steps
@@ -392,6 +434,7 @@ impl MemoryFiles {
     pub fn write(&self, file: FileId, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state();
         let (done, result) = state.part(bytes.len());
+        state.move_in(file, offset, done);
         let inode = state.inode(file);
         assert!(offset + bytes.len() as u64 <= inode.now.bytes, "the log stays in its segment");
         inode.write(offset, &bytes[..done]);
@@ -457,6 +500,7 @@ impl Files for MemoryFiles {
             }
             size = (size / 2).next_multiple_of(BLOCK);
         }
+        state.move_away();
         let inode = state.named_or_new(root, name);
         inode.change(Change::Length(0));
         inode.change(Change::Length(size));
@@ -475,12 +519,15 @@ impl Files for MemoryFiles {
     }
 
     fn read_at(&self, file: FileId, offset: u64, buffer: &mut AlignedBuffer) -> io::Result<usize> {
-        self.fill(|state| Ok(state.inode(file)), offset, buffer)
+        let read = self.fill(|state| Ok(state.inode(file)), offset, buffer)?;
+        self.state().move_in(file, offset, read);
+        Ok(read)
     }
 
     fn write_at(&self, file: FileId, offset: u64, bytes: &AlignedBuffer) -> io::Result<()> {
         let mut state = self.state();
         let (done, result) = state.part(bytes.len());
+        state.move_in(file, offset, done);
         state.inode(file).write(offset, &bytes[..done]);
         result
     }
@@ -495,6 +542,7 @@ impl Files for MemoryFiles {
     fn sync(&self, file: FileId) -> io::Result<()> {
         let mut state = self.state();
         state.whole(Call::Changes)?;
+        state.moves.calls += 1;
         state.inode(file).sync();
         Ok(())
     }
@@ -502,6 +550,7 @@ impl Files for MemoryFiles {
     fn truncate(&self, file: FileId, length: u64) -> io::Result<()> {
         let mut state = self.state();
         state.whole(Call::Changes)?;
+        state.move_away();
         state.inode(file).change(Change::Length(length));
         Ok(())
     }
@@ -509,13 +558,24 @@ impl Files for MemoryFiles {
     fn sync_directory(&self, root: Root) -> io::Result<()> {
         let mut state = self.state();
         state.whole(Call::Changes)?;
+        state.move_away();
         state.sync_directory(root);
+        Ok(())
+    }
+
+    fn rename(&self, root: Root, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.whole(Call::Changes)?;
+        state.move_away();
+        let at = state.names.remove(&key(root, from)).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(key(root, to), at);
         Ok(())
     }
 
     fn remove(&self, root: Root, name: &str) -> io::Result<()> {
         let mut state = self.state();
         state.whole(Call::Changes)?;
+        state.move_away();
         state.names.remove(&key(root, name)).ok_or(io::ErrorKind::NotFound)?;
         Ok(())
     }
@@ -524,6 +584,7 @@ impl Files for MemoryFiles {
         let length = self.state().named(root, name)?.now.bytes;
         let mut bytes = vec![0; length as usize];
         self.fill(|state| state.named(root, name), 0, &mut bytes)?;
+        self.state().move_named(root, name, 0, bytes.len());
         Ok(bytes)
     }
 
@@ -532,12 +593,14 @@ impl Files for MemoryFiles {
         if self.fill(|state| state.named(root, name), offset, &mut bytes)? < length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        self.state().move_named(root, name, offset, length);
         Ok(bytes)
     }
 
     fn write_small(&self, root: Root, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state();
         state.whole(Call::Grows)?;
+        state.move_away();
         let at = state.inodes.len();
         let mut inode = Inode::default();
         inode.write(0, bytes);
@@ -554,6 +617,8 @@ impl Files for MemoryFiles {
         if done == 0 && result.is_err() {
             return result;
         }
+        state.named_or_new(root, name);
+        state.move_named(root, name, offset, done);
         let inode = state.named_or_new(root, name);
         inode.write(offset, &bytes[..done]);
         inode.change(Change::Length(offset + done as u64));

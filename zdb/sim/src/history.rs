@@ -84,6 +84,8 @@ pub struct History {
     all_keys: Vec<Write>,
     /// Until when the writes to a namespace are told by what was found in it.
     settled: HashMap<Vec<u8>, Moment>,
+    /// How many versions before the newest one are surely kept, of namespaces that do not keep all.
+    kept_versions: HashMap<Vec<u8>, u64>,
     next: u64,
 }
 
@@ -299,14 +301,27 @@ impl History {
             is_version && !hidden && taken.iter().all(|other| other.value != write.value)
         });
         match lost {
-            Some(write) if is_whole => Err(format!(
-                "without the version of {}..{}: {:?}",
-                write.begun,
-                write.ended,
-                write.value.short()
-            )),
+            Some(write) if is_whole && versions.len() as u64 <= self.kept_versions(namespace) => {
+                Err(format!(
+                    "without the version of {}..{}: {:?}",
+                    write.begun,
+                    write.ended,
+                    write.value.short()
+                ))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// From now on the cleaner may drop versions of a namespace, but for so many of each key.
+    pub fn may_drop(&mut self, namespace: &[u8], kept: u64) {
+        let least = self.kept_versions.entry(namespace.to_vec()).or_insert(kept);
+        *least = kept.min(*least);
+    }
+
+    /// How many versions before the newest one a namespace has in any case.
+    pub fn kept_versions(&self, namespace: &[u8]) -> u64 {
+        self.kept_versions.get(namespace).copied().unwrap_or(u64::MAX)
     }
 
     /// Whether a read between two moments can have seen this.

@@ -87,7 +87,7 @@ impl Requests {
             950..962 => one("NSINFO", &[name]),
             962..966 => said_once("FLUSH"),
             966..970 => {
-                let settings: [[&[u8]; 2]; 10] = [
+                let settings: [[&[u8]; 2]; 15] = [
                     [b"worm", b"1"],
                     [b"worm", b"0"],
                     [b"lock", b"1"],
@@ -95,9 +95,15 @@ impl Requests {
                     [b"lock", b"0"],
                     [b"maxsize", b"5000"],
                     [b"maxsize", b"0"],
-                    [b"public", b"1"],
+                    // Of years that no record reaches: deleted keys stay in the index, nothing is dropped.
+                    [b"history", b"36500d"],
                     [b"freeze", b"1"],
                     [b"freeze", b"0"],
+                    [b"history", b"0"],
+                    [b"history", b"0"],
+                    [b"history", b"2"],
+                    [b"history", b"36500d"],
+                    [b"history", b"forever"],
                 ];
                 let [property, value] = pick(random, &settings);
                 one("NSSET", &[name, property, value])
@@ -107,7 +113,8 @@ impl Requests {
                 let policy = pick(random, &["always", "everysec", "no"]);
                 one("CONFIG", &[b"SET", b"appendfsync", policy.as_bytes()])
             }
-            978..985 => said_once("DBSIZE"),
+            978..981 => said_once("DBSIZE"),
+            981..985 => said_once("DEBUG CLEAN"),
             985..990 => said_once("NSLIST"),
             _ => one("GET", &[&key]),
         }

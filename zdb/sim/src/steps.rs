@@ -11,7 +11,7 @@ use zdb::engine::log::Policy;
 const START_CALLS_MAX: u64 = 12;
 
 /// What the load asks for: two clients in turn. `@` is a value that fills a block and more, `_` nothing.
-const LOAD: [&str; 44] = [
+const LOAD: [&str; 63] = [
     "NSNEW one",
     "NSNEW seq",
     "NSSET seq mode seq",
@@ -52,6 +52,25 @@ const LOAD: [&str; 44] = [
     "SET t 30",
     "SELECT default",
     "NSDEL one",
+    "NSSET default history 0",
+    "NSSET seq history 0",
+    "SET a @33",
+    "SELECT seq",
+    "SET _ @34",
+    "SELECT default",
+    "NSJUMP",
+    "DEL c",
+    "SET a 35",
+    "NSJUMP",
+    "DEL d",
+    "SET b 36",
+    "NSJUMP",
+    "DEBUG CLEAN",
+    "FLUSHDISK",
+    "SET b 37",
+    "NSJUMP",
+    "DEBUG CLEAN",
+    "FLUSHDISK",
     "RESTART",
     "SET a 31",
     "MSET a 32 e 33",

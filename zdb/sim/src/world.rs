@@ -281,7 +281,7 @@ impl World {
             if left_ms == 0 {
                 return;
             }
-            let due = [self.hub.engine.deadline_ms(), self.hub.deadline_ms()];
+            let due = [self.hub.engine.log.deadline_ms(), self.hub.deadline_ms()];
             let due_ms = due.into_iter().flatten().min().unwrap_or(u64::MAX);
             self.pass(due_ms.saturating_sub(self.now.monotonic_ms).clamp(1, left_ms));
         }
@@ -684,7 +684,10 @@ impl World {
                 .collect();
             let closing = self.hub.stopping;
             // Clients that are gone may have left requests that a pause or the log holds.
-            let held = self.hub.deadline_ms().is_some() || runs_on;
+            let soon_ms = self.now.monotonic_ms + 3_600_000;
+            // On a full disk the cleaner looks for room again and again.
+            let is_due = self.hub.deadline_ms().is_some_and(|due_ms| due_ms < soon_ms);
+            let held = is_due && round <= IDLE_ROUNDS_MAX || runs_on;
             // A segment that is due and meets a full disk is asked for again and again.
             let idle = idle && self.ring.is_empty() || round > IDLE_ROUNDS_MAX;
             if idle && (waiting.is_empty() && !held || closing) {

@@ -4,6 +4,7 @@ use super::glob::matches;
 use super::settings::{self, SETTINGS, Setting, Settings};
 use super::task::TaskKind;
 use super::{Context, Outcome, help};
+use crate::engine::cleaner::Options;
 use crate::limits::UNKNOWN_REPLY_BYTES;
 use crate::output::Output;
 use crate::resp::Request;
@@ -119,6 +120,8 @@ impl Context<'_> {
         if settings.rotate_s != before.rotate_s {
             self.engine.log.set_rotation(settings.rotate_s * 1000);
         }
+        let options = Options { is_on: settings.cleaner, rate_bytes: settings.cleaner_rate_bytes };
+        self.engine.cleaner.options = options;
         if (settings.scrub_rate, settings.scrub_days) != (before.scrub_rate, before.scrub_days) {
             self.engine.scrub.set(settings.scrub_rate, settings.scrub_days);
         }

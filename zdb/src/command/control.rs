@@ -44,9 +44,13 @@ pub fn debug(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
             (context.server.machine.sleep_us)(us as u64);
             context.ok(out)
         }
+        (b"CLEAN", 2) => {
+            context.engine.cleaner.ask();
+            context.ok(out)
+        }
         (b"SCRUB", 3) => scrub(context, request, out),
         (b"HELP", 2) => context.help(out, help::DEBUG),
-        (b"SLEEP" | b"SCRUB" | b"HELP", _) => context.error(out, "Unexpected arguments"),
+        (b"CLEAN" | b"SCRUB" | b"SLEEP" | b"HELP", _) => context.error(out, "Unexpected arguments"),
         _ => context.unknown_subcommand(out, request),
     }
 }

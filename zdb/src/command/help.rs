@@ -62,6 +62,8 @@ pub const CONFIG: &[&str] = &[
 
 pub const DEBUG: &[&str] = &[
     "DEBUG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "CLEAN",
+    "    Looks through all data files now for space to give back, whatever the setting cleaner says.",
     "SLEEP <seconds>",
     "    Stops the whole server for up to 60 seconds; decimals allowed.",
     "SCRUB <START|STOP>",

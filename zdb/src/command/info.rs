@@ -2,7 +2,7 @@
 
 use super::measure::{CommandCost, Histogram};
 use super::{Context, Outcome, settings};
-use crate::engine::namespace::Namespace;
+use crate::engine::namespace::{Namespace, Space};
 use crate::limits::{OUTPUT_BYTES_MAX, PUSH_OUTPUT_BYTES_MAX};
 use crate::output::Output;
 use crate::resp::Request;
@@ -130,6 +130,17 @@ fn zdb_sections(context: &Context<'_>, text: &mut Text<'_>) {
         text.field("log_position", engine.log.appended());
         text.field("log_broken", engine.log.broken().unwrap_or("no"));
         text.field("index_memory_bytes", engine.index_bytes());
+        let cleaner = &engine.cleaner.stats;
+        text.field("packed_memory_bytes", engine.log.segments.packed_memory_bytes());
+        text.field("cleaner_state", engine.cleaner.state());
+        text.field("cleaner_segments_cleaned", cleaner.segments_cleaned);
+        text.field("cleaner_segments_written", cleaner.segments_written);
+        text.field("cleaner_bytes_cleaned", cleaner.cleaned_bytes);
+        text.field("cleaner_bytes_written", cleaner.written_bytes);
+        text.field("cleaner_records_kept", cleaner.records_kept);
+        text.field("cleaner_records_dropped", cleaner.records_dropped);
+        text.field("cleaner_records_looked_up", cleaner.questions);
+        text.field("cleaner_failures", cleaner.failures);
         text.field("cache_bytes", engine.cache.bytes());
         text.field("cache_records", engine.cache.len());
         let commit = &server.latencies.commit;
@@ -138,6 +149,17 @@ fn zdb_sections(context: &Context<'_>, text: &mut Text<'_>) {
         text.field("commit_p99_us", format_args!("{:.3}", us(commit.quantile_ns(0.99))));
         text.field("namespaces", engine.namespaces.len());
         text.field("keys", engine.namespaces.iter().map(|one| one.live_keys).sum::<u64>());
+    }
+    if text.section("space", true) {
+        let Space { live, history, dead } = engine.namespaces.space();
+        text.field("data_live_bytes", live);
+        text.field("data_history_bytes", history);
+        text.field("data_dead_bytes", dead);
+        text.field("data_ended_bytes", engine.namespaces.ended_bytes);
+        text.field("disk_full", u8::from(log.disk_full));
+        for (slot, namespace) in engine.namespaces.slots() {
+            text.field(&format!("ns{slot}"), space(namespace));
+        }
     }
     if text.section("scrub", true) {
         let scrub = &engine.scrub;
@@ -273,9 +295,21 @@ fn percentiles(histogram: &Histogram) -> String {
 }
 
 fn keyspace(namespace: &Namespace) -> String {
-    let mut text = format!("keys={},expires=0,avg_ttl=0,name=", namespace.live_keys);
+    format!("keys={},expires=0,avg_ttl=0,name={}", namespace.live_keys, name_in_field(namespace))
+}
+
+fn space(namespace: &Namespace) -> String {
+    let Space { live, history, dead } = namespace.space();
+    let (retention, name) = (namespace.settings.retention, name_in_field(namespace));
+    format!(
+        "live_bytes={live},history_bytes={history},dead_bytes={dead},history={retention},name={name}"
+    )
+}
+
+/// A name in which what would end the field or the line is written as a number.
+fn name_in_field(namespace: &Namespace) -> String {
+    let mut text = String::new();
     for byte in &namespace.name {
-        // What would end the field or the line is written as a number.
         match byte {
             b',' | b'=' | b'\\' => write!(text, "\\x{byte:02x}"),
             b'!'..=b'~' => write!(text, "{}", char::from(*byte)),

@@ -134,7 +134,7 @@ pub fn random_key(context: &mut Context<'_>, _request: Request<'_>, out: &mut Ou
         context.writer(out).bulk(record.key());
         return context.done_at(end);
     }
-    let kind = TaskKind::Read { verb: Verb::Name, key: Box::default() };
+    let kind = TaskKind::Read { verb: Verb::Name, key: Box::default(), is_dead: false, head: None };
     fetch_for(context, kind, place, 0, true)
 }
 
@@ -171,24 +171,35 @@ fn read(context: &mut Context<'_>, verb: Verb, key: &[u8], out: &mut Output) -> 
     answer(context, verb, key, out)
 }
 
-/// Where the newest record of a key, or of another with its hash, lies; and about how long it is.
-pub fn locate(context: &Context<'_>, key: &[u8]) -> Option<(Place, u64)> {
+/// Where the newest record of a key, or of another with its hash, lies.
+struct Located {
+    place: Place,
+    /// About how long it is.
+    bytes: u64,
+    /// It is a tombstone.
+    is_dead: bool,
+}
+
+fn locate(context: &Context<'_>, key: &[u8]) -> Option<Located> {
     let namespace = context.namespace();
     match &namespace.keys {
         Keys::User(_) => {
             let entry = context.engine.find(namespace, context.key_hash(key))?;
-            let payload = if entry.is_dead() { 0 } else { entry.length as usize };
-            Some((entry.place, format::record_bytes(key.len(), payload)))
+            let is_dead = entry.is_dead();
+            let payload = if is_dead { 0 } else { entry.length as usize };
+            let bytes = format::record_bytes(key.len(), payload);
+            Some(Located { place: entry.place, bytes, is_dead })
         }
         Keys::Sequential(table) => {
             let place = table.get(sequential_id(key)?)?;
-            Some((place, format::record_bytes(key.len(), namespace.typical_payload_bytes())))
+            let bytes = format::record_bytes(key.len(), namespace.typical_payload_bytes());
+            Some(Located { place, bytes, is_dead: false })
         }
     }
 }
 
 fn answer(context: &mut Context<'_>, verb: Verb, key: &[u8], out: &mut Output) -> Outcome {
-    let Some((place, bytes)) = locate(context, key) else {
+    let Some(Located { place, bytes, is_dead }) = locate(context, key) else {
         missing(verb, context.session.protocol, out);
         return context.done_at(context.namespace().deleted_until);
     };
@@ -212,7 +223,7 @@ fn answer(context: &mut Context<'_>, verb: Verb, key: &[u8], out: &mut Output) -
         found.render(verb, context.session.protocol, context.session.namespace, shared, out);
         return context.done_at(end);
     }
-    let kind = TaskKind::Read { verb, key: key.into() };
+    let kind = TaskKind::Read { verb, key: key.into(), is_dead, head: Some(place) };
     fetch_for(context, kind, place, bytes, verb != Verb::Check)
 }
 
@@ -366,11 +377,12 @@ pub enum Next {
     Read(Place),
 }
 
-/// Answers a reading task with the record that it waited for.
+/// Answers a reading task with the record that it waited for. `is_dead`: the newest record of the key's hash
+/// was a tombstone.
 pub fn resume(
     engine: &Engine,
     task: &Task,
-    verb: Verb,
+    (verb, is_dead): (Verb, bool),
     key: &[u8],
     fetched: &Fetched,
     out: &mut Output,
@@ -383,9 +395,15 @@ pub fn resume(
         Ok(bytes) => (bytes, true),
         // Its head and its key are whole.
         Err(ReadFailure::Damaged(Some(bytes))) => (bytes, false),
+        // Below a version that the cleaner dropped there is none of another key.
+        Err(ReadFailure::Gone) => {
+            missing(verb, protocol, out);
+            return finished;
+        }
         Err(ReadFailure::Damaged(None) | ReadFailure::Unreadable) => {
             match verb {
-                Verb::Exists => out.writer(protocol).integer(1),
+                // Going by the hash. A tombstone may be that of another key with it, and ours below.
+                Verb::Exists if !is_dead => out.writer(protocol).integer(1),
                 Verb::Check => out.writer(protocol).integer(-1),
                 _ => out.writer(protocol).error("Internal Error"),
             }
@@ -429,10 +447,11 @@ pub fn history(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
     let key = request.get(1);
     if request.len() == 2 {
         let found = if key.len() <= KEY_BYTES_MAX { locate(context, key) } else { None };
-        let Some((place, bytes)) = found else {
+        let Some(Located { place, bytes, .. }) = found else {
             return context.error(out, "Key not found");
         };
-        let kind = TaskKind::History { key: key.into(), token: None, version: None };
+        let kind =
+            TaskKind::History { key: key.into(), head: Some(place), token: None, version: None };
         return start_history(context, kind, place, bytes, true);
     }
     let Ok(token) = <[u8; 8]>::try_from(request.get(2)) else {
@@ -447,7 +466,7 @@ pub fn history(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
     }
     let place = Place::new(position);
     let bytes = format::record_bytes(key.len(), context.namespace().typical_payload_bytes());
-    let kind = TaskKind::History { key: key.into(), token: Some(place), version: None };
+    let kind = TaskKind::History { key: key.into(), head: None, token: Some(place), version: None };
     start_history(context, kind, place, bytes, false)
 }
 

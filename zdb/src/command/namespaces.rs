@@ -3,7 +3,9 @@
 use super::number::atoll;
 use super::{Context, Outcome, auth};
 use crate::engine::log::Refusal;
-use crate::engine::namespace::{Access, DEFAULT_NAME, Keys, Mode, Namespace, Settings};
+use crate::engine::namespace::{
+    Access, DEFAULT_NAME, Keys, Mode, Namespace, Retention, Settings, Space,
+};
 use crate::limits::{
     NAMESPACE_NAME_BYTES_MAX, PROPERTY_NAME_BYTES_MAX, PROPERTY_VALUE_BYTES_MAX,
     SELECT_PASSWORD_BYTES_MAX,
@@ -14,6 +16,8 @@ use std::fmt::Write;
 
 pub const TOO_LONG: &str = "Namespace too long";
 pub const NOT_FOUND: &str = "Namespace not found";
+const BAD_HISTORY: &str = "Invalid property value (expected: forever, a number of versions up to 4294967294, \
+                           or days from 1d to 36500d)";
 /// 0-db counts the memory of its index this way, and clients show it.
 const INDEX_BYTES_PER_KEY: u64 = 64;
 
@@ -196,6 +200,12 @@ pub fn set(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) ->
         }
         b"lock" => settings.access = if yes { Access::Locked } else { Access::Open },
         b"freeze" => settings.access = if yes { Access::Frozen } else { Access::Open },
+        // 0-db has no such property. Without it, the space of overwritten values of `default` would never
+        // come back.
+        b"history" => match Retention::parse(value) {
+            Some(retention) => settings.retention = retention,
+            None => return context.error(out, BAD_HISTORY),
+        },
         _ if name == DEFAULT_NAME => {
             return context.error(out, "Cannot update default namespace");
         }
@@ -260,6 +270,11 @@ fn describe(context: &Context<'_>, namespace: &Namespace) -> Result<String, std:
         Keys::Sequential(_) => "sequential",
     };
     writeln!(out, "mode: {mode}")?;
+    writeln!(out, "history: {}", settings.retention)?;
+    let Space { live, history, dead } = namespace.space();
+    writeln!(out, "data_live_bytes: {live}")?;
+    writeln!(out, "data_history_bytes: {history}")?;
+    writeln!(out, "data_dead_bytes: {dead}")?;
     writeln!(out, "stats_index_io_errors: 0")?;
     writeln!(out, "stats_index_io_error_last: 0")?;
     writeln!(out, "stats_index_faults: 0")?;
@@ -276,6 +291,7 @@ fn describe(context: &Context<'_>, namespace: &Namespace) -> Result<String, std:
     writeln!(out, "index_disk_freespace_mb: {:.2}", megabytes(index))?;
     writeln!(out, "data_disk_freespace_bytes: {data}")?;
     writeln!(out, "data_disk_freespace_mb: {:.2}", megabytes(data))?;
+    writeln!(out, "disk_full: {}", u8::from(context.engine.log.stats.disk_full))?;
     if context.session.admin {
         let log = &context.engine.log;
         let current = log.current();
@@ -288,7 +304,7 @@ fn describe(context: &Context<'_>, namespace: &Namespace) -> Result<String, std:
         writeln!(out, "data_active: {data_path}/{}", names.0)?;
         writeln!(out, "index_path: {index_path}")?;
         writeln!(out, "index_active: {index_path}/{}", names.1)?;
-        writeln!(out, "data_current_id: {}", current.index)?;
+        writeln!(out, "data_current_id: {}", current.number)?;
         writeln!(out, "data_current_offset: {}", current.offset)?;
     }
     Ok(text)

@@ -48,43 +48,40 @@ pub fn data(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -
     if request.len() < 4 {
         return context.error(out, "Missing arguments");
     }
-    let (segment, position) =
-        match find_segment(context.engine, atoll(request.get(2)), atoll(request.get(3))) {
-            Ok(found) => found,
-            Err(text) => return context.error(out, text),
-        };
-    let pages = &context.engine.log.segments.list()[segment].pages;
+    let position = match find_segment(context.engine, atoll(request.get(2)), atoll(request.get(3)))
+    {
+        Ok(found) => found,
+        Err(text) => return context.error(out, text),
+    };
     let raw = Raw {
         protocol: context.session.protocol,
         namespace: context.session.namespace,
-        segment,
+        segment: 0,
         position,
-        page: pages.partition_point(|page| page.header.end <= position),
+        page: 0,
         record: None,
         previous: 0,
     };
     let waiter = context.add_task(TaskKind::Raw(Box::new(raw)));
-    // The task begins with an answer to a question that was not asked: nothing was read yet.
-    context.engine.answers.push((waiter, Answer::Page(Ok(Vec::new()))));
+    context.engine.begin_walk(waiter);
     Outcome::Later { bytes: UNKNOWN_REPLY_BYTES, alone: false }
 }
 
-/// The segment with a number and the position at an offset in it.
-fn find_segment(engine: &Engine, number: u64, offset: u64) -> Result<(usize, u64), &'static str> {
+/// The position at an offset in the segment with a number.
+fn find_segment(engine: &Engine, number: u64, offset: u64) -> Result<u64, &'static str> {
     let current = engine.log.current();
-    let index = usize::try_from(number).map_err(|_| NO_SEGMENT)?;
-    let end = match engine.log.segments.list().get(index) {
-        Some(_) if index == current.index => current.offset,
-        Some(segment) => segment.end() - segment.base,
-        // The first segment is made with the first record.
-        None if index == current.index => return Err(END_OF_FILE),
-        None => return Err(NO_SEGMENT),
+    let Some(index) = engine.log.segments.index_of(number) else {
+        // The first segment is made with the first record; others are a part of one that the cleaner wrote,
+        // which has all that is left of them.
+        return Err(if number <= current.number { END_OF_FILE } else { NO_SEGMENT });
     };
+    let segment = &engine.log.segments.list()[index];
+    let is_current = number == current.number;
+    let end = if is_current { current.offset } else { segment.end() - segment.base };
     if offset >= end {
         return Err(END_OF_FILE);
     }
-    let Some(segment) = engine.log.segments.list().get(index) else { return Err(END_OF_FILE) };
-    Ok((index, segment.base + offset))
+    Ok(segment.base + offset)
 }
 
 /// Takes an answer and goes on as far as it leads.
@@ -97,11 +94,12 @@ pub fn advance(
 ) -> Step {
     match answer {
         Answer::Record(fetched) => return show(engine, raw, &fetched, out),
-        Answer::Page(Ok(bytes)) if bytes.is_empty() => {}
+        // It begins; segments may have been replaced since it was asked for.
+        Answer::Page(Ok(bytes)) if bytes.is_empty() => raw.place_at_start(engine),
         Answer::Page(page) => {
             let segment = &engine.log.segments.list()[raw.segment];
             let (base, first) = (segment.base, segment.pages[raw.page].header.first);
-            let seed = engine.log.segments.page_seed(base);
+            let seed = engine.log.segments.page_seed(segment);
             match page {
                 Ok(bytes) if sidecar::read_page(&bytes, seed).is_some() => {
                     let entries = sidecar::entries(first, &bytes[PAGE_HEADER_BYTES..]);
@@ -115,7 +113,7 @@ pub fn advance(
                 }
             }
         }
-        Answer::Range { .. } | Answer::Written(_) => {
+        Answer::Range(_) | Answer::Written(_) | Answer::Work(_) => {
             unreachable!("raw reads ask for pages and records")
         }
     }
@@ -157,6 +155,13 @@ pub fn advance(
 }
 
 impl Raw {
+    fn place_at_start(&mut self, engine: &Engine) {
+        let segments = &engine.log.segments;
+        self.segment = segments.index_at(self.position);
+        let pages = &segments.list()[self.segment].pages;
+        self.page = pages.partition_point(|page| page.header.end <= self.position);
+    }
+
     /// Looks through the entries of a page: for the record first, then for the one before it. Goes to
     /// the next page where the record is not in this one.
     fn look(&mut self, engine: &Engine, entries: Entries<'_>) -> Result<(), &'static str> {

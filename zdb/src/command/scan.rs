@@ -8,12 +8,11 @@ use super::glob::matches;
 use super::keys::Cursor;
 use super::task::{Step, TaskKind};
 use super::{Context, Outcome};
-use crate::disk::aligned::AlignedBuffer;
 use crate::engine::index::Place;
-use crate::engine::log::format::{self, BLOCK, Head, Kind, RECORD_HEAD_BYTES};
+use crate::engine::log::format::{BLOCK, Head, Kind, RECORD_HEAD_BYTES};
 use crate::engine::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, namespace_bit};
 use crate::engine::namespace::Keys;
-use crate::engine::{Answer, Engine, Waiter};
+use crate::engine::{Answer, Engine, Stretch, Waiter};
 use crate::limits::{
     KEY_BYTES_MAX, PATTERN_BYTES_MAX, SCAN_ENTRIES_MAX, SCAN_GAP_BYTES, SCAN_READ_BYTES_MAX,
 };
@@ -66,7 +65,7 @@ pub struct Scan {
     /// First position of the page that is being read.
     page_first: u64,
     candidates: Vec<Candidate>,
-    reads: Vec<Option<Range>>,
+    reads: Vec<Option<Stretch>>,
     outstanding: usize,
     /// The reply rests on the log up to here.
     rests_on: u64,
@@ -81,11 +80,6 @@ struct Candidate {
     /// Position or id for the cursor.
     at: u64,
     head: Option<(Head, Vec<u8>)>,
-}
-
-struct Range {
-    start: u64,
-    bytes: AlignedBuffer,
 }
 
 /// A cursor of 17 bytes is 0-db's, a number is Redis's: 17 digits do not check as a cursor.
@@ -204,7 +198,7 @@ fn begin(
     form: Form,
 ) -> Outcome {
     let namespace = context.session.namespace;
-    let mut scan = Scan {
+    let scan = Scan {
         protocol: context.session.protocol,
         form,
         slot: context.session.slot,
@@ -221,10 +215,8 @@ fn begin(
         is_cut: false,
         is_at_end: false,
     };
-    scan.place_at_start(context.engine);
     let waiter = context.add_task(TaskKind::Scan(Box::new(scan)));
-    // The task begins with an answer to a question that was not asked: nothing was read yet.
-    context.engine.answers.push((waiter, Answer::Page(Ok(Vec::new()))));
+    context.engine.begin_walk(waiter);
     // Requests behind a scan wait for it: it must not see what they do.
     Outcome::Later { bytes: SCAN_ENTRIES_MAX * 64, alone: true }
 }
@@ -423,7 +415,7 @@ impl Scan {
         self.is_at_end &= kept == self.candidates.len();
         self.candidates.truncate(kept);
         for (part, (start, end)) in ranges.iter().enumerate() {
-            engine.fetch_range(Waiter::Task { task, part }, *start, *end);
+            engine.fetch_range(Waiter::Task { task, part }, *start, end - head_bytes);
         }
         self.reads = ranges.iter().map(|_| None).collect();
         ranges.len()
@@ -484,10 +476,9 @@ impl Scan {
             }
             let position = candidate.place.get();
             // Ranges may overlap at their ends: the one that holds the whole head is looked for.
-            candidate.head = self.reads.iter().flatten().find_map(|range| {
-                let bytes = range.bytes.get(position.checked_sub(range.start)? as usize..)?;
-                let head = format::decode_head(bytes, seed, position)?;
-                Some((head, bytes[RECORD_HEAD_BYTES..head.payload_offset()].to_vec()))
+            candidate.head = self.reads.iter().flatten().find_map(|stretch| {
+                let (head, key) = stretch.head(seed, position)?;
+                Some((head, key.to_vec()))
             });
             if candidate.head.is_none() {
                 bad.push(position);
@@ -554,10 +545,8 @@ pub fn advance(
         return finished;
     }
     match answer {
-        Answer::Range { start, bytes } => {
-            if let Ok(bytes) = bytes {
-                scan.reads[part] = Some(Range { start, bytes });
-            }
+        Answer::Range(stretch) => {
+            scan.reads[part] = stretch.ok();
             scan.outstanding -= 1;
             if scan.outstanding > 0 {
                 return Step::Waiting;
@@ -566,10 +555,12 @@ pub fn advance(
                 return Step::Finished { rests_on };
             }
         }
-        Answer::Page(Ok(bytes)) if bytes.is_empty() => {}
+        // The scan begins; segments may have been replaced since it was asked for.
+        Answer::Page(Ok(bytes)) if bytes.is_empty() => scan.place_at_start(engine),
         Answer::Page(Ok(bytes)) => {
-            let base = engine.log.segments.of(scan.page_first).map_or(0, |segment| segment.base);
-            let seed = engine.log.segments.page_seed(base);
+            let segment = engine.log.segments.of(scan.page_first);
+            let (base, seed) =
+                segment.map_or((0, 0), |one| (one.base, engine.log.segments.page_seed(one)));
             if sidecar::read_page(&bytes, seed).is_none() {
                 return page_lost(engine, scan, base, out);
             }
@@ -579,7 +570,9 @@ pub fn advance(
             let base = engine.log.segments.of(scan.page_first).map_or(0, |segment| segment.base);
             return page_lost(engine, scan, base, out);
         }
-        Answer::Record(_) | Answer::Written(_) => unreachable!("scans ask for pages and ranges"),
+        Answer::Record(_) | Answer::Written(_) | Answer::Work(_) => {
+            unreachable!("scans ask for pages and ranges")
+        }
     }
     let sequential = engine
         .namespaces

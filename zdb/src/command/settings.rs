@@ -2,7 +2,7 @@
 //! that no flag gave, then CONFIG SET; CONFIG REWRITE keeps them in `zdb.conf`.
 
 use crate::engine::log::Policy;
-use crate::limits::{SCRUB_DAYS_MAX, SLOWLOG_ENTRIES_MAX};
+use crate::limits::{CLEANER_RATE_BYTES, SCRUB_DAYS_MAX, SLOWLOG_ENTRIES_MAX};
 
 /// Lines of `zdb.conf` before the settings.
 const FILE_HEAD: &str = "\
@@ -30,6 +30,10 @@ pub struct Settings {
     pub default_bytes_max: u64,
     /// Seconds after which a written data file is closed and the next begun; 0: never.
     pub rotate_s: u64,
+    /// Whether space that nobody needs is given back, and how many bytes of segments the cleaner works through
+    /// in a second for that; 0: as fast as it can.
+    pub cleaner: bool,
+    pub cleaner_rate_bytes: u64,
     /// Bytes a second that the scrub reads; 0: it is off.
     pub scrub_rate: u64,
     /// Days from one pass of the scrub to the next; 0: none begins by itself.
@@ -51,6 +55,8 @@ impl Default for Settings {
             cache_bytes: 256 << 20,
             default_bytes_max: 0,
             rotate_s: 0,
+            cleaner: true,
+            cleaner_rate_bytes: CLEANER_RATE_BYTES,
             scrub_rate: 4 << 20,
             scrub_days: 30,
             verbose: false,
@@ -91,6 +97,25 @@ pub const SETTINGS: &[Setting] = &[
         flags: &["cache"],
         get: |settings| settings.cache_bytes.to_string(),
         set: |settings, value| size(value).map(|given| settings.cache_bytes = given),
+    },
+    Setting {
+        name: "cleaner",
+        flags: &["cleaner"],
+        get: |settings| if settings.cleaner { "yes" } else { "no" }.into(),
+        set: |settings, value| {
+            settings.cleaner = match value {
+                "yes" => true,
+                "no" => false,
+                _ => return Err("{} takes yes or no"),
+            };
+            Ok(())
+        },
+    },
+    Setting {
+        name: "cleaner-rate",
+        flags: &["cleaner-rate"],
+        get: |settings| settings.cleaner_rate_bytes.to_string(),
+        set: |settings, value| size(value).map(|given| settings.cleaner_rate_bytes = given),
     },
     Setting {
         name: "latency-monitor-threshold",
@@ -283,6 +308,8 @@ mod tests {
         for (name, value) in [
             ("appendfsync", "always"),
             ("cache", "1048576"),
+            ("cleaner", "no"),
+            ("cleaner-rate", "1000"),
             ("latency-monitor-threshold", "5"),
             ("loglevel", "verbose"),
             ("maxclients", "7"),

@@ -147,7 +147,7 @@ pub const COMMANDS: &[Command] = commands! {
     "nsinfo" Exact(2), false, FAST, NO_KEYS, "server", "name",
         "Size, limits and state of a namespace." => namespaces::info;
     "nsset" Exact(4), true, ADMIN_WRITE, NO_KEYS, "server", "name property value",
-        "Sets maxsize, password, public, worm, lock, freeze or mode of a namespace." => namespaces::set;
+        "Sets maxsize, password, public, worm, lock, freeze, mode or history of a namespace." => namespaces::set;
     "auth" Any, false, FAST, NO_KEYS, "connection", "[default] password | SECURE CHALLENGE | SECURE hash",
         "Becomes admin." => auth::auth;
     "nsjump" Any, true, ADMIN, NO_KEYS, "server", "",

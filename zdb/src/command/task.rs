@@ -6,7 +6,7 @@ use super::raw::{self, Raw};
 use super::scan::{self, Scan};
 use crate::engine::index::Place;
 use crate::engine::log::format::{self, FLAG_UNVERIFIED, Kind, Verified};
-use crate::engine::{Answer, Engine, Fetched, Waiter};
+use crate::engine::{Answer, Engine, Fetched, ReadFailure, Waiter};
 use crate::output::Output;
 use crate::resp::Protocol;
 use bytes::Bytes;
@@ -32,9 +32,13 @@ pub enum TaskKind {
     Read {
         verb: Verb,
         key: Box<[u8]>,
+        is_dead: bool,
+        /// The newest record of the key's hash when the walk down from it began.
+        head: Option<Place>,
     },
     History {
         key: Box<[u8]>,
+        head: Option<Place>,
         /// The version that the client asked for by token.
         token: Option<Place>,
         /// The version to show, once it was read; then the one before it is looked at.
@@ -86,7 +90,12 @@ impl Tasks {
         let mut output = Output::default();
         let again = Waiter::Task { task: id, part: 0 };
         let rests_on = match advance(engine, &mut task, part, answer, again, &mut output) {
-            Step::Finished { rests_on } => rests_on,
+            Step::Finished { rests_on } => {
+                if matches!(task.kind, TaskKind::Scan(_) | TaskKind::Raw(_)) {
+                    engine.end_walk();
+                }
+                rests_on
+            }
             Step::Waiting => {
                 self.tasks.insert(id, task);
                 return None;
@@ -124,9 +133,13 @@ fn advance(
         return Step::Finished { rests_on: 0 };
     }
     let Answer::Record(fetched) = answer else { unreachable!("the others ask for records") };
+    if let Some(place) = newer_head(engine, task, &fetched) {
+        fetch(engine, again, Some(task.namespace), place, 0);
+        return Step::Waiting;
+    }
     match &task.kind {
-        TaskKind::Read { verb, key } => {
-            match keys::resume(engine, task, *verb, key, &fetched, out) {
+        TaskKind::Read { verb, key, is_dead, .. } => {
+            match keys::resume(engine, task, (*verb, *is_dead), key, &fetched, out) {
                 Next::Finished { rests_on } => Step::Finished { rests_on },
                 Next::Read(place) => {
                     // It may not be on the disk yet.
@@ -142,6 +155,25 @@ fn advance(
     }
 }
 
+/// Where a walk begins anew that came to a version which the cleaner dropped: while it read the records of
+/// another key with the same hash its own key got a newer version. `None`: there is none.
+fn newer_head(engine: &Engine, task: &mut Task, fetched: &Fetched) -> Option<Place> {
+    if !matches!(fetched.record, Err(ReadFailure::Gone)) {
+        return None;
+    }
+    let namespace = engine.namespaces.get(task.slot).filter(|one| one.id == task.namespace)?;
+    let (TaskKind::Read { key, head: Some(head), .. }
+    | TaskKind::History { key, head: Some(head), version: None, .. }) = &mut task.kind
+    else {
+        return None;
+    };
+    let newest = engine.find(namespace, engine.hash(key))?.place;
+    (newest != *head).then(|| {
+        *head = newest;
+        newest
+    })
+}
+
 /// Gets a record from memory or asks the disk for it; either way it arrives as an answer.
 pub fn fetch(engine: &mut Engine, waiter: Waiter, blame: Option<u32>, place: Place, bytes: u64) {
     let buffered = engine.log.buffered_from() <= place.get();
@@ -150,7 +182,7 @@ pub fn fetch(engine: &mut Engine, waiter: Waiter, blame: Option<u32>, place: Pla
     }
     let record = match engine.peek_checked(place) {
         Some(record) => Ok(Bytes::copy_from_slice(record.bytes())),
-        None => Err(crate::engine::ReadFailure::Damaged(None)),
+        None => Err(ReadFailure::Damaged(None)),
     };
     engine.answers.push((waiter, Answer::Record(Fetched { place, record })));
 }
@@ -162,15 +194,18 @@ fn history(
     again: Waiter,
     out: &mut Output,
 ) -> Step {
-    let TaskKind::History { key, token, version } = &mut task.kind else {
+    let TaskKind::History { key, token, version, .. } = &mut task.kind else {
         unreachable!("called for histories")
     };
     let finished = Step::Finished { rests_on: 0 };
     let mut writer = out.writer(task.protocol);
     let Ok(bytes) = &fetched.record else {
+        let is_gone = matches!(fetched.record, Err(ReadFailure::Gone));
         match (&version, &token) {
+            (Some(shown), _) if is_gone => return show(shown, None, task.protocol, out),
             // The version before is lost, but there is one: its token says so when asked.
             (Some(shown), _) => return show(shown, Some(fetched.place), task.protocol, out),
+            (None, Some(_)) if is_gone => writer.error("No more history"),
             (None, Some(_)) => writer.error("Invalid arguments (index query)"),
             (None, None) => writer.error("Internal Error"),
         }

@@ -92,7 +92,7 @@ fn look(
     let Fetched { record, .. } = context.fetched.iter().find(|fetched| fetched.place == place)?;
     Some(match record {
         Ok(bytes) => judge(&Verified::trusted(bytes), key, value),
-        Err(ReadFailure::Damaged(_) | ReadFailure::Unreadable) => Newest::Lost,
+        Err(ReadFailure::Damaged(_) | ReadFailure::Unreadable | ReadFailure::Gone) => Newest::Lost,
     })
 }
 
@@ -359,14 +359,15 @@ fn find_for_delete(
             let Some(entry) = context.engine.find(context.namespace(), hash) else {
                 return Ok(None);
             };
-            let length = if entry.is_dead() { 0 } else { entry.length };
-            (entry.place, format::record_bytes(key.len(), length as usize), length)
+            let length = (!entry.is_dead()).then_some(entry.length);
+            let bytes = format::record_bytes(key.len(), length.unwrap_or(0) as usize);
+            (entry.place, bytes, length)
         }
         Keys::Sequential(table) => {
             let Some(place) = sequential_id(key).and_then(|id| table.get(id)) else {
                 return Ok(None);
             };
-            (place, format::record_bytes(8, context.namespace().typical_payload_bytes()), 0)
+            (place, format::record_bytes(8, context.namespace().typical_payload_bytes()), Some(0))
         }
     };
     let Some(newest) = look(context, place, key, None) else {
@@ -377,8 +378,10 @@ fn find_for_delete(
             Some(Predecessor { place, verified, replaced: Some(length) })
         }
         Newest::Ours { live: false, .. } => None,
-        // A damaged record can be deleted too: its hash or id says that it is this key's.
-        Newest::Lost => Some(Predecessor { place, verified: false, replaced: Some(length) }),
+        // A damaged record can be deleted too: its hash or id says that it is this key's. A tombstone may be
+        // that of another key with it, and ours below.
+        Newest::Lost if length.is_none() => return Err(Unfinished::Refused(CANNOT_DELETE)),
+        Newest::Lost => Some(Predecessor { place, verified: false, replaced: length }),
         Newest::Foreign => match below(context, place, key) {
             Below::Live(length) => {
                 Some(Predecessor { place, verified: false, replaced: Some(length) })
@@ -410,6 +413,7 @@ fn below(context: &Context<'_>, head: Place, key: &[u8]) -> Below {
         let record = match (context.engine.peek(place), fetched) {
             (Some(record), _) => record,
             (None, Some(Fetched { record: Ok(bytes), .. })) => Verified::trusted(bytes),
+            (None, Some(Fetched { record: Err(ReadFailure::Gone), .. })) => return Below::Nothing,
             (None, Some(Fetched { record: Err(_), .. })) => return Below::Lost,
             (None, None) => return Below::Read(place),
         };

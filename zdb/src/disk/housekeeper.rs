@@ -10,7 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 /// Carries out one operation of the slow kind.
 pub fn perform(files: &dyn Files, operation: Operation) -> io::Result<Done> {
     match operation {
-        Operation::CreateSegment { name, capacity, capacity_min, header } => {
+        Operation::CreateSegment { name, capacity, capacity_min, keep_free, header } => {
+            let capacity = room_for(files, capacity, capacity_min, keep_free)?;
             create_segment(files, &name, capacity, capacity_min, &header)
         }
         Operation::Truncate { file, length } => {
@@ -32,6 +33,30 @@ pub fn perform(files: &dyn Files, operation: Operation) -> io::Result<Done> {
             files.write_small(root, &name, &bytes)?;
             Ok(Done::Nothing)
         }
+        Operation::MakeFile { name, bytes } => {
+            let (file, bytes) = files.create(Root::Data, &name, bytes, bytes)?;
+            Ok(Done::File(file, bytes))
+        }
+        Operation::WriteBlocks { file, offset, blocks } => {
+            files.write_at(file, offset, &blocks)?;
+            Ok(Done::Nothing)
+        }
+        Operation::Publish { file, bytes, from, to } => {
+            files.truncate(file, bytes)?;
+            files.sync(file)?;
+            files.rename(Root::Data, &from, &to)?;
+            files.sync_directory(Root::Data)?;
+            Ok(Done::Nothing)
+        }
+        Operation::Remove { names } => {
+            for (root, name) in names {
+                match files.remove(root, &name) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            Ok(Done::Nothing)
+        }
         Operation::FreeSpace => Ok(Done::Free {
             data: files.free_bytes(Root::Data)?,
             index: files.free_bytes(Root::Index)?,
@@ -41,6 +66,26 @@ pub fn perform(files: &dyn Files, operation: Operation) -> io::Result<Done> {
         | Operation::Sync { .. }
         | Operation::Read { .. } => unreachable!("the ring does log I/O"),
     }
+}
+
+/// How large a file can be that leaves so many bytes free.
+fn room_for(
+    files: &dyn Files,
+    capacity: u64,
+    capacity_min: u64,
+    keep_free: u64,
+) -> io::Result<u64> {
+    if keep_free == 0 {
+        return Ok(capacity);
+    }
+    // Where nobody knows (a ramfs says 0), the disk itself tells when it is full.
+    let free = files.free_bytes(Root::Data).ok().filter(|free| *free > 0).unwrap_or(u64::MAX);
+    let room = free.saturating_sub(keep_free) / BLOCK * BLOCK;
+    if room < capacity_min {
+        let text = "No space left on the device but what is kept for the cleaner and for deletes";
+        return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+    }
+    Ok(capacity.min(room))
 }
 
 /// Makes a segment whose header is durable before anybody hears of it.

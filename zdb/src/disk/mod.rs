@@ -55,11 +55,12 @@ pub enum Operation {
         length: u64,
     },
     /// Makes a segment file of `capacity` bytes, or fewer but at least `capacity_min` where the disk is
-    /// nearly full, with this first block, all of it durable.
+    /// nearly full, with this first block, all of it durable. So many bytes stay free on the disk.
     CreateSegment {
         name: String,
         capacity: u64,
         capacity_min: u64,
+        keep_free: u64,
         header: Vec<u8>,
     },
     /// Gives back the part of a closed segment behind `length`.
@@ -87,6 +88,29 @@ pub enum Operation {
         root: Root,
         name: String,
         bytes: Vec<u8>,
+    },
+    /// Makes a file of so many allocated bytes in the data directory, which does not count until it is
+    /// published.
+    MakeFile {
+        name: String,
+        bytes: u64,
+    },
+    /// Writes blocks to such a file.
+    WriteBlocks {
+        file: FileId,
+        offset: u64,
+        blocks: AlignedBuffer,
+    },
+    /// Gives such a file, of so many bytes, the name under which it counts; durable when it is done.
+    Publish {
+        file: FileId,
+        bytes: u64,
+        from: String,
+        to: String,
+    },
+    /// Removes files, of which some may be gone.
+    Remove {
+        names: Vec<(Root, String)>,
     },
     /// Free bytes of both file systems.
     FreeSpace,
@@ -138,6 +162,8 @@ pub trait Files: Send + Sync {
     fn truncate(&self, file: FileId, length: u64) -> io::Result<()>;
     fn sync_directory(&self, root: Root) -> io::Result<()>;
     fn remove(&self, root: Root, name: &str) -> io::Result<()>;
+    /// Gives a file another name, under which there may be one already.
+    fn rename(&self, root: Root, from: &str, to: &str) -> io::Result<()>;
     /// A whole small file, or a part of it.
     fn read_small(&self, root: Root, name: &str) -> io::Result<Vec<u8>>;
     fn read_part(&self, root: Root, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>>;

@@ -328,7 +328,10 @@ impl Files for SystemFiles {
             match allocate(&file, size) {
                 Ok(()) => return Ok((self.keep(file), size)),
                 Err(error)
-                    if error.kind() == io::ErrorKind::StorageFull && size / 2 >= capacity_min =>
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                    ) && size / 2 >= capacity_min =>
                 {
                     file.set_len(0)?;
                     size = (size / 2).next_multiple_of(BLOCK);
@@ -401,6 +404,11 @@ impl Files for SystemFiles {
 
     fn sync_directory(&self, root: Root) -> io::Result<()> {
         File::open(self.path(root, ""))?.sync_all()
+    }
+
+    fn rename(&self, root: Root, from: &str, to: &str) -> io::Result<()> {
+        self.check_writable()?;
+        fs::rename(self.path(root, from), self.path(root, to))
     }
 
     fn remove(&self, root: Root, name: &str) -> io::Result<()> {

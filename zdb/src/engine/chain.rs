@@ -2,11 +2,17 @@
 
 use super::log::buffer::WriteBuffer;
 use super::log::format::{self, BLOCK, LogId, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::log::packed::PACKED_SPAN_MAX;
+use super::packed_walk;
 use super::scanner::Scanner;
 use super::walk::Ending;
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
 use crate::limits::SEGMENT_BYTES_MIN;
+
+/// No segment has so many addresses: the next one after a header that cannot be read begins behind all that the
+/// header may say when it is read again.
+const CAPACITY_END: u64 = 1 << 32;
 
 /// A segment.
 pub struct Link {
@@ -23,6 +29,8 @@ pub struct Chain {
     pub unused: Vec<(u64, FileId)>,
     /// Files with the name of a segment that are none of this log, and why.
     pub refused: Vec<(u64, String)>,
+    /// Whose addresses are those of a packed segment before them, which was made of them.
+    pub left_over: Vec<u64>,
 }
 
 /// Opens the segments with these bases, which grow. Changes nothing.
@@ -32,8 +40,14 @@ pub fn read(
     id: LogId,
     bases: &[u64],
 ) -> Result<Chain, String> {
-    let mut chain = Chain { links: Vec::new(), unused: Vec::new(), refused: Vec::new() };
+    let mut chain =
+        Chain { links: Vec::new(), unused: Vec::new(), refused: Vec::new(), left_over: Vec::new() };
+    let mut packed_until = 0;
     for (at, &base) in bases.iter().enumerate() {
+        if base < packed_until {
+            chain.left_over.push(base);
+            continue;
+        }
         let name = format::segment_name(base);
         let explain = |error: std::io::Error| format!("cannot read segment {name}: {error}");
         let file = files.open(Root::Data, &name).map_err(explain)?;
@@ -63,19 +77,60 @@ pub fn read(
             chain.refused.push((base, line));
             continue;
         }
-        let next = bases.get(at + 1).copied().unwrap_or(base + size);
         let damage = header.err().map(|line| format!("segment {name} at offset 0: {line}{what}"));
-        let header = header.unwrap_or(SegmentHeader {
-            log: id,
-            base,
-            capacity: next - base,
-            previous_end: 0,
-            created: 0,
+        let header = header.unwrap_or_else(|_| {
+            let scanner = Scanner::new(files, buffer, id.seed(), base, file, size);
+            without_header(scanner, id, base, bases.get(at + 1).copied())
         });
+        if header.packed.is_some() {
+            packed_until = base.saturating_add(header.capacity);
+        }
         chain.links.push(Link { header, file, size, damage });
     }
     chain.set_unused_apart(files, buffer, id.seed())?;
     Ok(chain)
+}
+
+/// What can be said of a segment whose header is lost.
+fn without_header(scanner: Scanner<'_>, log: LogId, base: u64, next: Option<u64>) -> SegmentHeader {
+    let size = scanner.end() - base;
+    let packed_end = next.unwrap_or(base + PACKED_SPAN_MAX);
+    // What cannot be read is told by whoever reads all of it.
+    let is_packed = packed_walk::is_packed(scanner, log.seed(), base, packed_end).unwrap_or(false);
+    // Behind the last one no address may be given out that is the packed one's already, however many it
+    // stands for.
+    let end = if is_packed { packed_end } else { next.unwrap_or(base + size.max(CAPACITY_END)) };
+    SegmentHeader {
+        log,
+        base,
+        capacity: end - base,
+        previous_end: 0,
+        created: 0,
+        packed: is_packed.then(|| packed_walk::lost_header(size, end)),
+    }
+}
+
+/// Segments that a packed one stands for, out of those with these bases, which grow: their files are
+/// left-overs, and so are their sidecars.
+pub fn without_packed(files: &dyn Files, bases: &[u64], wanted: &mut Vec<u64>) {
+    for &base in bases {
+        if !wanted.iter().any(|one| *one > base) {
+            continue;
+        }
+        if let Some(header) = read_header(files, base).filter(|header| header.packed.is_some()) {
+            let end = base.saturating_add(header.capacity);
+            wanted.retain(|one| *one <= base || *one >= end);
+        }
+    }
+}
+
+fn read_header(files: &dyn Files, base: u64) -> Option<SegmentHeader> {
+    let file = files.open(Root::Data, &format::segment_name(base)).ok()?;
+    let mut block = AlignedBuffer::new(BLOCK as usize);
+    let read = files.read_at(file, 0, &mut block);
+    files.close(file);
+    read.ok()?;
+    SegmentHeader::decode(&block).ok().filter(|header| header.base == base)
 }
 
 /// Whether a file has none of the sizes that it can be made with: it was cut behind its last record, which
@@ -98,6 +153,9 @@ impl Chain {
         seed: u64,
     ) -> Result<(), String> {
         while let Some(Link { header, file, size, .. }) = self.links.last() {
+            if header.packed.is_some() {
+                return Ok(());
+            }
             let mut scanner = Scanner::new(files, buffer, seed, header.base, *file, *size);
             let start = header.base + SEGMENT_HEADER_BYTES;
             if scanner.whole_at(start)?.is_some()

@@ -5,27 +5,33 @@
 
 pub mod cache;
 pub mod chain;
+pub mod cleaner;
+pub mod forgotten;
 pub mod identity;
 pub mod index;
 pub mod log;
 pub mod namespace;
+pub mod packed_walk;
 mod prefetch;
+mod reading;
 pub mod recovery;
 mod reservations;
 pub mod scanner;
 pub mod scrub;
 pub mod walk;
 
-use crate::disk::aligned::AlignedBuffer;
-use crate::disk::{Completion, Done, Operation, Root, Token};
+use crate::disk::{Completion, Done, FileId, Operation, Token};
 use crate::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARE_BYTES_MIN};
 use bytes::Bytes;
 use cache::RecordCache;
+use cleaner::Cleaner;
 use index::{Entry, HashSecret, KeyHash, PagePool, Place, SequenceTable};
-use log::format::{self, BLOCK, FLAG_ID, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
+use log::format::{self, FLAG_ID, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
 use log::sidecar::LogEntry;
 use log::{Jump, Log, Member, Refusal};
-use namespace::{Keys, Namespace, Namespaces};
+use namespace::{Keys, Namespace, Namespaces, Retention};
+use reading::Spot;
+pub use reading::Stretch;
 use scrub::Scrub;
 use std::collections::HashMap;
 use std::io;
@@ -52,6 +58,8 @@ pub enum Waiter {
     Connection(u64),
     /// Part of a task.
     Task { task: u64, part: usize },
+    /// The cleaner, by the number of its question.
+    Cleaner(u64),
 }
 
 /// A record that was asked for.
@@ -67,20 +75,21 @@ pub enum ReadFailure {
     Unreadable,
     /// The bytes are not those that were written. With the record where its head and key are whole.
     Damaged(Option<Bytes>),
+    /// The cleaner dropped it: it was superseded, and so was every older version of its key.
+    Gone,
 }
 
 #[derive(Debug)]
 pub enum Answer {
     Record(Fetched),
-    /// Raw bytes of the log from a position on.
-    Range {
-        start: u64,
-        bytes: io::Result<AlignedBuffer>,
-    },
+    /// Raw bytes of the log.
+    Range(io::Result<Stretch>),
     /// A page of a sidecar.
     Page(io::Result<Vec<u8>>),
     /// A small file is written.
     Written(io::Result<()>),
+    /// What the cleaner asked for is done.
+    Work(io::Result<Done>),
 }
 
 enum Pending {
@@ -88,13 +97,13 @@ enum Pending {
         waiter: Waiter,
         place: Place,
         namespace: Option<u32>,
-        start: u64,
+        spot: Spot,
         length: u64,
         keep: bool,
     },
     Range {
         waiter: Waiter,
-        start: u64,
+        spot: Spot,
     },
     Page {
         waiter: Waiter,
@@ -102,6 +111,16 @@ enum Pending {
     Written {
         waiter: Waiter,
     },
+    /// Work on files for the cleaner.
+    Work {
+        waiter: Waiter,
+    },
+    /// The sidecar of the packed segment with this base.
+    Sidecar {
+        base: u64,
+    },
+    /// Files that nobody needs.
+    Removal,
     FreeSpace,
 }
 
@@ -148,6 +167,7 @@ pub struct Engine {
     pub log: Log,
     pub namespaces: Namespaces,
     pub cache: RecordCache,
+    pub cleaner: Cleaner,
     pub now: Now,
     pub stats: EngineStats,
     /// Free bytes of the data and the index file system when last asked.
@@ -161,6 +181,8 @@ pub struct Engine {
     pool: PagePool,
     secret: HashSecret,
     pending: HashMap<Token, Pending>,
+    /// Files that were replaced and are still read.
+    retired: Vec<FileId>,
     free_asked_ms: u64,
     next_token: u64,
     operations: Vec<(Token, Operation)>,
@@ -178,6 +200,7 @@ impl Engine {
             log,
             namespaces,
             cache: RecordCache::new(cache_bytes),
+            cleaner: Cleaner::default(),
             now: Now::default(),
             stats: EngineStats::default(),
             free_bytes: (0, 0),
@@ -188,6 +211,7 @@ impl Engine {
             pool,
             secret,
             pending: HashMap::new(),
+            retired: Vec::new(),
             free_asked_ms: 0,
             next_token: 0,
             operations: Vec::new(),
@@ -210,6 +234,10 @@ impl Engine {
 
     /// The place of some record that a key has now, by a number drawn at random.
     pub fn any_place(&self, namespace: &Namespace, draw: u64) -> Option<Place> {
+        // An index may be full of dead entries.
+        if namespace.live_keys == 0 {
+            return None;
+        }
         match &namespace.keys {
             Keys::User(table) => table.any(&self.pool, draw),
             Keys::Sequential(table) => {
@@ -308,179 +336,12 @@ impl Engine {
         tables + self.pool.memory_bytes() - self.pool.pages_in_use() * index::PAGE_BYTES
     }
 
-    // ---------------------------------------------------------------- reading
-
-    /// Asks for the record at a place, of about `bytes` bytes. With `keep` it enters the cache. A failure
-    /// is counted against the namespace; without one it is silent, for places that a client named.
-    pub fn fetch(
-        &mut self,
-        waiter: Waiter,
-        namespace: Option<u32>,
-        place: Place,
-        bytes: u64,
-        keep: bool,
-    ) {
-        let start = place.get() / BLOCK * BLOCK;
-        let least = (RECORD_HEAD_BYTES + KEY_BYTES_MAX) as u64;
-        let end = (place.get() + bytes.max(least)).next_multiple_of(BLOCK);
-        self.fetch_blocks(waiter, namespace, place, start, end - start, keep);
-    }
-
-    fn fetch_blocks(
-        &mut self,
-        waiter: Waiter,
-        namespace: Option<u32>,
-        place: Place,
-        start: u64,
-        length: u64,
-        keep: bool,
-    ) {
-        let Some(segment) = self.log.segments.of(place.get()) else {
-            let fetched = Fetched { place, record: Err(ReadFailure::Unreadable) };
-            return self.answers.push((waiter, Answer::Record(fetched)));
-        };
-        let operation =
-            Operation::Read { file: segment.file, offset: start - segment.base, length };
-        let token = self.ask(operation);
-        let pending = Pending::Record { waiter, place, namespace, start, length, keep };
-        self.pending.insert(token, pending);
-    }
-
-    /// Asks for the blocks around [start, end) of the log, which lie in one segment.
-    pub fn fetch_range(&mut self, waiter: Waiter, start: u64, end: u64) {
-        let start = start / BLOCK * BLOCK;
-        let Some(segment) = self.log.segments.of(start) else {
-            let error = io::Error::other("no such segment");
-            return self.answers.push((waiter, Answer::Range { start, bytes: Err(error) }));
-        };
-        let operation = Operation::Read {
-            file: segment.file,
-            offset: start - segment.base,
-            length: (end - start).next_multiple_of(BLOCK),
-        };
-        let token = self.ask(operation);
-        self.pending.insert(token, Pending::Range { waiter, start });
-    }
-
-    /// Asks for a page of a sidecar that is not in memory.
-    pub fn fetch_page(&mut self, waiter: Waiter, base: u64, offset: u64, length: usize) {
-        let name = format::sidecar_name(base);
-        let token = self.ask(Operation::ReadSidecar { name, offset, length });
-        self.pending.insert(token, Pending::Page { waiter });
-    }
-
-    /// Replaces a small file beside the log.
-    pub fn write_file(&mut self, waiter: Waiter, name: &str, bytes: Vec<u8>) {
-        let token =
-            self.ask(Operation::WriteSmall { root: Root::Data, name: name.to_owned(), bytes });
-        self.pending.insert(token, Pending::Written { waiter });
-    }
+    // ---------------------------------------------------------------- writing
 
     /// From now on writes are acknowledged by another policy.
     pub fn set_policy(&mut self, policy: log::Policy) {
         self.log.set_policy(self.now.monotonic_ms, policy);
     }
-
-    /// Asks for the free space again, at most once a second.
-    pub fn refresh_free_space(&mut self) {
-        if self.now.monotonic_ms >= self.free_asked_ms + 1000 || self.free_asked_ms == 0 {
-            self.free_asked_ms = self.now.monotonic_ms.max(1);
-            let token = self.ask(Operation::FreeSpace);
-            self.pending.insert(token, Pending::FreeSpace);
-        }
-    }
-
-    fn ask(&mut self, operation: Operation) -> Token {
-        self.next_token += 1;
-        let token = Token(self.next_token << 1 | 1);
-        self.operations.push((token, operation));
-        token
-    }
-
-    fn record_read(&mut self, pending: Pending, result: io::Result<Done>) {
-        let Pending::Record { waiter, place, namespace, start, length, keep } = pending else {
-            unreachable!("only called for records")
-        };
-        let within = (place.get() - start) as usize;
-        let seed = self.log.seed;
-        let record = match result {
-            Ok(Done::Bytes(buffer)) => {
-                self.stats.reads += 1;
-                self.stats.read_bytes += buffer.len() as u64;
-                let bytes = Bytes::from_owner(buffer);
-                let bytes =
-                    if within <= bytes.len() { bytes.slice(within..) } else { Bytes::new() };
-                match format::decode_head(&bytes, seed, place.get()) {
-                    Some(head) if head.bytes() > bytes.len() as u64 => {
-                        let needed = (within as u64 + head.bytes()).next_multiple_of(BLOCK);
-                        if needed > length {
-                            return self
-                                .fetch_blocks(waiter, namespace, place, start, needed, keep);
-                        }
-                        Err(ReadFailure::Damaged(None))
-                    }
-                    Some(head) => {
-                        let bytes = bytes.slice(..head.bytes() as usize);
-                        if !format::payload_is_whole(&bytes, seed, &head) {
-                            Err(ReadFailure::Damaged(Some(bytes)))
-                        } else if keep {
-                            Ok(self.cache.insert(place.get(), bytes, length))
-                        } else {
-                            Ok(bytes)
-                        }
-                    }
-                    None => Err(ReadFailure::Damaged(None)),
-                }
-            }
-            _ => Err(ReadFailure::Unreadable),
-        };
-        if let (Err(failure), Some(namespace)) = (&record, namespace) {
-            let what = match failure {
-                ReadFailure::Unreadable => "cannot be read",
-                ReadFailure::Damaged(_) => "is damaged",
-            };
-            self.report_bad_read(namespace, place.get(), what);
-        }
-        self.answers.push((waiter, Answer::Record(Fetched { place, record })));
-    }
-
-    /// Forgets the records of a namespace that are kept in memory beside the log, with those of all
-    /// others: the cache does not know whose they are.
-    pub fn reload_namespace(&mut self, slot: usize) {
-        self.cache.clear();
-        if let Some(namespace) = self.namespaces.get(slot) {
-            self.events.push(Event::NamespaceReloaded(namespace.name.clone()));
-        }
-    }
-
-    /// Counts a page that is lost and tells the operator what to do about it.
-    pub fn report_lost_page(&mut self, base: u64) {
-        self.stats.index_read_errors += 1;
-        self.log.notices.push(format!(
-            "sidecar {} cannot be read: delete it and restart zdb, which makes it anew",
-            format::sidecar_name(base)
-        ));
-    }
-
-    /// Counts a bad read and tells the operator where it was.
-    pub fn report_bad_read(&mut self, namespace: u32, position: u64, what: &str) {
-        self.stats.read_errors += 1;
-        let now_s = self.now.unix_s();
-        let base = self.log.segments.of(position).map_or(0, |segment| segment.base);
-        self.log.notices.push(format!(
-            "the record in segment {} at offset {} {what}",
-            format::segment_name(base),
-            position - base
-        ));
-        if let Some(slot) = self.namespaces.slot_of(namespace)
-            && let Some(namespace) = self.namespaces.get_mut(slot)
-        {
-            namespace.read_errors += 1;
-            namespace.read_error_last = now_s;
-        }
-    }
-
-    // ---------------------------------------------------------------- writing
 
     /// Appends a version of a key, with the key's hash where it is known. Returns where the record ends, which is when it may be acknowledged.
     pub fn set(
@@ -628,17 +489,7 @@ impl Engine {
         }
         match self.pending.remove(&token) {
             Some(pending @ Pending::Record { .. }) => self.record_read(pending, result),
-            Some(Pending::Range { waiter, start }) => {
-                let bytes = result.and_then(|done| match done {
-                    Done::Bytes(bytes) => Ok(bytes),
-                    _ => Err(io::Error::other("a read gives bytes")),
-                });
-                if let Ok(bytes) = &bytes {
-                    self.stats.reads += 1;
-                    self.stats.read_bytes += bytes.len() as u64;
-                }
-                self.answers.push((waiter, Answer::Range { start, bytes }));
-            }
+            Some(Pending::Range { waiter, spot }) => self.range_read(waiter, spot, result),
             Some(Pending::Page { waiter }) => {
                 let bytes = result.and_then(|done| match done {
                     Done::Vector(bytes) => Ok(bytes),
@@ -648,10 +499,18 @@ impl Engine {
                     Ok(bytes) => self.stats.index_read_bytes += bytes.len() as u64,
                     Err(_) => self.stats.index_read_errors += 1,
                 }
-                self.answers.push((waiter, Answer::Page(bytes)));
+                self.answer(waiter, Answer::Page(bytes));
             }
             Some(Pending::Written { waiter }) => {
-                self.answers.push((waiter, Answer::Written(result.map(|_| ()))));
+                self.answer(waiter, Answer::Written(result.map(|_| ())));
+            }
+            Some(Pending::Work { waiter }) => self.answer(waiter, Answer::Work(result)),
+            Some(Pending::Sidecar { base }) => self.sidecar_stored(base, result),
+            Some(Pending::Removal) => {
+                if let Err(error) = result {
+                    // The next start removes them.
+                    self.log.notices.push(format!("cannot remove a cleaned segment: {error}"));
+                }
             }
             Some(Pending::FreeSpace) => {
                 if let Ok(Done::Free { data, index }) = result {
@@ -662,9 +521,15 @@ impl Engine {
         }
     }
 
+    /// When the cleaner or the scrub has something to do, in milliseconds of the loop's clock.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        [self.cleaner_deadline_ms(), self.scrub_deadline_ms()].into_iter().flatten().min()
+    }
+
     /// The tidy-up after each turn: what is due becomes operations.
     pub fn pump(&mut self) {
         self.log.now_s = self.now.unix_s();
+        self.clean();
         self.log.pump(self.now.monotonic_ms);
         self.step_scrub();
         self.events.extend(self.log.jumps.drain(..).map(Event::Jumped));
@@ -735,7 +600,7 @@ pub fn apply(
     count(namespace, entry, end);
     match &mut namespace.keys {
         Keys::User(table) => {
-            match index_change(entry) {
+            match index_change(entry, namespace.settings.retention) {
                 (hash, Some(found)) => table.insert(pool, hash, found),
                 (hash, None) => table.remove(pool, hash),
             };
@@ -745,11 +610,11 @@ pub fn apply(
 }
 
 /// What a record of a key does to the index of a namespace in user mode.
-fn index_change(entry: &LogEntry) -> (KeyHash, Option<Entry>) {
+fn index_change(entry: &LogEntry, retention: Retention) -> (KeyHash, Option<Entry>) {
     let (place, hash) = (Place::new(entry.position), KeyHash::from_bits(entry.key));
     let found = match entry.kind {
-        Kind::Delete if entry.flags & FLAG_UNVERIFIED == 0 => None,
-        // Below may be a key with the same hash, so the way there is kept.
+        Kind::Delete if entry.flags & FLAG_UNVERIFIED == 0 && !retention.keeps_deleted() => None,
+        // Below may be a key with the same hash, or versions whose time comes: the way there is kept.
         Kind::Delete => Some(Entry { place, length: Entry::DEAD, fingerprint: 0 }),
         _ => Some(Entry { place, length: entry.payload_length, fingerprint: entry.fingerprint }),
     };
@@ -777,6 +642,7 @@ fn apply_sequential(table: &mut SequenceTable, entry: &LogEntry) {
 fn count(namespace: &mut Namespace, entry: &LogEntry, end: u64) {
     let replaced = u64::from(entry.replaced.unwrap_or(0));
     let key_length = u64::from(entry.key_length);
+    namespace.count_bytes(entry);
     namespace.live_bytes = namespace.live_bytes.saturating_sub(replaced);
     if entry.kind == Kind::Set {
         namespace.used = true;

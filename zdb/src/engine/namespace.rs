@@ -1,14 +1,18 @@
 //! Namespaces: storage reservations that share the log. Each has its settings and its own index.
 
 use crate::engine::index::{KeyTable, PagePool, SKIP_IDS_MAX, SequenceTable};
-use crate::engine::log::format::{FLAG_ID, Head, Kind};
-use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::engine::log::format::{self, FLAG_ID, Head, Kind, RECORD_HEAD_BYTES};
+use crate::engine::log::sidecar::LogEntry;
+use crate::limits::{HISTORY_DAYS_MAX, HISTORY_VERSIONS_MAX, PAYLOAD_BYTES_MAX};
 use std::collections::HashMap;
+use std::fmt;
 
 pub const DEFAULT_NAME: &[u8] = b"default";
 pub const DEFAULT_ID: u32 = 0;
-/// Version of the settings' encoding in the log.
+/// Versions of the settings' encoding in the log. The second one ends with the retention; it is written
+/// only where there is one, so that a zdb that knows none reads all other namespaces.
 const SETTINGS_VERSION: u8 = 1;
+const SETTINGS_VERSION_RETENTION: u8 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -28,6 +32,82 @@ pub enum Access {
     Frozen,
 }
 
+/// Which versions that are not live the cleaner keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retention {
+    /// All, for ever.
+    #[default]
+    Forever,
+    /// This many before the newest one of a live key; none of a deleted key.
+    Versions(u32),
+    /// Those replaced or deleted less than this many times 86,400 seconds ago, by the records' times.
+    Days(u32),
+}
+
+impl Retention {
+    const ENCODED_BYTES: usize = 5;
+
+    /// `forever`, `N` or `Nd`, as NSSET takes it.
+    pub fn parse(word: &[u8]) -> Option<Self> {
+        let number = |digits: &[u8]| {
+            let are_digits = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+            std::str::from_utf8(digits).ok().filter(|_| are_digits)?.parse::<u32>().ok()
+        };
+        match word {
+            b"forever" => Some(Self::Forever),
+            [digits @ .., b'd'] => Self::Days(number(digits)?).checked(),
+            digits => Self::Versions(number(digits)?).checked(),
+        }
+    }
+
+    fn checked(self) -> Option<Self> {
+        let is_valid = match self {
+            Self::Forever => true,
+            Self::Versions(count) => count <= HISTORY_VERSIONS_MAX,
+            Self::Days(days) => (1..=HISTORY_DAYS_MAX).contains(&days),
+        };
+        is_valid.then_some(self)
+    }
+
+    fn encode(self) -> [u8; Self::ENCODED_BYTES] {
+        let (kind, number) = match self {
+            Self::Forever => (0, 0),
+            Self::Versions(count) => (1, count),
+            Self::Days(days) => (2, days),
+        };
+        let mut bytes = [kind; Self::ENCODED_BYTES];
+        bytes[1..].copy_from_slice(&u32::to_le_bytes(number));
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let &[kind, a, b, c, d] = bytes.first_chunk::<{ Self::ENCODED_BYTES }>()?;
+        let number = u32::from_le_bytes([a, b, c, d]);
+        match kind {
+            0 => Some(Self::Forever),
+            1 => Self::Versions(number).checked(),
+            2 => Self::Days(number).checked(),
+            _ => None,
+        }
+    }
+
+    /// Whether the index keeps a deleted key of user mode as a dead entry: the way to its tombstone and to
+    /// the versions below, which are dropped one day.
+    pub fn keeps_deleted(self) -> bool {
+        matches!(self, Self::Days(_))
+    }
+}
+
+impl fmt::Display for Retention {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forever => out.write_str("forever"),
+            Self::Versions(count) => write!(out, "{count}"),
+            Self::Days(days) => write!(out, "{days}d"),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub mode: Mode,
@@ -39,18 +119,28 @@ pub struct Settings {
     /// Limit of live payload bytes; 0 = none.
     pub max_bytes: u64,
     pub password: Option<Vec<u8>>,
+    pub retention: Retention,
 }
 
 impl Settings {
     pub fn new(mode: Mode) -> Self {
-        Self { mode, access: Access::Open, public: true, worm: false, max_bytes: 0, password: None }
+        Self {
+            mode,
+            access: Access::Open,
+            public: true,
+            worm: false,
+            max_bytes: 0,
+            password: None,
+            retention: Retention::Forever,
+        }
     }
 
     /// The payload of a namespace record.
     pub fn encode(&self) -> Vec<u8> {
         let password = self.password.as_deref().unwrap_or_default();
+        let has_retention = self.retention != Retention::Forever;
         let mut out = vec![
-            SETTINGS_VERSION,
+            if has_retention { SETTINGS_VERSION_RETENTION } else { SETTINGS_VERSION },
             matches!(self.mode, Mode::Sequential).into(),
             match self.access {
                 Access::Open => 0,
@@ -62,6 +152,9 @@ impl Settings {
         out.extend_from_slice(&self.max_bytes.to_le_bytes());
         out.push(password.len() as u8);
         out.extend_from_slice(password);
+        if has_retention {
+            out.extend_from_slice(&self.retention.encode());
+        }
         out
     }
 
@@ -69,10 +162,12 @@ impl Settings {
         let (&[version, mode, access, flags], rest) = bytes.split_first_chunk()?;
         let (max_bytes, rest) = rest.split_first_chunk::<8>()?;
         let (&length, rest) = rest.split_first()?;
-        let password = rest.get(..length as usize)?;
-        if version != SETTINGS_VERSION {
-            return None;
-        }
+        let (password, rest) = rest.split_at_checked(length.into())?;
+        let retention = match version {
+            SETTINGS_VERSION => Retention::Forever,
+            SETTINGS_VERSION_RETENTION => Retention::decode(rest)?,
+            _ => return None,
+        };
         Some(Self {
             mode: if mode == 0 { Mode::User } else { Mode::Sequential },
             access: match access {
@@ -84,6 +179,7 @@ impl Settings {
             worm: flags & 2 != 0,
             max_bytes: u64::from_le_bytes(*max_bytes),
             password: (!password.is_empty()).then(|| password.to_vec()),
+            retention,
         })
     }
 }
@@ -121,12 +217,22 @@ pub struct Namespace {
     pub origin: u32,
     pub name: Box<[u8]>,
     pub settings: Settings,
+    /// Unix seconds of the namespace record that set the present retention; 0 where none did.
+    pub retention_since: u32,
     pub keys: Keys,
     pub live_keys: u64,
     /// Payload bytes of the live keys.
     pub live_bytes: u64,
     /// Bytes of the live keys themselves.
     pub key_bytes: u64,
+    /// What fills the live keys' records up to a multiple of 8 bytes. May be off, also below 0, where the
+    /// records that it was counted from are not all there any more.
+    live_padding_bytes: i64,
+    /// Bytes of all records of keys that the log holds, with heads and padding.
+    pub stored_bytes: u64,
+    /// Of `stored_bytes`, what the cleaner found to be wanted by nobody and has not dropped yet. It counts
+    /// where the retention alone does not tell.
+    pub dead_bytes_known: u64,
     /// Keys ever inserted: 0-db's next internal id in user mode.
     pub inserts: u64,
     /// Whether it ever held a key: its mode is then fixed.
@@ -143,16 +249,20 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    fn new(id: u32, name: &[u8], settings: Settings) -> Self {
+    fn new(id: u32, name: &[u8], settings: Settings, since: u32) -> Self {
         Self {
             id,
             origin: id,
             name: name.into(),
             keys: Keys::new(settings.mode),
             settings,
+            retention_since: since,
             live_keys: 0,
             live_bytes: 0,
             key_bytes: 0,
+            live_padding_bytes: 0,
+            stored_bytes: 0,
+            dead_bytes_known: 0,
             inserts: 0,
             used: false,
             recorded: false,
@@ -180,6 +290,42 @@ impl Namespace {
         }
     }
 
+    /// Counts the bytes of a record of a key, and of what it replaces. The order of the records does not
+    /// matter here.
+    pub fn count_bytes(&mut self, entry: &LogEntry) {
+        let key = usize::from(entry.key_length);
+        let bytes = |payload: u32| format::record_bytes(key, payload as usize);
+        let padding = |payload: u32| {
+            bytes(payload) as i64 - (RECORD_HEAD_BYTES + key + payload as usize) as i64
+        };
+        self.stored_bytes += bytes(entry.payload_length);
+        self.live_padding_bytes -= entry.replaced.map_or(0, padding);
+        if entry.kind == Kind::Set {
+            self.live_padding_bytes += padding(entry.payload_length);
+        }
+    }
+
+    /// The cleaner dropped records of keys of so many bytes.
+    pub fn forgot(&mut self, bytes: u64) {
+        self.stored_bytes = self.stored_bytes.saturating_sub(bytes);
+        self.dead_bytes_known = self.dead_bytes_known.saturating_sub(bytes);
+    }
+
+    /// What the log holds of this namespace, in bytes of records.
+    pub fn space(&self) -> Space {
+        let padding = self.live_padding_bytes.max(0) as u64;
+        let padding = padding.min(self.live_keys * (format::ALIGN - 1));
+        let heads = self.live_keys * RECORD_HEAD_BYTES as u64;
+        let live = (heads + self.key_bytes + self.live_bytes + padding).min(self.stored_bytes);
+        let old = self.stored_bytes - live;
+        let dead = match self.settings.retention {
+            Retention::Forever => 0,
+            Retention::Versions(0) => old,
+            Retention::Versions(_) | Retention::Days(_) => self.dead_bytes_known.min(old),
+        };
+        Space { live, history: old - dead, dead }
+    }
+
     /// What the record for an average value takes in a read, in bytes.
     pub fn typical_payload_bytes(&self) -> usize {
         let average = self.live_bytes.checked_div(self.live_keys).unwrap_or(0);
@@ -187,8 +333,21 @@ impl Namespace {
     }
 }
 
+/// Bytes of the records of keys, with heads and padding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Of the newest versions of live keys.
+    pub live: u64,
+    /// Of older versions, deleted keys and tombstones, as far as they are kept or not looked at yet.
+    pub history: u64,
+    /// What the cleaner may drop.
+    pub dead: u64,
+}
+
 /// All namespaces, in slots that are reused: the order of NSLIST.
 pub struct Namespaces {
+    /// Bytes of the records of keys of namespaces that were removed or flushed.
+    pub ended_bytes: u64,
     slots: Vec<Option<Namespace>>,
     by_name: HashMap<Box<[u8]>, usize>,
     by_id: HashMap<u32, usize>,
@@ -198,9 +357,14 @@ pub struct Namespaces {
 impl Namespaces {
     /// With `default` in slot 0, id 0.
     pub fn new(mode: Mode) -> Self {
-        let mut all =
-            Self { slots: Vec::new(), by_name: HashMap::new(), by_id: HashMap::new(), next_id: 0 };
-        all.insert(DEFAULT_ID, DEFAULT_NAME, Settings::new(mode));
+        let mut all = Self {
+            ended_bytes: 0,
+            slots: Vec::new(),
+            by_name: HashMap::new(),
+            by_id: HashMap::new(),
+            next_id: 0,
+        };
+        all.insert(DEFAULT_ID, DEFAULT_NAME, Settings::new(mode), 0);
         all
     }
 
@@ -208,9 +372,9 @@ impl Namespaces {
         self.next_id
     }
 
-    /// Puts a namespace into the first free slot.
-    pub fn insert(&mut self, id: u32, name: &[u8], settings: Settings) -> usize {
-        let namespace = Namespace::new(id, name, settings);
+    /// Puts a namespace into the first free slot. `since`: Unix seconds of its record.
+    pub fn insert(&mut self, id: u32, name: &[u8], settings: Settings, since: u32) -> usize {
+        let namespace = Namespace::new(id, name, settings, since);
         let slot = match self.slots.iter().position(Option::is_none) {
             Some(free) => free,
             None => {
@@ -234,7 +398,7 @@ impl Namespaces {
         while self.find(&name).is_some() {
             name.push(b'+');
         }
-        let slot = self.insert(id, &name, settings);
+        let slot = self.insert(id, &name, settings, 0);
         if let Some(namespace) = self.get_mut(slot) {
             namespace.recorded = true;
         }
@@ -248,7 +412,8 @@ impl Namespaces {
             flags & FLAG_ID != 0 && namespace.settings.mode == Mode::User && !namespace.used;
         if is_new {
             let settings = namespace.settings.clone();
-            self.change(slot, Settings { mode: Mode::Sequential, ..settings });
+            let since = namespace.retention_since;
+            self.change(slot, Settings { mode: Mode::Sequential, ..settings }, since);
         }
         is_new
     }
@@ -272,20 +437,24 @@ impl Namespaces {
             self.remove(slot, pool);
             return Applied::Emptied(slot);
         }
-        let Some(settings) = Settings::decode(payload) else { return Applied::Unreadable };
+        let Some(settings) = Settings::decode(payload) else {
+            self.keep_history(head.namespace);
+            return Applied::Unreadable;
+        };
+        let since = head.timestamp;
         let (slot, applied) = match (slot, self.find(name)) {
             (Some(slot), _) => {
                 // A later record of a stand-in brings the name back.
                 self.rename(slot, name);
-                self.change(slot, settings);
+                self.change(slot, settings, since);
                 (slot, Applied::Kept)
             }
             // A new id under a name that is taken: the namespace was flushed.
             (None, Some(slot)) => {
-                self.replace(slot, head.namespace, settings, pool);
+                self.replace(slot, head.namespace, settings, since, pool);
                 (slot, Applied::Emptied(slot))
             }
-            (None, None) => (self.insert(head.namespace, name, settings), Applied::Kept),
+            (None, None) => (self.insert(head.namespace, name, settings, since), Applied::Kept),
         };
         if let Some(namespace) = self.get_mut(slot) {
             namespace.recorded = true;
@@ -293,23 +462,42 @@ impl Namespaces {
         applied
     }
 
+    /// Of a namespace whose settings are lost nobody knows what its history is worth: nothing is dropped.
+    pub fn keep_history(&mut self, id: u32) {
+        let slot = self.slot_of(id);
+        if let Some(namespace) = slot.and_then(|slot| self.get_mut(slot)) {
+            namespace.settings.retention = Retention::Forever;
+        }
+    }
+
     pub fn remove(&mut self, slot: usize, pool: &mut PagePool) {
         let Some(namespace) = self.slots[slot].take() else { return };
         self.by_name.remove(&namespace.name);
         self.by_id.remove(&namespace.id);
+        self.ended_bytes += namespace.stored_bytes;
         if let Keys::User(mut table) = namespace.keys {
             table.clear(pool);
         }
     }
 
-    /// Puts an empty namespace with another id and the same name into a slot.
-    pub fn replace(&mut self, slot: usize, id: u32, settings: Settings, pool: &mut PagePool) {
+    /// Puts an empty namespace with another id and the same name into a slot. `since`: Unix seconds of
+    /// its record.
+    pub fn replace(
+        &mut self,
+        slot: usize,
+        id: u32,
+        settings: Settings,
+        since: u32,
+        pool: &mut PagePool,
+    ) {
         let Some(old) = self.slots[slot].take() else { return };
         self.by_id.remove(&old.id);
         self.by_id.insert(id, slot);
         self.next_id = self.next_id.max(id + 1);
+        self.ended_bytes += old.stored_bytes;
         let origin = old.origin;
-        self.slots[slot] = Some(Namespace { origin, ..Namespace::new(id, &old.name, settings) });
+        let namespace = Namespace::new(id, &old.name, settings, since);
+        self.slots[slot] = Some(Namespace { origin, ..namespace });
         if let Keys::User(mut table) = old.keys {
             table.clear(pool);
         }
@@ -326,12 +514,33 @@ impl Namespaces {
     }
 
     /// Changes settings; a new mode makes a new, empty index, which only an unused namespace has.
-    pub fn change(&mut self, slot: usize, settings: Settings) {
+    /// `since`: Unix seconds of the record that says so.
+    pub fn change(&mut self, slot: usize, settings: Settings, since: u32) {
         let Some(namespace) = &mut self.slots[slot] else { return };
         if settings.mode != namespace.settings.mode && !namespace.used {
             namespace.keys = Keys::new(settings.mode);
         }
+        if settings.retention != namespace.settings.retention {
+            namespace.retention_since = since;
+            // It was found by other rules.
+            namespace.dead_bytes_known = 0;
+        }
         namespace.settings = settings;
+    }
+
+    /// The cleaner dropped records of so many bytes, of namespaces that were removed or flushed.
+    pub fn forgot_ended(&mut self, bytes: u64) {
+        self.ended_bytes = self.ended_bytes.saturating_sub(bytes);
+    }
+
+    /// What the log holds of all namespaces, with those that ended.
+    pub fn space(&self) -> Space {
+        let ended = Space { dead: self.ended_bytes, ..Space::default() };
+        self.iter().map(Namespace::space).fold(ended, |sum, one| Space {
+            live: sum.live + one.live,
+            history: sum.history + one.history,
+            dead: sum.dead + one.dead,
+        })
     }
 
     pub fn find(&self, name: &[u8]) -> Option<usize> {
@@ -365,5 +574,169 @@ impl Namespaces {
 
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(kind: Kind, namespace: u32, timestamp: u32) -> Head {
+        Head {
+            kind,
+            flags: 0,
+            key_length: 0,
+            payload_length: 0,
+            payload_check: 0,
+            sequence: 0,
+            timestamp,
+            namespace,
+            previous: crate::engine::index::Place::NONE,
+            replaced: None,
+        }
+    }
+
+    fn with(retention: Retention) -> Settings {
+        let password = Some(b"secret".to_vec());
+        Settings { worm: true, max_bytes: 77, password, retention, ..Settings::new(Mode::User) }
+    }
+
+    #[test]
+    fn words_of_nsset_are_retentions_and_back() {
+        use Retention::{Days, Forever, Versions};
+        let good = [
+            ("forever", Forever),
+            ("0", Versions(0)),
+            ("12", Versions(12)),
+            ("4294967294", Versions(HISTORY_VERSIONS_MAX)),
+            ("1d", Days(1)),
+            ("36500d", Days(HISTORY_DAYS_MAX)),
+        ];
+        for (word, retention) in good {
+            assert_eq!(Retention::parse(word.as_bytes()), Some(retention), "{word}");
+            assert_eq!(retention.to_string(), word);
+        }
+        let bad = [
+            "",
+            "d",
+            "0d",
+            "36501d",
+            "4294967295",
+            "-1",
+            "+1",
+            " 1",
+            "1 ",
+            "1D",
+            "d1",
+            "1.5",
+            "1h",
+            "Forever",
+            "4294967297d",
+            "1dd",
+        ];
+        for word in bad {
+            assert_eq!(Retention::parse(word.as_bytes()), None, "{word:?}");
+        }
+    }
+
+    #[test]
+    fn settings_are_read_back_and_the_first_version_stays_what_it_was() {
+        let plain = with(Retention::Forever).encode();
+        assert_eq!(plain, *b"\x01\0\0\x03\x4d\0\0\0\0\0\0\0\x06secret");
+        for retention in [
+            Retention::Forever,
+            Retention::Versions(0),
+            Retention::Versions(HISTORY_VERSIONS_MAX),
+            Retention::Days(30),
+        ] {
+            let settings = with(retention);
+            assert_eq!(Settings::decode(&settings.encode()), Some(settings));
+        }
+        let days = with(Retention::Days(30)).encode();
+        assert_eq!(days[0], 2);
+        assert_eq!(days[1..plain.len()], plain[1..]);
+        assert_eq!(days[plain.len()..], [2, 30, 0, 0, 0]);
+    }
+
+    #[test]
+    fn settings_that_nobody_wrote_are_refused() {
+        let days = with(Retention::Days(30)).encode();
+        for length in 0..days.len() {
+            assert_eq!(Settings::decode(&days[..length]), None, "{length} bytes");
+        }
+        for (at, byte) in [(0, 0), (0, 3), (days.len() - 5, 3), (days.len() - 1, 1)] {
+            let mut other = days.clone();
+            other[at] = byte;
+            assert_eq!(Settings::decode(&other), None, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn the_time_of_the_retention_is_that_of_the_record_that_set_it() {
+        let (mut all, mut pool) = (Namespaces::new(Mode::User), PagePool::new());
+        let mut apply = |all: &mut Namespaces, id, at, settings: &Settings| {
+            let record = head(Kind::Namespace, id, at);
+            all.apply_record(&record, b"ns", &settings.encode(), &mut pool)
+        };
+        let since = |all: &Namespaces| {
+            let namespace = all.get(all.find(b"ns").expect("there")).expect("there");
+            (namespace.settings.retention, namespace.retention_since)
+        };
+        apply(&mut all, 1, 100, &with(Retention::Days(3)));
+        assert_eq!(since(&all), (Retention::Days(3), 100));
+        apply(&mut all, 1, 200, &Settings { worm: false, ..with(Retention::Days(3)) });
+        assert_eq!(since(&all), (Retention::Days(3), 100));
+        apply(&mut all, 1, 300, &with(Retention::Versions(3)));
+        assert_eq!(since(&all), (Retention::Versions(3), 300));
+        // A flush: a new namespace.
+        apply(&mut all, 2, 400, &with(Retention::Versions(3)));
+        assert_eq!(since(&all), (Retention::Versions(3), 400));
+    }
+
+    /// What the cleaner tells: what it found, and what it dropped.
+    #[test]
+    fn the_cleaner_moves_bytes_from_history_to_dead_and_away() {
+        let mut all = Namespaces::new(Mode::User);
+        let slot = all.insert(1, b"ns", with(Retention::Versions(1)), 5);
+        let namespace = all.get_mut(slot).expect("there");
+        let entry = |payload_length, replaced| LogEntry {
+            position: 4096,
+            kind: Kind::Set,
+            flags: 0,
+            namespace: 1,
+            key: 0,
+            key_length: 3,
+            payload_length,
+            fingerprint: 0,
+            timestamp: 0,
+            replaced,
+        };
+        for (payload, replaced) in [(1, None), (2, Some(1)), (10, Some(2))] {
+            crate::engine::count(namespace, &entry(payload, replaced), 0);
+        }
+        let space = |live, history, dead| Space { live, history, dead };
+        assert_eq!(namespace.space(), space(64, 48 + 56, 0));
+        namespace.dead_bytes_known = 48;
+        assert_eq!(namespace.space(), space(64, 56, 48));
+        namespace.forgot(48);
+        assert_eq!((namespace.stored_bytes, namespace.space()), (120, space(64, 56, 0)));
+        namespace.dead_bytes_known = 9;
+        all.change(slot, with(Retention::Versions(0)), 6);
+        assert_eq!(all.get(slot).expect("there").dead_bytes_known, 0);
+        assert_eq!(all.space(), space(64, 0, 56));
+        all.remove(slot, &mut PagePool::new());
+        assert_eq!((all.ended_bytes, all.space()), (120, space(0, 0, 120)));
+        all.forgot_ended(100);
+        assert_eq!(all.space(), space(0, 0, 20));
+    }
+
+    #[test]
+    fn lost_settings_keep_the_history() {
+        let (mut all, mut pool) = (Namespaces::new(Mode::User), PagePool::new());
+        let slot = all.insert(1, b"ns", with(Retention::Versions(0)), 5);
+        let record = head(Kind::Namespace, 1, 9);
+        assert_eq!(all.apply_record(&record, b"ns", b"?", &mut pool), Applied::Unreadable);
+        let kept = &all.get(slot).expect("there").settings;
+        assert_eq!(*kept, with(Retention::Forever));
     }
 }

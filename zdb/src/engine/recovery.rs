@@ -6,9 +6,12 @@
 //! closed as it is, and the next append begins a new one: what lies behind the end of a closed segment
 //! is never taken for a record again. Damage is reported and stepped over; nothing whole is dropped.
 
+mod packed;
+
 use super::chain::{self, Chain, Link};
+use super::forgotten::Forgotten;
 use super::identity::{self, Identity};
-use super::index::{Bulk, HashSecret, PagePool};
+use super::index::{Bulk, HashSecret, PagePool, SortedBulk};
 use super::log::buffer::WriteBuffer;
 use super::log::format::{self, BLOCK, Head, Kind, LogId, SEGMENT_HEADER_BYTES, Verified};
 use super::log::segments::{self, Segment, Segments};
@@ -18,13 +21,15 @@ use super::namespace::{Applied, Keys, Mode, Namespaces};
 use super::scanner::{Scanner, Unreadable};
 use super::scrub::{self, Scrub};
 use super::walk::{self, Ending, Item, Walk};
-use super::{Engine, apply_sequential, control_entry, count, entry_of, index_change};
+use super::{Engine, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
-use std::collections::HashSet;
+use crate::limits::scaled;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 /// Stand in the data directory as long as the command that fills it is not finished: what is there is a
 /// part of what should be, and is not served.
@@ -32,8 +37,11 @@ pub const IMPORT_UNFINISHED_NAME: &str = "import-unfinished";
 pub const REPAIR_UNFINISHED_NAME: &str = "repair-unfinished";
 /// Where the write buffer of the last start was; empty for none.
 const BUFFER_PLACE_NAME: &str = "buffer-place";
-/// Changes to tables that are collected before they are merged: 64 MiB of memory.
-const CHANGES_MIN: usize = 4 << 20;
+/// What follows of blocks that cannot be read.
+const LOST_TO_THE_DISK: &str = "the records in them are lost, all others are served. Move the data to another \
+     disk: zdb check lists what is lost, zdb repair --to-data saves the rest";
+/// Changes to tables that are collected before they are sorted and merged: 64 MiB of memory.
+const CHANGES_MIN: usize = scaled(4 << 20, 32) as usize;
 
 pub struct StartOptions {
     /// `--mode`: the only mode that namespaces may have.
@@ -66,10 +74,17 @@ pub fn missing(files: &dyn Files) -> Result<Vec<u64>, String> {
         files.list(root).map_err(|error| format!("cannot list the {what} directory: {error}"))
     };
     let (data, index) = (list(Root::Data, "data")?, list(Root::Index, "index")?);
-    let files: HashSet<u64> = data.iter().filter_map(|name| format::segment_base(name)).collect();
-    let has_file = |base: &u64| files.contains(base);
+    let segments: HashSet<u64> =
+        data.iter().filter_map(|name| format::segment_base(name)).collect();
+    let has_file = |base: &u64| segments.contains(base);
     let bases = index.iter().filter_map(|name| format::sidecar_base(name));
-    Ok(bases.filter(|base| !has_file(base)).collect())
+    let mut missing: Vec<u64> = bases.filter(|base| !has_file(base)).collect();
+    if !missing.is_empty() {
+        let mut there: Vec<u64> = segments.iter().copied().collect();
+        there.sort_unstable();
+        chain::without_packed(files, &there, &mut missing);
+    }
+    Ok(missing)
 }
 
 /// What to do about a directory whose making was not finished.
@@ -126,21 +141,34 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         last_slot: None,
         changes: Vec::new(),
         changes_count: 0,
+        sorting: None,
         keys_merged: 0,
         ids_lost_max: 0,
+        ids_of_lost: HashMap::new(),
+        forgotten: Forgotten::default(),
     };
     let mut previous_end = 0;
     let mut end_of_log = 0;
+    recovery.remove_unfinished(&names);
     let chain = recovery.open_segments(id, &bases)?;
-    let oldest_s = chain.links.first().map_or(0, |link| link.header.created);
-    for (at, Link { header, file, size, .. }) in chain.links.iter().enumerate() {
-        let segment = Segment::new(header.base, header.capacity, *size, *file);
-        let ended =
-            recovery.load_segment(segment, chain.ending(at), at + 1 == chain.links.len())?;
+    let oldest_s = chain.links.iter().map(|link| link.header.created).min().unwrap_or(0);
+    for (at, link) in chain.links.iter().enumerate() {
+        let Link { header, file, size, .. } = link;
+        let ids_lost_before = recovery.ids_lost_max;
+        let ended = if header.packed.is_some() {
+            recovery.load_packed(link)?
+        } else {
+            let segment = Segment::new(header.base, header.capacity, *size, *file);
+            recovery.load_segment(segment, chain.ending(at), at + 1 == chain.links.len())?
+        };
+        if let Some(segment) = recovery.segments.last_mut() {
+            segment.ids_lost_max = recovery.ids_lost_max - ids_lost_before;
+        }
         end_of_log = header.base + header.capacity;
         previous_end = if ended.sealed { 0 } else { ended.end };
     }
-    recovery.merge_changes();
+    recovery.sort_changes();
+    recovery.merge_sorted();
     if let Some(mode) = options.mode
         && let Some(other) = recovery.namespaces.iter().find(|one| one.settings.mode != mode)
     {
@@ -242,9 +270,15 @@ struct Recovery<'a> {
     /// Changes to the tables of user mode that were not made yet, by slot.
     changes: Vec<Bulk>,
     changes_count: usize,
+    /// Those before them: sorted on other threads while this one reads on.
+    sorting: Option<JoinHandle<Vec<SortedBulk>>>,
     keys_merged: usize,
     /// Records that may have been in damaged bytes so far.
     ids_lost_max: u64,
+    /// Next ids of namespaces that are lost, by the residues of packed segments.
+    ids_of_lost: HashMap<u32, u64>,
+    /// Of the packed segment that is being loaded.
+    forgotten: Forgotten,
 }
 
 /// The part of a sidecar that verifies.
@@ -260,6 +294,7 @@ impl Recovery<'_> {
         if let Some((_, line)) = chain.refused.pop() {
             return Err(line);
         }
+        self.remove_left_over(&chain)?;
         for (base, file) in &chain.unused {
             self.files.close(*file);
             // What cannot be removed, on a read-only disk, is made anew when it is needed.
@@ -295,26 +330,8 @@ impl Recovery<'_> {
         ending: Ending,
         is_last: bool,
     ) -> Result<Ended, String> {
-        let base = segment.base;
-        let file = segment.file;
-        let loaded = self.load_sidecar(base);
-        let mut resume = base + SEGMENT_HEADER_BYTES;
-        let mut ended = None;
-        let mut offset = 0;
-        for (header, bytes) in &loaded.pages {
-            let body = &loaded.bytes[offset + PAGE_HEADER_BYTES..offset + bytes];
-            for entry in sidecar::entries(header.first, body) {
-                self.apply_entry(&entry, file, base);
-            }
-            segment.add_loaded(*header, *bytes);
-            offset += bytes;
-            resume = header.end;
-            if header.ending != PageEnd::Open {
-                ended = Some(Ended { end: header.end, sealed: header.ending == PageEnd::Sealed });
-            }
-        }
-        drop(loaded);
-        let size = segment.size;
+        let (base, file, size) = (segment.base, segment.file, segment.size);
+        let (resume, ended) = self.apply_sidecar(&mut segment);
         self.segments.push(segment);
         if let Some(ended) = ended {
             return Ok(ended);
@@ -330,14 +347,36 @@ impl Recovery<'_> {
         Ok(ended)
     }
 
-    fn load_sidecar(&self, base: u64) -> LoadedSidecar {
-        let name = format::sidecar_name(base);
+    /// Applies what the sidecar of a segment tells. Where it ends, and where the records of the segment do,
+    /// if it tells that.
+    fn apply_sidecar(&mut self, segment: &mut Segment) -> (u64, Option<Ended>) {
+        let loaded = self.load_sidecar(segment);
+        let mut resume = segment.base + SEGMENT_HEADER_BYTES;
+        let mut ended = None;
+        let mut offset = 0;
+        for (header, bytes) in &loaded.pages {
+            let body = &loaded.bytes[offset + PAGE_HEADER_BYTES..offset + bytes];
+            for entry in sidecar::entries(header.first, body) {
+                self.apply_entry(&entry, segment);
+            }
+            segment.add_loaded(*header, *bytes);
+            offset += bytes;
+            resume = header.end;
+            if header.ending != PageEnd::Open {
+                ended = Some(Ended { end: header.end, sealed: header.ending == PageEnd::Sealed });
+            }
+        }
+        (resume, ended)
+    }
+
+    fn load_sidecar(&self, segment: &Segment) -> LoadedSidecar {
+        let name = format::sidecar_name(segment.base);
         let bytes = self.files.read_small(Root::Index, &name).unwrap_or_default();
-        let pages = sidecar::read_pages(&bytes, self.segments.page_seed(base));
+        let pages = sidecar::read_pages(&bytes, self.segments.page_seed(segment));
         LoadedSidecar { bytes, pages }
     }
 
-    fn apply_entry(&mut self, entry: &LogEntry, file: FileId, base: u64) {
+    fn apply_entry(&mut self, entry: &LogEntry, segment: &Segment) {
         match entry.kind {
             Kind::Set | Kind::Delete => {
                 let slot = match self.last_slot {
@@ -348,29 +387,42 @@ impl Recovery<'_> {
                 self.apply(slot, entry);
             }
             Kind::Namespace | Kind::NamespaceEnd => {
-                let bytes =
-                    format::record_bytes(entry.key_length.into(), entry.payload_length as usize);
-                let start = entry.position / BLOCK * BLOCK;
-                let length = (entry.position - start + bytes).next_multiple_of(BLOCK);
-                let mut block = AlignedBuffer::new(length as usize);
-                // What cannot be read is as good as damaged.
-                let _ = self.files.read_at(file, start - base, &mut block);
-                let record = &block[(entry.position - start) as usize..];
-                match Verified::check(record, self.seed, entry.position) {
+                let (offset, record) = self.read_entry(entry, segment);
+                match Verified::check(&record, self.seed, entry.position) {
                     Some(record) => {
                         self.apply_namespace(&record.head, record.key(), record.payload());
                     }
-                    None => self.report.damage.push(format!(
-                        "segment {} at offset {}: the settings of namespace {} are damaged",
-                        format::segment_name(base),
-                        entry.position - base,
-                        entry.namespace
-                    )),
+                    None => {
+                        self.namespaces.keep_history(entry.namespace);
+                        self.report.damage.push(format!(
+                            "segment {} at offset {offset}: the settings of namespace {} are damaged",
+                            format::segment_name(segment.base),
+                            entry.namespace
+                        ));
+                    }
                 }
             }
             Kind::Padding => self.use_up_ids(entry.key),
             Kind::Seal | Kind::Batch => {}
         }
+    }
+
+    /// Reads the record of an entry: its offset in the file, and bytes that begin with it. What cannot be
+    /// read is as good as damaged.
+    fn read_entry(&self, entry: &LogEntry, segment: &Segment) -> (u64, Vec<u8>) {
+        let bytes = format::record_bytes(entry.key_length.into(), entry.payload_length as usize);
+        if let Some(packed) = &segment.packed {
+            return self.read_packed_entry(segment.file, packed, entry.position, bytes);
+        }
+        let offset = entry.position - segment.base;
+        (offset, self.read_bytes(segment.file, offset, bytes))
+    }
+
+    fn read_bytes(&self, file: FileId, offset: u64, bytes: u64) -> Vec<u8> {
+        let within = offset % BLOCK;
+        let mut blocks = AlignedBuffer::new((within + bytes).next_multiple_of(BLOCK) as usize);
+        let _ = self.files.read_at(file, offset - within, &mut blocks);
+        blocks[within as usize..].to_vec()
     }
 
     /// Ids that may have been given out in damaged bytes are not given out again.
@@ -390,19 +442,24 @@ impl Recovery<'_> {
                     "the settings of namespace {:?} are lost: it is there, and locked",
                     String::from_utf8_lossy(name)
                 ));
+                self.forgotten.meet(id, &mut self.namespaces);
                 slot
             }
         };
         if self.namespaces.settle_mode(slot, flags)
             && let Some(namespace) = self.namespaces.get_mut(slot)
         {
-            namespace.use_up_ids(self.ids_lost_max);
+            let known = self.ids_of_lost.get(&id).copied().unwrap_or(0);
+            namespace.use_up_ids(known.saturating_add(self.ids_lost_max));
+            self.forgotten.meet(id, &mut self.namespaces);
         }
         slot
     }
 
     fn apply_namespace(&mut self, head: &Head, name: &[u8], payload: &[u8]) {
         self.last_slot = None;
+        // What is being sorted is older than this record, which may empty a table or end a namespace.
+        self.merge_sorted();
         match self.namespaces.apply_record(head, name, payload, &mut self.pool) {
             Applied::Emptied(slot) => {
                 if let Some(changes) = self.changes.get_mut(slot) {
@@ -417,6 +474,7 @@ impl Recovery<'_> {
                     .push(format!("the settings of namespace {name:?} cannot be read"));
             }
         }
+        self.forgotten.meet(head.namespace, &mut self.namespaces);
     }
 
     /// Applies the records of a segment from `from` on, makes the missing part of its sidecar, and
@@ -431,7 +489,7 @@ impl Recovery<'_> {
         let mut walk = Walk::new(scanner, from, ending)?;
         let mut builder = PageBuilder::new();
         let mut pages = Vec::new();
-        let seed = self.segments.page_seed(base);
+        let seed = segments::page_seed(self.segments.sidecar_seed, base, None);
         while let Some(item) = walk.next_item()? {
             match item {
                 Item::Record { position, head, from_buffer, end } => {
@@ -459,7 +517,10 @@ impl Recovery<'_> {
                     let head = lost.as_ref().map(|(head, _)| head);
                     let ids = walk::ids_lost_max(start, end, head);
                     let lost = lost.filter(|_| !is_half_written);
-                    self.step_over(&mut builder, base, (start, end), lost);
+                    self.report_damaged(base, start - base, end - start);
+                    if let Some((head, key)) = lost {
+                        self.step_over(&mut builder, start, &head, &key);
+                    }
                     self.lose_ids(&mut builder, end, ids);
                 }
             }
@@ -491,9 +552,8 @@ impl Recovery<'_> {
         let sealed = sealed && was_durable;
         let how = if sealed { PageEnd::Sealed } else { PageEnd::Recovered };
         pages.push(builder.finish(seed, how, position));
-        for (header, bytes) in pages {
-            self.write_page(base, header, bytes);
-        }
+        let segment = self.segments.last_mut().expect("the segment was pushed");
+        store_pages(self.files, segment, pages);
         Ok(Ended { end: position, sealed })
     }
 
@@ -505,28 +565,23 @@ impl Recovery<'_> {
         }
     }
 
-    fn step_over(
-        &mut self,
-        builder: &mut PageBuilder,
-        base: u64,
-        (start, end): (u64, u64),
-        lost: Option<(Head, Vec<u8>)>,
-    ) {
+    fn report_damaged(&mut self, base: u64, offset: u64, bytes: u64) {
         self.report.damage.push(format!(
-            "segment {} at offset {}: {} bytes are damaged",
-            format::segment_name(base),
-            start - base,
-            end - start
+            "segment {} at offset {offset}: {bytes} bytes are damaged",
+            format::segment_name(base)
         ));
-        let Some((head, key)) = lost else { return };
-        // The head is whole: the key's newest version is known to be lost, and is not replaced by an
-        // older one.
+    }
+
+    /// Takes a record whose payload is damaged. Its head is whole: the key's newest version is known to be
+    /// lost, and is not replaced by an older one.
+    fn step_over(&mut self, builder: &mut PageBuilder, position: u64, head: &Head, key: &[u8]) {
         match head.kind {
             Kind::Set | Kind::Delete => {
-                self.take(builder, (start, start + head.bytes()), &head, &key, &[]);
+                self.take(builder, (position, position + head.bytes()), head, key, &[]);
             }
             Kind::Namespace => {
                 self.slot_or_stand_in(head.namespace, 0);
+                self.namespaces.keep_history(head.namespace);
             }
             Kind::Padding | Kind::Seal | Kind::NamespaceEnd | Kind::Batch => {}
         }
@@ -556,10 +611,7 @@ impl Recovery<'_> {
                 ));
             }
             if *start < walk.position() {
-                self.report.damage.push(format!(
-                    "{place}: the records in them are lost, all others are served. Move the data to another \
-                     disk: zdb check lists what is lost, zdb repair --to-data saves the rest"
-                ));
+                self.report.damage.push(format!("{place}: {LOST_TO_THE_DISK}"));
             }
         }
         Ok(())
@@ -589,41 +641,64 @@ impl Recovery<'_> {
         let Some(namespace) = self.namespaces.get_mut(slot) else { return };
         count(namespace, entry, 0);
         if let Keys::Sequential(table) = &mut namespace.keys {
-            return apply_sequential(table, entry);
+            return self.forgotten.apply_id(entry.namespace, table, entry);
         }
         if self.changes.len() <= slot {
             self.changes.resize_with(slot + 1, Bulk::new);
         }
         let changes = &mut self.changes[slot];
-        match index_change(entry) {
+        match index_change(entry, namespace.settings.retention) {
             (hash, Some(found)) => changes.insert(hash, found),
             (hash, None) => changes.remove(hash),
         }
         self.changes_count += 1;
         // A quarter of what is there already: each key is then laid out a few times at most.
         if self.changes_count >= CHANGES_MIN.max(self.keys_merged / 4) {
-            self.merge_changes();
+            self.sort_changes();
         }
     }
 
-    fn merge_changes(&mut self) {
-        let mut merged = 0;
-        for (slot, changes) in self.changes.iter_mut().enumerate() {
+    /// Merges the batch before this one and has this one sorted on other threads meanwhile: on two cores
+    /// sorting then takes no time of a start.
+    fn sort_changes(&mut self) {
+        let changes = std::mem::take(&mut self.changes);
+        self.changes_count = 0;
+        let before = self.sorting.take();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        self.sorting = Some(std::thread::spawn(move || {
+            changes.into_iter().map(|changes| changes.sort(threads - 1)).collect()
+        }));
+        self.merge(before);
+    }
+
+    /// Waits for the batch that is being sorted, and merges it.
+    fn merge_sorted(&mut self) {
+        let sorting = self.sorting.take();
+        self.merge(sorting);
+    }
+
+    fn merge(&mut self, sorting: Option<JoinHandle<Vec<SortedBulk>>>) {
+        let Some(sorting) = sorting else { return };
+        let sorted = sorting.join().expect("sorting does not panic");
+        for (slot, changes) in sorted.into_iter().enumerate() {
             let namespace = self.namespaces.get_mut(slot);
             if let Some(Keys::User(table)) = namespace.map(|namespace| &mut namespace.keys) {
                 table.merge(&mut self.pool, changes);
-                merged += table.len();
             }
         }
-        self.changes_count = 0;
-        self.keys_merged = merged;
+        let keys = self.namespaces.iter().map(|namespace| match &namespace.keys {
+            Keys::User(table) => table.len(),
+            Keys::Sequential(_) => 0,
+        });
+        self.keys_merged = keys.sum();
     }
+}
 
-    fn write_page(&mut self, base: u64, header: PageHeader, bytes: Vec<u8>) {
-        let segment = self.segments.last_mut().expect("the segment was pushed");
-        let offset = segment.sidecar_bytes;
-        let name = format::sidecar_name(base);
-        match self.files.write_part(Root::Index, &name, offset, &bytes) {
+/// Writes pages of a sidecar behind those that are there.
+fn store_pages(files: &dyn Files, segment: &mut Segment, pages: Vec<(PageHeader, Vec<u8>)>) {
+    let name = format::sidecar_name(segment.base);
+    for (header, bytes) in pages {
+        match files.write_part(Root::Index, &name, segment.sidecar_bytes, &bytes) {
             Ok(()) => segment.add_loaded(header, bytes.len()),
             Err(_) => segment.add_kept(header, bytes),
         }

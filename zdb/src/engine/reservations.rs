@@ -60,7 +60,8 @@ impl Engine {
     pub fn create_namespace(&mut self, name: &[u8], settings: Settings) -> Result<u64, Refusal> {
         let id = self.namespaces.next_id();
         let end = self.append_control(Kind::Namespace, id, name, &settings.encode())?;
-        let slot = self.namespaces.insert(id, name, settings);
+        let since = self.now.unix_s() as u32;
+        let slot = self.namespaces.insert(id, name, settings, since);
         self.namespaces.get_mut(slot).expect("just inserted").recorded = true;
         self.events.push(Event::NamespaceCreated(name.into()));
         Ok(end)
@@ -70,7 +71,7 @@ impl Engine {
         let namespace = self.namespaces.get(slot).expect("the command looked the namespace up");
         let (id, name) = (namespace.id, namespace.name.clone());
         let end = self.append_control(Kind::Namespace, id, &name, &settings.encode())?;
-        self.namespaces.change(slot, settings);
+        self.namespaces.change(slot, settings, self.now.unix_s() as u32);
         self.namespaces.get_mut(slot).expect("still there").recorded = true;
         self.events.push(Event::NamespaceUpdated(name));
         Ok(end)
@@ -83,7 +84,7 @@ impl Engine {
         let (name, settings) = (namespace.name.clone(), namespace.settings.clone());
         let id = self.namespaces.next_id();
         let end = self.append_control(Kind::Namespace, id, &name, &settings.encode())?;
-        self.namespaces.replace(slot, id, settings, &mut self.pool);
+        self.namespaces.replace(slot, id, settings, self.now.unix_s() as u32, &mut self.pool);
         let namespace = self.namespaces.get_mut(slot).expect("still there");
         namespace.recorded = true;
         namespace.deleted_until = end;

@@ -2,8 +2,9 @@
 //! longer gives as it was written is told.
 //!
 //! A pass goes through all of them from the first to the last, and then nothing is read until the next
-//! pass is due, so that a disk may spin down. It reads only while no client waits for a read. Where it is
-//! and what it found stands in a small file beside the sidecars, so that a restart goes on with it.
+//! pass is due, so that a disk may spin down. It reads only while neither a client nor the cleaner waits for the
+//! disk. A segment that the cleaner replaces meanwhile is begun anew, as what took its place. Where it is and what
+//! it found stands in a small file beside the sidecars, so that a restart goes on with it.
 
 mod reader;
 
@@ -11,7 +12,7 @@ use super::Engine;
 use super::log::format;
 use super::log::segments::Segment;
 use super::log::sidecar::PageEnd;
-use crate::disk::{Done, Operation, Root, Token};
+use crate::disk::{Done, FileId, Operation, Root, Token};
 use crate::limits::SCRUB_DAMAGE_MAX;
 use reader::{Damage, Reader};
 use std::collections::BTreeSet;
@@ -51,12 +52,21 @@ pub struct Scrub {
     pass: Option<Pass>,
     /// Where damage begins that was told.
     damaged: BTreeSet<u64>,
-    reading: Option<(Token, u64)>,
+    reading: Option<Reading>,
     saving: Option<Token>,
     is_changed: bool,
-    read_due_ms: u64,
+    /// When the next read may begin, in microseconds of the loop's clock.
+    read_due_us: u64,
     /// Before a stop: nothing more is read.
     is_ending: bool,
+}
+
+/// A read on its way.
+#[derive(Clone, Copy)]
+struct Reading {
+    token: Token,
+    file: FileId,
+    length: u64,
 }
 
 struct Pass {
@@ -90,6 +100,7 @@ impl Scrub {
                 ("began", Ok(seconds), _) => scrub.began_s = seconds,
                 ("ended", Ok(seconds), _) => scrub.ended_s = seconds,
                 ("next", _, Ok(position)) => span.0 = Some(position),
+                ("since", Ok(seconds), _) => scrub.oldest_s = seconds,
                 ("until", _, Ok(position)) => span.1 = Some(position),
                 ("damaged", _, Ok(position)) => drop(scrub.damaged.insert(position)),
                 _ => return fresh(),
@@ -102,7 +113,8 @@ impl Scrub {
     }
 
     fn to_text(&self) -> String {
-        let mut text = format!("began {}\nended {}\n", self.began_s, self.ended_s);
+        let mut text =
+            format!("since {}\nbegan {}\nended {}\n", self.oldest_s, self.began_s, self.ended_s);
         if let Some(pass) = &self.pass {
             text.push_str(&format!("next {:016x}\nuntil {:016x}\n", pass.base, pass.until));
         }
@@ -116,7 +128,7 @@ impl Scrub {
     /// Changes how many bytes a second are read, and how many days lie between passes.
     pub fn set(&mut self, rate: u64, days: u64) {
         (self.rate, self.days) = (rate, days);
-        self.read_due_ms = 0;
+        self.read_due_us = 0;
     }
 
     pub fn rate(&self) -> u64 {
@@ -174,7 +186,22 @@ impl Scrub {
     }
 
     pub(super) fn owns(&self, token: Token) -> bool {
-        self.reading.is_some_and(|(reading, _)| reading == token) || self.saving == Some(token)
+        self.reading.is_some_and(|reading| reading.token == token) || self.saving == Some(token)
+    }
+
+    /// Whether a read of the file is on its way.
+    pub(super) fn reads(&self, file: FileId) -> bool {
+        self.reading.is_some_and(|reading| reading.file == file)
+    }
+
+    /// The file is no segment any more: what was read of it says nothing.
+    pub(super) fn forget(&mut self, file: FileId) {
+        if let Some(pass) = &mut self.pass
+            && pass.reader.as_ref().is_some_and(|reader| reader.file == file)
+        {
+            pass.reader = None;
+            pass.found.clear();
+        }
     }
 
     /// When it has something to do, in milliseconds of the loop's clock.
@@ -187,7 +214,7 @@ impl Scrub {
                 let wait_ms = due_s.saturating_sub(now_s).saturating_mul(1000);
                 Some(now_ms + wait_ms.min(LOOK_MS))
             }
-            None => self.pass.is_some().then_some(self.read_due_ms),
+            None => self.pass.is_some().then_some(self.read_due_us / 1000),
         }
     }
 
@@ -207,12 +234,12 @@ impl Scrub {
 }
 
 impl Engine {
-    /// When `pump` has something to do again, in milliseconds of the loop's clock.
-    pub fn deadline_ms(&self) -> Option<u64> {
-        // The end of a read of clients brings a turn of its own.
-        let scrub = self.scrub.deadline_ms(self.now.unix_s(), self.now.monotonic_ms);
-        let scrub = scrub.filter(|_| self.pending.is_empty());
-        [self.log.deadline_ms(), scrub].into_iter().flatten().min()
+    /// When the scrub has something to do again, in milliseconds of the loop's clock.
+    pub(super) fn scrub_deadline_ms(&self) -> Option<u64> {
+        // What is on its way for others brings a turn of its own when it ends.
+        let may_read = self.pending.is_empty() && self.log.broken().is_none();
+        let due_ms = self.scrub.deadline_ms(self.now.unix_s(), self.now.monotonic_ms);
+        due_ms.filter(|_| may_read)
     }
 
     /// Begins a pass now, unless one runs.
@@ -233,18 +260,22 @@ impl Engine {
     /// Hands out the next read, if it is time for it and nobody else reads.
     pub(super) fn step_scrub(&mut self) {
         let (now_s, now_ms) = (self.now.unix_s(), self.now.monotonic_ms);
-        if self.scrub.rate == 0 || self.scrub.is_ending {
+        if self.scrub.is_ending || self.log.broken().is_some() {
             return;
         }
-        if self.scrub.oldest_s == 0 && !self.log.closed().is_empty() {
-            self.scrub.oldest_s = now_s;
-        }
-        if self.scrub.due_s(now_s).is_some_and(|due_s| due_s <= now_s) {
-            self.start_scrub();
-        }
-        let is_due = self.scrub.read_due_ms <= now_ms;
-        if is_due && self.scrub.reading.is_none() && self.pending.is_empty() {
-            self.read_on();
+        if self.scrub.rate > 0 {
+            if self.scrub.oldest_s == 0 && !self.log.closed().is_empty() {
+                self.scrub.oldest_s = now_s;
+                self.scrub.is_changed = true;
+            }
+            if self.scrub.due_s(now_s).is_some_and(|due_s| due_s <= now_s) {
+                self.start_scrub();
+            }
+            // Several reads may be due in one millisecond.
+            let is_due = self.scrub.read_due_us / 1000 <= now_ms;
+            if is_due && self.scrub.reading.is_none() && self.pending.is_empty() {
+                self.read_on();
+            }
         }
         if self.scrub.is_changed && self.scrub.saving.is_none() {
             self.scrub.is_changed = false;
@@ -259,37 +290,33 @@ impl Engine {
         while let Some(pass) = &mut self.scrub.pass {
             let Some(reader) = &pass.reader else {
                 let closed = self.log.closed();
-                let next = closed.partition_point(|segment| segment.base < pass.base);
+                // One that the cleaner made may begin before: what it stands for was read in part.
+                let next =
+                    closed.partition_point(|segment| segment.base + segment.capacity <= pass.base);
                 match closed.get(next).filter(|segment| segment.base < pass.until) {
                     Some(segment) => {
                         pass.base = segment.base;
                         pass.reader = Some(reader_of(self.log.seed, segment));
                     }
-                    None => self.end_pass(),
+                    None => self.end_scrub_pass(),
                 }
                 continue;
             };
-            let base = reader.base;
-            // It may have gone meanwhile.
-            let segment = self.log.segments.of(base).filter(|segment| segment.base == base);
-            match (reader.wanted(), segment) {
-                (Some((start, length)), Some(segment)) => {
-                    let (file, offset) = (segment.file, start - base);
-                    let token = self.ask(Operation::Read { file, offset, length });
-                    self.scrub.reading = Some((token, length));
-                    let pause_ms = length * 1000 / self.scrub.rate;
-                    self.scrub.read_due_ms = self.now.monotonic_ms + pause_ms;
-                    return;
-                }
-                (_, segment) => {
-                    let next = segment.map_or(base + 1, |segment| base + segment.capacity);
-                    self.scrub.segment_ends(next);
-                }
-            }
+            let Some((start, length)) = reader.wanted() else {
+                let next = reader.base + reader.capacity;
+                self.scrub.segment_ends(next);
+                continue;
+            };
+            let (file, offset) = (reader.file, start - reader.base);
+            let token = self.ask(Operation::Read { file, offset, length });
+            self.scrub.reading = Some(Reading { token, file, length });
+            let from_us = self.scrub.read_due_us.max(self.now.monotonic_ms * 1000);
+            self.scrub.read_due_us = from_us + (length * 1_000_000).div_ceil(self.scrub.rate);
+            return;
         }
     }
 
-    fn end_pass(&mut self) {
+    fn end_scrub_pass(&mut self) {
         self.scrub.pass = None;
         self.scrub.ended_s = self.now.unix_s();
         self.scrub.stats.passes += 1;
@@ -303,10 +330,11 @@ impl Engine {
             self.scrub.saving = None;
             return;
         }
-        let Some((_, length)) = self.scrub.reading.take() else { return };
-        let Some(reader) = self.scrub.pass.as_mut().and_then(|pass| pass.reader.as_mut()) else {
-            return;
-        };
+        let Some(Reading { file, length, .. }) = self.scrub.reading.take() else { return };
+        self.file_read(file);
+        let reader = self.scrub.pass.as_mut().and_then(|pass| pass.reader.as_mut());
+        // The pass may have ended meanwhile, or the segment been replaced.
+        let Some(reader) = reader.filter(|reader| reader.file == file) else { return };
         let mut damage = Vec::new();
         let records = reader.records;
         match &result {
@@ -366,5 +394,5 @@ fn checked(text: &[u8]) -> Option<&str> {
 
 fn reader_of(seed: u64, segment: &Segment) -> Reader {
     let ending = segment.pages.last().map(|page| page.header.ending);
-    Reader::new(seed, segment.base, segment.end(), ending != Some(PageEnd::Sealed))
+    Reader::new(seed, segment, ending != Some(PageEnd::Sealed))
 }

@@ -240,8 +240,39 @@ impl Hub {
                 "1 after a failed write or flush: no more writes are taken.",
                 engine.log.broken().is_some().into(),
             ),
+            (
+                "zdb_disk_full",
+                "1 if the last attempt to make a segment met a full disk.",
+                log.disk_full.into(),
+            ),
+            (
+                "zdb_log_ended_bytes",
+                "Bytes of records of namespaces that were removed or flushed: dead ones.",
+                engine.namespaces.ended_bytes,
+            ),
         ] {
             text.gauge(name, help, value);
+        }
+        let cleaner = &engine.cleaner.stats;
+        for (name, help, value) in [
+            (
+                "zdb_cleaner_cleaned_bytes_total",
+                "Of data files that the cleaner replaced.",
+                cleaner.cleaned_bytes,
+            ),
+            (
+                "zdb_cleaner_written_bytes_total",
+                "Of data files that the cleaner wrote in their place.",
+                cleaner.written_bytes,
+            ),
+            (
+                "zdb_cleaner_records_dropped_total",
+                "Records that no namespace wanted any more.",
+                cleaner.records_dropped,
+            ),
+            ("zdb_cleaner_failures_total", "Passes that were given up.", cleaner.failures),
+        ] {
+            text.counter(name, help, value);
         }
         self.scrub(text);
         let (data, index) = engine.free_bytes;
@@ -300,6 +331,24 @@ impl Hub {
         };
         each("zdb_namespace_keys", "gauge", "Live keys.", &|one| one.live_keys);
         each("zdb_namespace_live_bytes", "gauge", "Bytes of their values.", &|one| one.live_bytes);
+        each(
+            "zdb_namespace_record_live_bytes",
+            "gauge",
+            "Bytes of the records of live keys, with heads.",
+            &|one| one.space().live,
+        );
+        each(
+            "zdb_namespace_record_history_bytes",
+            "gauge",
+            "Bytes of other records that are kept.",
+            &|one| one.space().history,
+        );
+        each(
+            "zdb_namespace_record_dead_bytes",
+            "gauge",
+            "Bytes of records that the cleaner may drop.",
+            &|one| one.space().dead,
+        );
         each("zdb_namespace_limit_bytes", "gauge", "Limit of these bytes; 0: none.", &|one| {
             engine.max_bytes(one)
         });

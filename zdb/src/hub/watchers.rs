@@ -91,11 +91,12 @@ impl Hub {
 
     /// When `settle` has something to do without anything else happening.
     pub fn deadline_ms(&self) -> Option<u64> {
+        let engine_ms = self.engine.deadline_ms();
         if !self.watchers.is_needed {
-            return None;
+            return engine_ms;
         }
         let waits = self.watchers.waits.iter().map(|wait| wait.until_ms);
-        waits.chain(self.watchers.pause.as_ref().map(|pause| pause.until_ms)).min()
+        waits.chain(self.watchers.pause.as_ref().map(|pause| pause.until_ms)).chain(engine_ms).min()
     }
 
     /// Ends what has waited for long enough, and lets those go on that a pause held.

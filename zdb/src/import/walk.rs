@@ -191,14 +191,20 @@ impl Walk {
             || self.head_at(offset).is_some_and(|next| u64::from(next.previous) == before)
     }
 
-    /// Whether the record before or behind one without payload speaks for it.
+    /// Whether the record before or behind one without payload speaks for it, and none speaks against it:
+    /// one that says that it follows this one, but begins elsewhere, shows a damaged length of the key.
     fn neighbours_agree(&mut self, start: u64, head: &Record) -> bool {
-        let follows_last = self.last.is_some_and(|last| last == u64::from(head.previous));
         let end = start + head.bytes();
-        follows_last
-            || end == self.window.length()
-            || self.head_at(end).is_some()
-            || self.hint_at(start).is_some()
+        if self.begins_after(end, start) || self.hint_at(start).is_some() {
+            return true;
+        }
+        let shortest = start + format::RECORD_HEAD_BYTES as u64 + 1;
+        let longest = (shortest + u64::from(u8::MAX)).min(self.window.length());
+        if (shortest..longest).any(|end| self.begins_after(end, start)) {
+            return false;
+        }
+        let follows_last = self.last.is_some_and(|last| last == u64::from(head.previous));
+        follows_last || self.head_at(end).is_some()
     }
 
     fn is_zero_from(&mut self, mut offset: u64) -> bool {
@@ -444,6 +450,24 @@ mod tests {
             data.truncate(data.len() - random(20).min(data.len()));
             let index: Vec<u8> = (0..random(200)).map(|_| random(256) as u8).collect();
             walk(&data, &index);
+        }
+    }
+
+    /// A tombstone has no payload whose checksum could tell that the length of its key is damaged.
+    #[test]
+    fn a_tombstone_with_a_damaged_key_length_takes_nothing_along() {
+        let mut data = vec![0; DATA_HEADER_BYTES as usize];
+        let first = record(&mut data, 0, b"first", b"1", 0);
+        let tombstone = record(&mut data, first, b"key", b"", 1);
+        let behind = record(&mut data, tombstone, b"behind", b"2", 0);
+        record(&mut data, behind, b"last", b"3", 0);
+        for damage in [1, 4, 16, 32] {
+            let mut data = data.clone();
+            data[tombstone] ^= damage;
+            let items = walk(&data, &[]);
+            let Item::Lost(lost) = &items[1] else { panic!("{damage}: {items:?}") };
+            assert_eq!((lost.start, lost.end), (tombstone as u64, behind as u64), "{items:?}");
+            assert_eq!(items.len(), 4, "{damage}: {items:?}");
         }
     }
 

@@ -63,6 +63,7 @@ impl Writer {
             random,
         };
         let (mut engine, _) = recovery::start(&files, options)?;
+        engine.cleaner.options.is_on = false;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         // For the header of the first segment, which is made before the first turn.
         engine.log.now_s = unix.as_secs();

@@ -5,18 +5,21 @@ use super::output::{Lines, Object, Progress};
 use super::stored::{Flow, Lost, Seen, Stop, StoredLog, Trouble, Visitor};
 use super::{EXIT_DAMAGED, EXIT_WHOLE, Places};
 use crate::engine::chain::Link;
-use crate::engine::index::{HashSecret, KeyHash, PagePool};
+use crate::engine::forgotten::Forgotten;
+use crate::engine::index::{Entry, HashSecret, KeyHash, PagePool};
 use crate::engine::log::format::{
     self, FLAG_ID, FLAG_UNVERIFIED, Head, Kind, SEGMENT_HEADER_BYTES,
 };
+use crate::engine::log::packed::Residue;
 use crate::engine::log::sidecar::LogEntry;
 use crate::engine::namespace::{Applied, Keys, Mode, Namespaces};
 use crate::engine::walk;
-use crate::engine::{apply, control_entry, entry_of, sequential_id};
+use crate::engine::{control_entry, entry_of, sequential_id};
 use crate::limits::NAMESPACE_NAME_BYTES_MAX;
 use crate::options::parse_size;
 use clap::Parser;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 /// Reads the log of a stopped server and says what is damaged in it. Nothing is changed.
 #[derive(Parser)]
@@ -60,6 +63,9 @@ pub fn check(log: &StoredLog, rate: u64, json: bool, lines: &mut Lines) -> Resul
         lost_until: 0,
         id_lengths: IdLengths::default(),
         previous_link: None,
+        forgotten: Forgotten::default(),
+        packed: Vec::new(),
+        are_counters_lost: false,
         bytes: HashMap::new(),
         summary: Summary::default(),
         progress: Progress::new(log.bytes(), rate),
@@ -187,6 +193,12 @@ struct Check<'a> {
     id_lengths: IdLengths,
     /// Base and capacity of the segment before.
     previous_link: Option<(u64, u64)>,
+    /// Of the packed segment whose records come.
+    forgotten: Forgotten,
+    /// Addresses of packed segments: a record there may be gone.
+    packed: Vec<Range<u64>>,
+    /// Whether residues are lost, so that counters cannot be right.
+    are_counters_lost: bool,
     /// Bytes of the newest versions and of those before them, by namespace.
     bytes: HashMap<u32, (u64, u64)>,
     summary: Summary,
@@ -208,7 +220,7 @@ impl Check<'_> {
     /// A whole record that says something that cannot be.
     fn wrong(&mut self, seen: &Seen<'_>, what: &str, line: &str) {
         let name = format::segment_name(seen.base);
-        let offset = seen.position - seen.base;
+        let offset = seen.offset;
         let mut object =
             Object::new("damage").text("what", what).text("file", &name).number("offset", offset);
         let mut whose = String::new();
@@ -259,6 +271,7 @@ impl Check<'_> {
             self.wrong(seen, "namespace", "settings that this zdb cannot read");
         }
         self.stand_ins.remove(&head.namespace);
+        self.forgotten.meet(head.namespace, &mut self.namespaces);
     }
 
     /// What a namespace holds is dead when it is removed or flushed.
@@ -283,16 +296,27 @@ impl Check<'_> {
             None => {
                 self.stand_ins.insert(head.namespace);
                 self.wrong(seen, "namespace", "a record of a namespace that is not there");
-                self.namespaces.stand_in(head.namespace)
+                let slot = self.namespaces.stand_in(head.namespace);
+                self.forgotten.meet(head.namespace, &mut self.namespaces);
+                slot
             }
         };
-        self.namespaces.settle_mode(slot, head.flags);
+        if self.namespaces.settle_mode(slot, head.flags) {
+            self.forgotten.meet(head.namespace, &mut self.namespaces);
+        }
         let Some(namespace) = self.namespaces.get(slot) else { return };
         let hash = self.secret.hash(key);
         let entry = entry_of(seen.position, &head, key, namespace, || hash);
-        let expected = match &namespace.keys {
-            Keys::User(table) => table.get(&self.pool, hash).map(|found| found.place),
-            Keys::Sequential(table) => sequential_id(key).and_then(|id| table.get(id)),
+        let (expected, ended) = match &namespace.keys {
+            Keys::User(table) => {
+                let found = table.get(&self.pool, hash);
+                let live = found.filter(|found| !found.is_dead()).map(|found| found.length);
+                (found.map(|found| found.place), live)
+            }
+            Keys::Sequential(table) => {
+                let place = sequential_id(key).and_then(|id| table.get(id));
+                (place, place.and(head.replaced))
+            }
         };
         let is_user = matches!(namespace.keys, Keys::User(_));
         let replaced = match &namespace.keys {
@@ -313,7 +337,11 @@ impl Check<'_> {
         let least = if previous == 0 { expected } else { previous.min(expected.max(1)) };
         // Lost bytes may have held anything of this key.
         let is_excused = self.lost_until > least;
-        if previous < seen.position && previous != expected && !is_excused {
+        if previous < seen.position
+            && previous != expected
+            && !is_excused
+            && !self.is_forgotten(previous, expected)
+        {
             let line = format!(
                 "the version before it is said to be at position {previous}, but is at {expected}"
             );
@@ -341,14 +369,22 @@ impl Check<'_> {
         if !self.stand_ins.contains(&head.namespace) {
             self.compare(seen, &entry);
         }
-        self.count(&head);
-        apply(&mut self.namespaces, &mut self.pool, slot, &entry, seen.position + head.bytes());
+        self.count(&head, ended);
+        let end = seen.position + head.bytes();
+        self.forgotten.apply(&mut self.namespaces, &mut self.pool, slot, &entry, end);
     }
 
-    fn count(&mut self, head: &Head) {
+    /// Whether the version before a record may be gone: cleaned away, with those before it that are not in
+    /// packed segments still there.
+    fn is_forgotten(&self, previous: u64, expected: u64) -> bool {
+        expected < previous && self.packed.iter().any(|range| range.contains(&previous))
+    }
+
+    /// Counts a record and the live version that it ends, of so many payload bytes.
+    fn count(&mut self, head: &Head, ended: Option<u32>) {
         let of_length =
             |payload: u32| format::record_bytes(head.key_length.into(), payload as usize);
-        let replaced = head.replaced.map(of_length);
+        let replaced = ended.map(of_length);
         let summary = &mut self.summary;
         let (live, history) = self.bytes.entry(head.namespace).or_default();
         *live = live.saturating_sub(replaced.unwrap_or(0));
@@ -373,7 +409,49 @@ impl Check<'_> {
         self.wrong(seen, "sidecar", line);
     }
 
-    fn finish(self) -> Summary {
+    /// Behind the last record of a packed segment.
+    fn end_packed(&mut self) {
+        std::mem::take(&mut self.forgotten).end(&mut self.namespaces);
+    }
+
+    /// Counters that follow from records and residues must be those of the keys that are there.
+    fn check_counters(&mut self) {
+        // What is damaged was told, and may have held anything.
+        if self.summary.damaged > 0 || self.are_counters_lost {
+            return;
+        }
+        let mut wrong = Vec::new();
+        for namespace in self.namespaces.iter() {
+            let name = String::from_utf8_lossy(&namespace.name).into_owned();
+            let mut keys = 0;
+            let mut bytes = 0;
+            match &namespace.keys {
+                Keys::User(table) => table.for_each(&self.pool, |entry: Entry| {
+                    if !entry.is_dead() {
+                        keys += 1;
+                        bytes += u64::from(entry.length);
+                    }
+                }),
+                Keys::Sequential(table) => {
+                    keys = table.live();
+                    bytes = namespace.live_bytes;
+                }
+            }
+            if (keys, bytes) != (namespace.live_keys, namespace.live_bytes) {
+                wrong.push(format!(
+                    "namespace {name:?} has {keys} keys with {bytes} bytes, and its records tell of {} with {}",
+                    namespace.live_keys, namespace.live_bytes
+                ));
+            }
+        }
+        for line in wrong {
+            self.damage(Object::new("damage").text("what", "counters"), &line);
+        }
+    }
+
+    fn finish(mut self) -> Summary {
+        self.end_packed();
+        self.check_counters();
         let mut summary = self.summary;
         summary.namespaces = self.namespaces.len() as u64;
         summary.live_bytes = self.bytes.values().map(|(live, _)| live).sum();
@@ -387,6 +465,7 @@ impl Check<'_> {
 
 impl Visitor for Check<'_> {
     fn segment(&mut self, link: &Link) -> Flow {
+        self.end_packed();
         self.summary.segments += 1;
         let header = link.header;
         let name = format::segment_name(header.base);
@@ -403,6 +482,18 @@ impl Visitor for Check<'_> {
                 "segment {name} at offset 44: the end that it tells of the segment before lies outside"
             );
             self.damage(object.number("offset", 44), &line);
+        }
+        Ok(())
+    }
+
+    fn residues(&mut self, link: &Link, residues: Option<&[Residue]>) -> Flow {
+        let header = link.header;
+        self.packed.push(header.base..header.base.saturating_add(header.capacity));
+        match residues {
+            Some(residues) => {
+                self.forgotten = Forgotten::begin(residues.to_vec(), &mut self.namespaces);
+            }
+            None => self.are_counters_lost = true,
         }
         Ok(())
     }
@@ -431,10 +522,9 @@ impl Visitor for Check<'_> {
         if lost.is_part {
             return Ok(());
         }
-        let bytes = lost.end - lost.start;
+        let (offset, bytes) = (lost.offset, lost.bytes);
         self.summary.bytes_lost += bytes;
         let name = format::segment_name(lost.base);
-        let offset = lost.start - lost.base;
         let named = |id: u32| self.namespaces.slot_of(id).map(|_| self.named(id));
         let known = known::records(&lost, &named);
         let mut object = Object::new("damage")
@@ -463,7 +553,8 @@ impl Visitor for Check<'_> {
             if entry.kind == Kind::Set && matches!(namespace.keys, Keys::Sequential(_)) {
                 self.id_lengths.set(&entry);
             }
-            apply(&mut self.namespaces, &mut self.pool, slot, &entry, lost.end);
+            let end = lost.end;
+            self.forgotten.apply(&mut self.namespaces, &mut self.pool, slot, &entry, end);
         }
         Ok(())
     }

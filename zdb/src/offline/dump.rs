@@ -6,6 +6,7 @@ use super::stored::{Flow, Lost, Seen, Stop, StoredLog, Trouble, Visitor};
 use super::{EXIT_DAMAGED, EXIT_WHOLE, Places};
 use crate::engine::chain::Link;
 use crate::engine::log::format::{self, FLAG_ID, FLAG_MEMBER, FLAG_UNVERIFIED, Head, Kind};
+use crate::engine::log::packed::Residue;
 use crate::engine::namespace::{DEFAULT_ID, Mode, Settings};
 use crate::engine::sequential_id;
 use clap::Parser;
@@ -101,9 +102,10 @@ pub fn dump(log: &StoredLog, selection: &Selection, lines: &mut Lines) -> Result
         is_wanted: false,
         count: 0,
         is_whole: true,
+        residues: Vec::new(),
     };
     let is_wanted = |link: &Link| selection.has(link);
-    match log.visit(&is_wanted, &mut dump) {
+    match log.visit(&is_wanted, &mut dump).and_then(|()| dump.end_packed()) {
         Ok(()) | Err(Stop::Enough) => Ok(dump.is_whole),
         Err(Stop::Failed(line)) => Err(line),
     }
@@ -126,6 +128,8 @@ struct Dump<'a> {
     is_wanted: bool,
     count: u64,
     is_whole: bool,
+    /// Of the packed segment whose records come.
+    residues: Vec<Residue>,
 }
 
 impl Dump<'_> {
@@ -248,6 +252,22 @@ impl Dump<'_> {
         object.finish()
     }
 
+    /// Prints what the records that are gone from a segment did, once its namespaces have their names.
+    fn end_packed(&mut self) -> Flow {
+        for residue in std::mem::take(&mut self.residues) {
+            let (name, _) = self.name(residue.namespace);
+            if self.selection.namespace.as_ref().is_some_and(|wanted| *wanted != name) {
+                continue;
+            }
+            let line = match self.selection.json {
+                true => residue_json(&residue, &name),
+                false => text_of(&residue, &name),
+            };
+            self.print(&line)?;
+        }
+        Ok(())
+    }
+
     fn damaged(&mut self, file: &str, offset: u64, bytes: Option<u64>, line: &str) -> Flow {
         self.is_whole = false;
         if self.selection.json {
@@ -257,6 +277,37 @@ impl Dump<'_> {
         let bytes = bytes.map_or(String::new(), |bytes| format!(", {bytes} bytes"));
         self.print(&format!("damaged: {file} at offset {offset}{bytes}: {line}"))
     }
+}
+
+/// What records that are gone did to a namespace.
+fn text_of(residue: &Residue, name: &str) -> String {
+    let Residue { keys_added, keys_removed, bytes_added, bytes_removed, .. } = residue;
+    let mut line = format!(
+        "cleaned away: namespace {name} (number {}): {keys_added} keys came and {keys_removed} went, {bytes_added} \
+         bytes of values came and {bytes_removed} went, {} inserts",
+        residue.namespace, residue.inserts
+    );
+    if residue.ids > 0 {
+        line.push_str(&format!(", {} ids, next id at least {}", residue.ids, residue.ids_floor));
+    }
+    line
+}
+
+fn residue_json(residue: &Residue, name: &str) -> String {
+    Object::new("residue")
+        .text("namespace", name)
+        .number("namespace_id", residue.namespace.into())
+        .truth("used", residue.is_used)
+        .number("keys_added", residue.keys_added)
+        .number("keys_removed", residue.keys_removed)
+        .number("bytes_added", residue.bytes_added)
+        .number("bytes_removed", residue.bytes_removed)
+        .number("key_bytes_added", residue.key_bytes_added)
+        .number("key_bytes_removed", residue.key_bytes_removed)
+        .number("inserts", residue.inserts)
+        .number("ids", residue.ids)
+        .number("next_id_least", residue.ids_floor)
+        .finish()
 }
 
 fn settings_of(seen: &Seen<'_>) -> Option<Settings> {
@@ -276,6 +327,7 @@ fn describe(object: Object, settings: &Settings) -> Object {
         .text("access", access)
         .truth("public", settings.public)
         .truth("worm", settings.worm)
+        .text("history", &settings.retention.to_string())
         .number("maxsize", settings.max_bytes)
         .truth("has_password", settings.password.is_some())
 }
@@ -294,6 +346,7 @@ fn kind_word(kind: Kind) -> &'static str {
 
 impl Visitor for Dump<'_> {
     fn segment(&mut self, link: &Link) -> Flow {
+        self.end_packed()?;
         self.is_wanted = self.selection.has(link);
         if !self.is_wanted || self.selection.keys_only {
             return Ok(());
@@ -307,12 +360,38 @@ impl Visitor for Dump<'_> {
                 .number("capacity", header.capacity)
                 .number("bytes", link.size)
                 .number("created", header.created);
+            let object = match header.packed {
+                None => object.truth("packed", false),
+                Some(packed) => object
+                    .truth("packed", true)
+                    .number("end", packed.end)
+                    .number("judged_until", packed.judged_until)
+                    .number("record_bytes", packed.record_bytes)
+                    .truth("undecided", packed.is_undecided),
+            };
             return self.print(&object.finish());
         }
-        self.print(&format!(
+        let mut line = format!(
             "segment {name}: position {}, capacity {}, {} bytes, made at {}",
             header.base, header.capacity, link.size, header.created
-        ))
+        );
+        if let Some(packed) = header.packed {
+            line.push_str(&format!(
+                "; cleaned: {} bytes of records of those up to {}, judged at {}{}",
+                packed.record_bytes,
+                packed.end,
+                packed.judged_until,
+                if packed.is_undecided { ", not all of them" } else { "" }
+            ));
+        }
+        self.print(&line)
+    }
+
+    fn residues(&mut self, _: &Link, residues: Option<&[Residue]>) -> Flow {
+        if self.is_wanted && !self.selection.keys_only {
+            self.residues = residues.unwrap_or_default().to_vec();
+        }
+        Ok(())
     }
 
     fn record(&mut self, seen: &Seen<'_>) -> Flow {
@@ -343,7 +422,7 @@ impl Visitor for Dump<'_> {
         let known = known::records(&lost, &named).map_or(String::new(), |text| format!("; {text}"));
         let line = format!("{}{known}", lost.cause);
         let name = format::segment_name(lost.base);
-        self.damaged(&name, lost.start - lost.base, Some(lost.end - lost.start), &line)
+        self.damaged(&name, lost.offset, Some(lost.bytes), &line)
     }
 
     fn trouble(&mut self, trouble: Trouble) -> Flow {

@@ -9,6 +9,8 @@ pub mod check;
 pub mod dump;
 mod known;
 mod output;
+#[cfg(test)]
+mod packed_tests;
 pub mod repair;
 mod replay;
 mod stored;

@@ -182,7 +182,7 @@ impl Visitor for Look<'_> {
             self.lines.line(&format!(
                 "segment {} at offset {}: {}: its sidecar stays; zdb repair --to-data saves what can be read",
                 format::segment_name(lost.base),
-                lost.start - lost.base,
+                lost.offset,
                 lost.cause
             ));
         }

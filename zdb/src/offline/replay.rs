@@ -17,9 +17,12 @@ use super::output::{Lines, Progress};
 use super::stored::{Flow, Lost, Seen, Stop, StoredLog, Trouble, Visitor};
 use crate::engine::chain::Link;
 use crate::engine::index::{KeyHash, SKIP_IDS_MAX};
-use crate::engine::log::format::{self, FLAG_ID, Head, ID_RECORD_BYTES_MIN, Kind};
+use crate::engine::log::format::{
+    self, FLAG_ID, Head, ID_RECORD_BYTES_MIN, Kind, SEGMENT_HEADER_BYTES,
+};
+use crate::engine::log::packed::Residue;
 use crate::engine::log::sidecar::LogEntry;
-use crate::engine::namespace::{Access, DEFAULT_ID, DEFAULT_NAME, Mode, Settings};
+use crate::engine::namespace::{Access, DEFAULT_ID, DEFAULT_NAME, Mode, Retention, Settings};
 use crate::engine::sequential_id;
 use crate::import::report::shown_key;
 use crate::import::writer::Writer;
@@ -93,6 +96,10 @@ pub struct Replay<'a> {
     ids_lost_max_anywhere: u64,
     /// One past the highest id that is known to have been given out.
     ids_given: HashMap<usize, u64>,
+    /// The same behind the packed segment whose records come, of namespaces that are made in it, by their id.
+    ids_given_to_come: HashMap<u32, u64>,
+    /// So many ids may have been given out by records of that segment that are gone.
+    ids_forgotten_max: u64,
     outcome: Outcome,
 }
 
@@ -109,6 +116,8 @@ impl<'a> Replay<'a> {
             ids_lost_max: HashMap::new(),
             ids_lost_max_anywhere: 0,
             ids_given: HashMap::new(),
+            ids_given_to_come: HashMap::new(),
+            ids_forgotten_max: 0,
             outcome: Outcome::default(),
         }
     }
@@ -159,8 +168,34 @@ impl<'a> Replay<'a> {
             }
             (None, None) => self.writer.create(name, &settings)?,
         };
-        self.slots.insert(head.namespace, slot);
+        self.enter(head.namespace, slot);
         Ok(())
+    }
+
+    /// Notes where a namespace is.
+    fn enter(&mut self, id: u32, slot: usize) {
+        self.slots.insert(id, slot);
+        if let Some(given) = self.ids_given_to_come.remove(&id) {
+            self.ids_given.insert(slot, given);
+        }
+    }
+
+    /// Behind the last record of a packed segment.
+    fn end_packed(&mut self) {
+        self.ids_given_to_come.clear();
+        let count = std::mem::take(&mut self.ids_forgotten_max);
+        if count > 0 {
+            let slots = self.slots.values().copied();
+            let sequential: Vec<usize> = slots.filter(|slot| self.is_sequential(*slot)).collect();
+            for slot in sequential {
+                self.lose_ids(slot, count);
+            }
+        }
+    }
+
+    fn lose_ids(&mut self, slot: usize, count: u64) {
+        let sum = self.ids_lost_max.entry(slot).or_default();
+        *sum = sum.saturating_add(count).min(SKIP_IDS_MAX);
     }
 
     fn flush(&mut self, slot: usize, settings: &Settings) -> Result<(), String> {
@@ -196,7 +231,7 @@ impl<'a> Replay<'a> {
             (None, Some(slot)) if !name.is_empty() => {
                 let settings = self.writer.namespace(slot).settings.clone();
                 self.flush(slot, &settings)?;
-                self.slots.insert(id, slot);
+                self.enter(id, slot);
                 slot
             }
             _ if name.is_empty() => return Ok(()),
@@ -208,7 +243,8 @@ impl<'a> Replay<'a> {
     fn freeze(&mut self, slot: usize) -> Flow {
         let namespace = self.writer.namespace(slot);
         let public = namespace.settings.public && &namespace.name[..] == DEFAULT_NAME;
-        let settings = Settings { access: Access::Frozen, public, ..namespace.settings.clone() };
+        let (access, retention) = (Access::Frozen, Retention::Forever);
+        let settings = Settings { access, public, retention, ..namespace.settings.clone() };
         self.writer.change(slot, &settings)?;
         let name = self.shown_name(slot);
         self.say(&format!(
@@ -246,9 +282,9 @@ impl<'a> Replay<'a> {
             name.push(b'+');
         }
         let slot = self.writer.create(&name, &settings)?;
-        self.slots.insert(id, slot);
+        self.enter(id, slot);
         if self.is_sequential(slot) && self.ids_lost_max_anywhere > 0 {
-            self.ids_lost_max.insert(slot, self.ids_lost_max_anywhere);
+            self.lose_ids(slot, self.ids_lost_max_anywhere);
         }
         let name = self.shown_name(slot);
         let mode = if self.is_sequential(slot) { "sequential" } else { "user" };
@@ -388,8 +424,8 @@ impl<'a> Replay<'a> {
             .collect();
         let is_one = lost.head.as_ref().is_some_and(|(head, _)| head.kind != Kind::Batch);
         if !is_one && !lost.is_covered {
-            let bytes = lost.end - lost.start;
-            let sum = self.ids_lost_max_anywhere.saturating_add(bytes / ID_RECORD_BYTES_MIN);
+            let count = lost.bytes / ID_RECORD_BYTES_MIN;
+            let sum = self.ids_lost_max_anywhere.saturating_add(count);
             self.ids_lost_max_anywhere = sum.min(SKIP_IDS_MAX);
         }
         for (id, slot) in sequential {
@@ -399,11 +435,10 @@ impl<'a> Replay<'a> {
                     let sets = lost.entries.iter().filter(|entry| entry.kind == Kind::Set);
                     sets.filter(|entry| entry.namespace == id).count() as u64
                 }
-                _ => (lost.end - lost.start) / ID_RECORD_BYTES_MIN,
+                _ => lost.bytes / ID_RECORD_BYTES_MIN,
             };
             if count > 0 {
-                let sum = self.ids_lost_max.entry(slot).or_default();
-                *sum = sum.saturating_add(count).min(SKIP_IDS_MAX);
+                self.lose_ids(slot, count);
             }
         }
     }
@@ -418,7 +453,7 @@ impl<'a> Replay<'a> {
     }
 
     fn report(&mut self, lost: &Lost) {
-        let bytes = lost.end - lost.start;
+        let bytes = lost.bytes;
         let named = |id: u32| {
             let slot = *self.slots.get(&id)?;
             let name = String::from_utf8_lossy(&self.writer.namespace(slot).name).into_owned();
@@ -429,7 +464,7 @@ impl<'a> Replay<'a> {
         let line = format!(
             "segment {} at offset {}: {bytes} bytes, {}{known}",
             format::segment_name(lost.base),
-            lost.start - lost.base,
+            lost.offset,
             lost.cause
         );
         if Self::is_loss(lost) {
@@ -486,6 +521,7 @@ impl<'a> Replay<'a> {
 
     /// Closes the new log, which is whole from then on.
     pub fn finish(mut self) -> Result<Outcome, String> {
+        self.end_packed();
         let ended = self.drop_stale().and_then(|()| self.use_up_ids());
         if let Err(Stop::Failed(line)) = ended {
             return Err(line);
@@ -504,6 +540,29 @@ impl<'a> Replay<'a> {
 
 impl Visitor for Replay<'_> {
     fn segment(&mut self, _: &Link) -> Flow {
+        self.end_packed();
+        Ok(())
+    }
+
+    /// Counters are made anew by what is written, but no id that was given out comes again.
+    fn residues(&mut self, link: &Link, residues: Option<&[Residue]>) -> Flow {
+        let Some(residues) = residues else {
+            let records = link.header.packed.map_or(0, |packed| packed.record_bytes);
+            let gone = link.header.capacity.saturating_sub(SEGMENT_HEADER_BYTES + records);
+            self.ids_forgotten_max = gone / ID_RECORD_BYTES_MIN;
+            return Ok(());
+        };
+        for residue in residues {
+            let behind = |next: u64| next.saturating_add(residue.ids).max(residue.ids_floor);
+            let id = residue.namespace;
+            let Some(slot) = self.slots.get(&id).copied() else {
+                self.ids_given_to_come.insert(id, behind(0));
+                continue;
+            };
+            let given = self.ids_given.get(&slot).copied().unwrap_or(0);
+            let next = self.writer.namespace(slot).next_id().max(given);
+            self.ids_given.insert(slot, behind(next));
+        }
         Ok(())
     }
 

@@ -1,13 +1,18 @@
 //! The log of a stopped server from its first record to its last, each with what its sidecar says, and
 //! what is lost between. Reads only.
 
+mod packed;
+
 use super::witness::Witness;
 use crate::disk::Files;
 use crate::disk::Root;
 use crate::engine::chain::{self, Chain, Link};
 use crate::engine::identity;
 use crate::engine::log::buffer::WriteBuffer;
-use crate::engine::log::format::{self, BLOCK, Head, Kind, LogId, SEGMENT_HEADER_BYTES, Verified};
+use crate::engine::log::format::{
+    self, BLOCK, Head, Kind, LogId, PackedHeader, SEGMENT_HEADER_BYTES, Verified,
+};
+use crate::engine::log::packed::Residue;
 use crate::engine::log::segments;
 use crate::engine::log::sidecar::{LogEntry, PageEnd};
 use crate::engine::recovery;
@@ -34,6 +39,8 @@ pub type Flow = Result<(), Stop>;
 pub struct Seen<'a> {
     pub base: u64,
     pub position: u64,
+    /// Where it begins in the file.
+    pub offset: u64,
     pub record: Verified<'a>,
     pub from_buffer: bool,
     /// What the sidecar says of it; none also where the sidecar does not reach.
@@ -47,8 +54,13 @@ pub struct Seen<'a> {
 /// Bytes of the log that are no whole record.
 pub struct Lost {
     pub base: u64,
+    /// Positions: of the record that was there or, where none is known, those that records in these bytes
+    /// can have had.
     pub start: u64,
     pub end: u64,
+    /// Where the bytes are in the file, and how many.
+    pub offset: u64,
+    pub bytes: u64,
     pub cause: String,
     /// Head and key of the record that was there, where these are whole.
     pub head: Option<(Head, Vec<u8>)>,
@@ -75,6 +87,11 @@ pub struct Trouble {
 /// Who looks at a log. The calls come in the order of the log.
 pub trait Visitor {
     fn segment(&mut self, link: &Link) -> Flow;
+    /// What the forgotten records of a packed segment did to its namespaces, before its records; none where
+    /// that is lost.
+    fn residues(&mut self, _: &Link, _: Option<&[Residue]>) -> Flow {
+        Ok(())
+    }
     fn record(&mut self, seen: &Seen<'_>) -> Flow;
     fn lost(&mut self, lost: Lost) -> Flow;
     fn trouble(&mut self, trouble: Trouble) -> Flow;
@@ -95,6 +112,8 @@ pub struct StoredLog {
     /// Bases of sidecars whose segments are gone.
     orphans: Vec<u64>,
     bases: Vec<u64>,
+    /// Files that a cleaner left in the middle of its work.
+    unfinished: Vec<String>,
 }
 
 impl StoredLog {
@@ -129,9 +148,13 @@ impl StoredLog {
             None => WriteBuffer::private()?,
         };
         let chain = chain::read(&*files, &buffer, id, &bases)?;
+        bases.retain(|base| !chain.left_over.contains(base));
         let mut orphans = recovery::missing(&*files)?;
         orphans.sort_unstable();
-        Ok(Self { files, buffer, buffer_place, id, secret: known.secret, chain, orphans, bases })
+        let is_unfinished = |name: &String| format::unfinished_base(name).is_some();
+        let unfinished = names.into_iter().filter(is_unfinished).collect();
+        let secret = known.secret;
+        Ok(Self { files, buffer, buffer_place, id, secret, chain, orphans, bases, unfinished })
     }
 
     /// Bytes of all segment files.
@@ -141,13 +164,14 @@ impl StoredLog {
 
     /// The size that segments were made with.
     pub fn segment_bytes(&self) -> Option<u64> {
-        let whole = self.chain.links.iter().filter(|link| link.damage.is_none());
+        let is_raw = |link: &&Link| link.damage.is_none() && link.header.packed.is_none();
+        let whole = self.chain.links.iter().filter(is_raw);
         whole.map(|link| link.header.capacity).max()
     }
 
-    fn page_seed(&self, base: u64) -> Option<u64> {
+    fn page_seed(&self, base: u64, packed: Option<&PackedHeader>) -> Option<u64> {
         let secret = self.secret.as_ref()?;
-        Some(segments::page_seed(segments::sidecar_seed(self.id, secret), base))
+        Some(segments::page_seed(segments::sidecar_seed(self.id, secret), base, packed))
     }
 
     /// Shows everything to a visitor; of segments that are not wanted, if their sidecars are whole, only
@@ -167,6 +191,7 @@ impl StoredLog {
             let file = format::segment_name(*base);
             visitor.trouble(Trouble { file, offset: 0, what: "foreign", line: line.clone() })?;
         }
+        self.left_over(visitor)?;
         let mut expected = 0;
         for at in 0..self.chain.links.len() {
             let link = &self.chain.links[at];
@@ -187,7 +212,12 @@ impl StoredLog {
                 let line = line.split_once(": ").map_or(line.as_str(), |(_, line)| line).to_owned();
                 visitor.trouble(Trouble { file, offset: 0, what: "header", line })?;
             }
-            if is_wanted(link) || !self.namespaces_only(link, visitor)? {
+            let is_packed = link.header.packed.is_some();
+            if is_packed && !is_wanted(link) && self.packed_namespaces_only(link, visitor)? {
+                continue;
+            } else if is_packed {
+                self.packed_segment(link, visitor)?;
+            } else if is_wanted(link) || !self.namespaces_only(link, visitor)? {
                 self.segment(at, visitor)?;
             }
         }
@@ -211,7 +241,7 @@ impl StoredLog {
         let start = if is_gap { start.min(from) } else { start };
         let witnesses: Vec<Witness> = orphans
             .iter()
-            .map(|base| Witness::read(&*self.files, *base, self.page_seed(*base)))
+            .map(|base| Witness::read(&*self.files, *base, self.page_seed(*base, None)))
             .collect();
         let is_told = !witnesses.is_empty() && witnesses.iter().all(|one| one.ending().is_some());
         let end = if has_next {
@@ -223,6 +253,8 @@ impl StoredLog {
             base: start,
             start,
             end: end.max(start),
+            offset: 0,
+            bytes: end.saturating_sub(start),
             cause: match orphans.len() {
                 0 => "files are missing".into(),
                 count => format!("files are missing; {count} sidecars tell what was there"),
@@ -245,6 +277,8 @@ impl StoredLog {
                     base,
                     start: first.position,
                     end: entries[entries.len() - 1].position,
+                    offset: first.position - base,
+                    bytes: entries[entries.len() - 1].position - first.position,
                     cause: String::new(),
                     head: None,
                     entries,
@@ -260,7 +294,7 @@ impl StoredLog {
     /// Shows the records about namespaces of a segment; false where its sidecar cannot tell them all.
     fn namespaces_only(&self, link: &Link, visitor: &mut dyn Visitor) -> Result<bool, Stop> {
         let base = link.header.base;
-        let mut witness = Witness::read(&*self.files, base, self.page_seed(base));
+        let mut witness = Witness::read(&*self.files, base, self.page_seed(base, None));
         if witness.ending().is_none() || !witness.troubles.is_empty() {
             return Ok(false);
         }
@@ -280,6 +314,7 @@ impl StoredLog {
                 visitor.record(&Seen {
                     base,
                     position,
+                    offset: position - base,
                     record,
                     from_buffer,
                     entry,
@@ -295,7 +330,7 @@ impl StoredLog {
         let Link { header, file, size, .. } = &self.chain.links[at];
         let base = header.base;
         let is_last = at + 1 == self.chain.links.len();
-        let mut witness = Witness::read(&*self.files, base, self.page_seed(base));
+        let mut witness = Witness::read(&*self.files, base, self.page_seed(base, None));
         let mut ending = self.chain.ending(at);
         if is_last && let Some((PageEnd::Recovered, end)) = witness.ending() {
             // Behind it nothing is ever taken for a record again.
@@ -332,6 +367,7 @@ impl StoredLog {
                     visitor.record(&Seen {
                         base,
                         position,
+                        offset: position - base,
                         record,
                         from_buffer,
                         entry,
@@ -355,7 +391,7 @@ impl StoredLog {
                     }
                 }
                 Item::Damaged { start, end, lost, is_half_written } => {
-                    let cause = cause(&walk, start, end);
+                    let cause = cause(&walk.scanner, start, end);
                     report_surplus(base, start, &mut witness, visitor)?;
                     let entries: Vec<LogEntry> =
                         std::iter::from_fn(|| witness.before(end)).collect();
@@ -411,7 +447,7 @@ impl StoredLog {
         visitor.advance((base + size).saturating_sub(position));
         if let Some(end) = end {
             let cause = match (is_last, unreadable) {
-                (_, Some(_)) => cause(&walk, position, end),
+                (_, Some(_)) => cause(&walk.scanner, position, end),
                 (true, None) => "the end is missing".into(),
                 (false, None) => {
                     "the end is missing: neither a seal nor the next segment tells it".into()
@@ -470,8 +506,20 @@ impl StoredLog {
             cause.push_str("; the sidecar knows of no record here");
         }
         let (is_file, is_part) = (false, false);
-        let lost = Lost { base, start, end, cause, head, entries, is_covered, is_file, is_part };
-        visitor.lost(lost)
+        let (offset, bytes) = (start - base, end - start);
+        visitor.lost(Lost {
+            base,
+            start,
+            end,
+            offset,
+            bytes,
+            cause,
+            head,
+            entries,
+            is_covered,
+            is_file,
+            is_part,
+        })
     }
 
     fn judge_sidecar(
@@ -527,12 +575,11 @@ fn report_surplus(
 }
 
 /// Why bytes are lost.
-fn cause(walk: &Walk<'_>, start: u64, end: u64) -> String {
-    let unreadable =
-        walk.scanner.unreadable().iter().find(|one| one.start < end && start < one.end);
+fn cause(scanner: &Scanner<'_>, start: u64, end: u64) -> String {
+    let unreadable = scanner.unreadable().iter().find(|one| one.start < end && start < one.end);
     match unreadable {
         Some(one) => format!("the disk cannot read {} bytes ({})", one.end - one.start, one.error),
-        None if start >= walk.scanner.end() => "the file is cut short".into(),
+        None if start >= scanner.end() => "the file is cut short".into(),
         None => "damaged".into(),
     }
 }

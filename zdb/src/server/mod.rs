@@ -231,7 +231,7 @@ impl Server {
             Stop::Draining { until_ms } => Some(until_ms),
         };
         let due = [
-            self.hub.engine.deadline_ms(),
+            self.hub.engine.log.deadline_ms(),
             self.hub.deadline_ms(),
             self.lingering.front().map(|(at, _)| *at),
             self.accept_retry.iter().map(|(at, _)| *at).min(),
@@ -597,7 +597,7 @@ impl Server {
             }
             Operation::Sync { file } => self.ring.sync(file.0, token.0),
             Operation::Read { file, offset, length } => {
-                let mut buffer = AlignedBuffer::new(length as usize);
+                let mut buffer = AlignedBuffer::for_read(length as usize);
                 let pointer = buffer.as_mut_pointer();
                 // The buffer's memory does not move with the buffer, which stays here until it is read.
                 self.reads.insert(token, buffer);

@@ -204,6 +204,8 @@ impl World {
                 eprintln!("a start with {one:?} ({struck:?}): {how}");
             }
             self.bad_start |= struck == Some(Trouble::Flips);
+            // A trailer that cannot be read is served without: its counters are off, as the start tells.
+            self.bad_reads |= struck == Some(Trouble::Fails) && started.is_ok();
             match started {
                 Ok(engine) if !self.files.is_stopped() => {
                     if struck == Some(Trouble::Flips) || !one.power {

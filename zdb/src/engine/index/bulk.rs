@@ -7,6 +7,9 @@ use super::table::{
 };
 use super::{Entry, KeyHash, PagePool, SLOTS_PER_PAGE, Slot, is_gap, pack, tag_in, tag_of};
 
+/// Fewer changes are sorted by one thread, in less time than others take to begin.
+const PARALLEL_MIN: usize = 16 << 10;
+
 /// Most entries of a leaf that is made here: what its pages hold at the lowest load of a split.
 const LEAF_SLOTS_MAX: usize = LEAF_PAGES_MAX * SLOTS_PER_PAGE * SPLIT_LOAD_PERCENT / 100;
 
@@ -47,15 +50,25 @@ impl Bulk {
         self.len += 1;
     }
 
-    /// Sorts by tag and keeps the last change of each, on as many threads as there are processors.
-    fn sort(&mut self) {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(ROOTS);
+    /// Sorts by tag and keeps the last change of each, on so many threads.
+    pub fn sort(mut self, threads: usize) -> SortedBulk {
+        if threads <= 1 || self.len < PARALLEL_MIN {
+            self.roots.iter_mut().for_each(sort_root);
+            return SortedBulk { roots: self.roots };
+        }
+        let threads = threads.min(ROOTS);
         std::thread::scope(|scope| {
             for part in self.roots.chunks_mut(ROOTS.div_ceil(threads)) {
                 scope.spawn(|| part.iter_mut().for_each(sort_root));
             }
         });
+        SortedBulk { roots: self.roots }
     }
+}
+
+/// Changes that are ready to be merged.
+pub struct SortedBulk {
+    roots: [Vec<Slot>; ROOTS],
 }
 
 fn sort_root(slots: &mut Vec<Slot>) {
@@ -73,17 +86,14 @@ fn sort_root(slots: &mut Vec<Slot>) {
 }
 
 impl KeyTable {
-    /// Makes the changes and empties `bulk`.
-    pub fn merge(&mut self, pool: &mut PagePool, bulk: &mut Bulk) {
-        bulk.sort();
-        for (no, changes) in bulk.roots.iter_mut().enumerate() {
+    /// Makes the changes.
+    pub fn merge(&mut self, pool: &mut PagePool, bulk: SortedBulk) {
+        for (no, changes) in bulk.roots.into_iter().enumerate() {
             if !changes.is_empty() {
                 let root = std::mem::take(&mut self.roots[no]);
-                self.roots[no] = merge_root(root, pool, changes, no);
-                *changes = Vec::new();
+                self.roots[no] = merge_root(root, pool, &changes, no);
             }
         }
-        bulk.len = 0;
         let leaves = || self.roots.iter().flat_map(|root| &root.leaves);
         let (len, pages) = (
             leaves().map(|leaf| leaf.len as usize).sum(),
@@ -203,7 +213,7 @@ mod tests {
                     model.insert(key, entry);
                 }
             }
-            table.merge(&mut pool, &mut bulk);
+            table.merge(&mut pool, std::mem::take(&mut bulk).sort(1 + changes % 3));
             // Ordinary changes go on where a merge ended.
             for _ in 0..changes / 10 {
                 let key = random.next() % keys;
@@ -236,7 +246,7 @@ mod tests {
             let entry = Entry { place: Place::new(8 + key * 8), length: 5, fingerprint: 0 };
             bulk.insert(secret.hash(&key.to_le_bytes()), entry);
         }
-        table.merge(&mut pool, &mut bulk);
+        table.merge(&mut pool, bulk.sort(2));
         let bytes = table.memory_bytes();
         assert!(bytes <= 20 * table.len(), "{} bytes a key", bytes as f64 / 1e6);
     }

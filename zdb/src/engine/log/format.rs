@@ -12,6 +12,8 @@ use crate::planted::{self, Bug};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 pub const VERSION: u32 = 1;
+/// Of a segment that the cleaner wrote.
+pub const VERSION_PACKED: u32 = 2;
 /// Every direct read and write is a multiple of this many bytes, and starts at such a multiple. It is
 /// the larger of the two block sizes in use, so a data directory can move between disks.
 pub const BLOCK: u64 = 4096;
@@ -340,33 +342,72 @@ pub struct SegmentHeader {
     pub previous_end: u64,
     /// Unix seconds.
     pub created: u64,
+    /// What more is to be known of a segment that the cleaner wrote.
+    pub packed: Option<PackedHeader>,
+}
+
+/// The header of a packed segment beyond that of any other: see `packed.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedHeader {
+    /// How many segments it stands for.
+    pub count: u32,
+    /// Where the records of the addresses that it stands for ended.
+    pub end: u64,
+    /// How far the log was when the last of its records was judged: no two packed segments of a base have the
+    /// same. What records below it superseded is no longer here, unless `is_undecided`.
+    pub judged_until: u64,
+    /// Bytes of records in the file, behind the header.
+    pub record_bytes: u64,
+    pub stops: u32,
+    pub residues: u32,
+    /// The cleaner could not tell of some record whether it is wanted, and kept it.
+    pub is_undecided: bool,
+    /// XXH3-64 of stops and residues.
+    pub trailer_check: u64,
 }
 
 impl SegmentHeader {
     const BYTES: usize = 64;
+    const PACKED_BYTES: usize = 128;
 
     pub fn encode(&self) -> [u8; BLOCK as usize] {
         let mut out = [0; BLOCK as usize];
+        let version = if self.packed.is_some() { VERSION_PACKED } else { VERSION };
         out[..8].copy_from_slice(SEGMENT_MAGIC);
-        out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        out[8..12].copy_from_slice(&version.to_le_bytes());
         out[12..28].copy_from_slice(&self.log.0);
         out[28..36].copy_from_slice(&self.base.to_le_bytes());
         out[36..44].copy_from_slice(&self.capacity.to_le_bytes());
         out[44..52].copy_from_slice(&self.previous_end.to_le_bytes());
         out[52..60].copy_from_slice(&self.created.to_le_bytes());
-        let check = xxh3_64(&out[..60]) as u32;
-        out[60..Self::BYTES].copy_from_slice(&check.to_le_bytes());
+        let mut end = Self::BYTES;
+        if let Some(packed) = &self.packed {
+            out[60..68].copy_from_slice(&packed.end.to_le_bytes());
+            out[68..76].copy_from_slice(&packed.judged_until.to_le_bytes());
+            out[76..84].copy_from_slice(&packed.record_bytes.to_le_bytes());
+            out[84..88].copy_from_slice(&packed.stops.to_le_bytes());
+            out[88..92].copy_from_slice(&packed.residues.to_le_bytes());
+            out[92..96].copy_from_slice(&u32::from(packed.is_undecided).to_le_bytes());
+            out[96..104].copy_from_slice(&packed.trailer_check.to_le_bytes());
+            out[104..108].copy_from_slice(&packed.count.to_le_bytes());
+            end = Self::PACKED_BYTES;
+        }
+        let check = xxh3_64(&out[..end - 4]) as u32;
+        out[end - 4..end].copy_from_slice(&check.to_le_bytes());
         out
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
-        if bytes.len() < Self::BYTES || &bytes[..8] != SEGMENT_MAGIC {
+        if bytes.len() < Self::PACKED_BYTES || &bytes[..8] != SEGMENT_MAGIC {
             return Err("no segment header");
         }
-        if xxh3_64(&bytes[..60]) as u32 != u32_at(bytes, 60) {
+        // The version tells where the checksum is: where that holds, so does the version.
+        let is_packed = u32_at(bytes, 8) == VERSION_PACKED;
+        let end = if is_packed { Self::PACKED_BYTES } else { Self::BYTES };
+        if xxh3_64(&bytes[..end - 4]) as u32 != u32_at(bytes, end - 4) {
             return Err("damaged segment header");
         }
-        if u32_at(bytes, 8) != VERSION {
+        if !is_packed && u32_at(bytes, 8) != VERSION {
             return Err("segment of a version that this zdb does not know");
         }
         let mut log = [0; 16];
@@ -377,8 +418,28 @@ impl SegmentHeader {
             capacity: u64_at(bytes, 36),
             previous_end: u64_at(bytes, 44),
             created: u64_at(bytes, 52),
+            packed: is_packed.then(|| PackedHeader {
+                count: u32_at(bytes, 104),
+                end: u64_at(bytes, 60),
+                judged_until: u64_at(bytes, 68),
+                record_bytes: u64_at(bytes, 76),
+                stops: u32_at(bytes, 84),
+                residues: u32_at(bytes, 88),
+                is_undecided: u32_at(bytes, 92) & 1 != 0,
+                trailer_check: u64_at(bytes, 96),
+            }),
         })
     }
+}
+
+/// Name of a packed segment while it is written; a start removes what is left of it.
+pub fn unfinished_name(base: u64) -> String {
+    format!("{base:016x}.log.new")
+}
+
+/// The base in the name of an unfinished packed segment.
+pub fn unfinished_base(name: &str) -> Option<u64> {
+    base_of(name.strip_suffix(".log.new")?)
 }
 
 /// Name of the file of a segment, and of its sidecar without the ending.

@@ -6,6 +6,7 @@
 
 pub mod buffer;
 pub mod format;
+pub mod packed;
 pub mod segments;
 pub mod sidecar;
 mod switch;
@@ -50,9 +51,25 @@ const RETRY_MS: u64 = 500;
 
 enum Prepared {
     Nothing,
-    Requested { base: u64, capacity: u64 },
-    Ready(Segment),
-    Failed { at_ms: u64 },
+    Requested {
+        base: u64,
+        capacity: u64,
+        source: Room,
+    },
+    Ready(Segment, Room),
+    /// Not even from the reserve, if that was tried.
+    Failed {
+        at_ms: u64,
+        source: Room,
+    },
+}
+
+/// Where the room for a segment comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Free,
+    /// What is kept for the cleaner: on a full disk only records that lead to more room get some of it.
+    Reserve,
 }
 
 /// A write on its way.
@@ -93,8 +110,8 @@ pub struct Jump {
 /// Where the next record goes, as clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Current {
-    /// Number of the segment in the list of all.
-    pub index: usize,
+    /// Number of the segment, counted from the start of the log.
+    pub number: u64,
     pub base: u64,
     /// In the segment's file.
     pub offset: u64,
@@ -108,8 +125,13 @@ pub struct Log {
     pub operations: Vec<(Token, Operation)>,
     buffer: WriteBuffer,
     segment_bytes: u64,
-    /// Whether the last of `segments` takes records.
+    /// Whether the last of `segments` takes records, and where its room is from.
     open: bool,
+    room: Room,
+    /// Bytes that new segments leave free on the disk.
+    pub reserve_bytes: u64,
+    /// When a segment could not be made last, with the reserve left alone.
+    no_room_ms: u64,
     prepared: Prepared,
     switch: Option<Switch>,
     appended: u64,
@@ -148,6 +170,7 @@ pub struct Log {
     records_padded: u64,
     creating: Option<Token>,
     truncating: Option<Token>,
+    closing: bool,
     next_token: u64,
 }
 
@@ -164,6 +187,8 @@ pub struct LogStats {
     pub write_errors: u64,
     /// Unix seconds.
     pub write_error_last: u64,
+    /// The last attempt to make a segment met a full file system, or the end of a quota.
+    pub disk_full: bool,
 }
 
 /// What a recovery found, to go on from.
@@ -195,6 +220,9 @@ impl Log {
             buffer,
             segment_bytes: segment_bytes.next_multiple_of(BLOCK),
             open: false,
+            room: Room::Free,
+            reserve_bytes: 0,
+            no_room_ms: 0,
             prepared: Prepared::Nothing,
             switch: None,
             appended: position,
@@ -223,6 +251,7 @@ impl Log {
             records_padded: 0,
             creating: None,
             truncating: None,
+            closing: false,
             next_token: 0,
         }
     }
@@ -248,7 +277,8 @@ impl Log {
         payload: &[u8],
     ) -> Result<(u64, u64), Refusal> {
         let bytes = head.bytes();
-        let position = self.reserve(now_ms, bytes)?;
+        let room = if head.kind == Kind::Set { Room::Free } else { Room::Reserve };
+        let position = self.reserve(now_ms, bytes, room)?;
         head.sequence = position / format::ALIGN;
         self.put(position, &head, key, payload);
         self.appended_record(now_ms, bytes);
@@ -268,7 +298,9 @@ impl Log {
             "the command checked the size of the batch"
         );
         let bytes = format::BATCH_HEAD_BYTES as u64 + bytes;
-        let position = self.reserve(now_ms, bytes)?;
+        let adds = members.iter().any(|member| member.head.kind == Kind::Set);
+        let room = if adds { Room::Free } else { Room::Reserve };
+        let position = self.reserve(now_ms, bytes, room)?;
         let seed = self.seed;
         let out = self.room(position, bytes);
         let mut at = format::BATCH_HEAD_BYTES;
@@ -329,14 +361,16 @@ impl Log {
     }
 
     /// Finds the place for a record, going to the next segment where this one is full.
-    fn reserve(&mut self, now_ms: u64, bytes: u64) -> Result<u64, Refusal> {
+    /// `room`: what it may use.
+    fn reserve(&mut self, now_ms: u64, bytes: u64, room: Room) -> Result<u64, Refusal> {
         if self.broken.is_some() {
             return Err(Refusal::Failed);
         }
         loop {
             if self.open {
                 let segment = self.segments.last().expect("an open log has a segment");
-                if self.appended + bytes + SEAL_ROOM <= segment.base + segment.size {
+                let is_allowed = self.room == Room::Free || room == Room::Reserve;
+                if is_allowed && self.appended + bytes + SEAL_ROOM <= segment.base + segment.size {
                     let buffered = self.appended + bytes + SEAL_ROOM - self.written;
                     // A record that is partly on the disk must be whole in the buffer, to be read.
                     if buffered > WRITE_BUFFER_BYTES as u64 - RECORD_BYTES_MAX {
@@ -345,12 +379,12 @@ impl Log {
                     if self.appended - segment.base > segment.size / 2
                         && matches!(self.prepared, Prepared::Nothing)
                     {
-                        self.request_segment(bytes);
+                        self.request_segment(bytes, Room::Free);
                     }
                     return Ok(self.appended);
                 }
             }
-            self.next_segment(now_ms, bytes)?;
+            self.next_segment(now_ms, bytes, room)?;
         }
     }
 
@@ -441,6 +475,11 @@ impl Log {
         let list = self.segments.list();
         let count = usize::from(self.open) + usize::from(self.switch.is_some());
         &list[..list.len().saturating_sub(count)]
+    }
+
+    /// Whether it comes to its end, or has.
+    pub fn is_closing(&self) -> bool {
+        self.closing
     }
 
     pub fn broken(&self) -> Option<&str> {
@@ -702,6 +741,7 @@ impl Log {
 
     /// Seals the open segment. The log is closed when `is_closed`.
     pub fn begin_close(&mut self) {
+        self.closing = true;
         self.rotate_due_ms = None;
         self.rotating = false;
         if self.open && self.broken.is_none() && self.switch.is_none() {
@@ -741,7 +781,7 @@ impl Log {
             self.buffer.remove();
         }
         let unused = match std::mem::replace(&mut self.prepared, Prepared::Nothing) {
-            Prepared::Ready(segment) => Some((segment.base, segment.file)),
+            Prepared::Ready(segment, _) => Some((segment.base, segment.file)),
             _ => None,
         };
         let cut = match self.segments.last() {

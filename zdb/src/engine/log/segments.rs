@@ -4,7 +4,8 @@
 //! A page goes to its file only when the records that it describes are durable. A sidecar is thus
 //! never ahead of its log, whatever a power cut takes.
 
-use super::format::{LogId, SEGMENT_HEADER_BYTES};
+use super::format::{LogId, PackedHeader, SEGMENT_HEADER_BYTES};
+use super::packed::Packed;
 use super::sidecar::{LogEntry, PageBuilder, PageEnd, PageHeader};
 use super::{LogStats, format};
 use crate::disk::{Done, FileId, Operation, Token};
@@ -16,9 +17,14 @@ pub fn sidecar_seed(log: LogId, secret: &[u8; 16]) -> u64 {
     xxh3_64(&[log.0, *secret].concat())
 }
 
-/// The same for the pages of one segment.
-pub fn page_seed(sidecar_seed: u64, base: u64) -> u64 {
-    sidecar_seed ^ base.rotate_left(17)
+/// The same for the pages of one segment: those of the segments that a packed one came of do not count for it.
+pub fn page_seed(sidecar_seed: u64, base: u64, packed: Option<&PackedHeader>) -> u64 {
+    packed_page_seed(sidecar_seed, base, packed.map_or(0, |packed| packed.judged_until))
+}
+
+/// The same by how far the log was when a packed segment was judged.
+pub fn packed_page_seed(sidecar_seed: u64, base: u64, judged_until: u64) -> u64 {
+    sidecar_seed ^ base.rotate_left(17) ^ judged_until.rotate_left(7)
 }
 
 /// A page of a sidecar.
@@ -57,14 +63,21 @@ impl Page {
 }
 
 pub struct Segment {
+    /// Number of the first segment that it stands for, counted from the start of the log, and how many these are.
+    pub number: u64,
+    pub count: u32,
     /// Position of the first byte of the file.
     pub base: u64,
     /// Addresses that belong to the segment.
     pub capacity: u64,
-    /// Bytes that the file got.
+    /// Bytes that the file got; of a packed segment all addresses that it stands for.
     pub size: u64,
     pub file: FileId,
+    /// Where the records are in the file, if not each at its position.
+    pub packed: Option<Box<Packed>>,
     pub pages: Vec<Page>,
+    /// So many ids may have been given out in its damaged bytes.
+    pub ids_lost_max: u64,
     /// Length of the sidecar with all pages so far.
     pub sidecar_bytes: u64,
     /// Pages before this one are on disk or kept.
@@ -73,12 +86,46 @@ pub struct Segment {
 
 impl Segment {
     pub fn new(base: u64, capacity: u64, size: u64, file: FileId) -> Self {
-        Self { base, capacity, size, file, pages: Vec::new(), sidecar_bytes: 0, settled: 0 }
+        Self {
+            number: 0,
+            count: 1,
+            base,
+            capacity,
+            size,
+            file,
+            packed: None,
+            pages: Vec::new(),
+            ids_lost_max: 0,
+            sidecar_bytes: 0,
+            settled: 0,
+        }
+    }
+
+    /// One that the cleaner wrote.
+    pub fn packed(base: u64, capacity: u64, file: FileId, packed: Packed) -> Self {
+        let count = packed.header.count.max(1);
+        Self { count, packed: Some(Box::new(packed)), ..Self::new(base, capacity, capacity, file) }
     }
 
     /// Where the records of a closed segment end, padding and seal included.
     pub fn end(&self) -> u64 {
         self.pages.last().map_or(self.base + SEGMENT_HEADER_BYTES, |page| page.header.end)
+    }
+
+    /// Where the records end in the file of a closed segment.
+    pub fn records_end(&self) -> u64 {
+        match &self.packed {
+            Some(packed) => packed.records_end(),
+            None => self.end() - self.base,
+        }
+    }
+
+    /// Bytes of the file, as far as they are used.
+    pub fn file_bytes(&self) -> u64 {
+        match &self.packed {
+            Some(packed) => packed.file_bytes(),
+            None => self.end() - self.base,
+        }
     }
 
     /// Adds a page that waits to be written.
@@ -122,8 +169,9 @@ impl Segments {
         Self { list: Vec::new(), builder: PageBuilder::new(), sidecar_seed, previous_end: 0 }
     }
 
-    pub fn push(&mut self, segment: Segment) {
+    pub fn push(&mut self, mut segment: Segment) {
         debug_assert!(self.list.last().is_none_or(|last| last.base < segment.base));
+        segment.number = self.list.last().map_or(0, |last| last.number + u64::from(last.count));
         self.list.push(segment);
     }
 
@@ -146,13 +194,19 @@ impl Segments {
         (position < segment.base + segment.size).then_some(segment)
     }
 
+    /// Index of the segment with a number. Of those that one segment stands for, only the first has it.
+    pub fn index_of(&self, number: u64) -> Option<usize> {
+        self.list.binary_search_by_key(&number, |segment| segment.number).ok()
+    }
+
     /// Index of the segment that holds a position, or of the next one.
     pub fn index_at(&self, position: u64) -> usize {
         self.list.partition_point(|segment| segment.base + segment.capacity <= position)
     }
 
-    pub fn page_seed(&self, base: u64) -> u64 {
-        page_seed(self.sidecar_seed, base)
+    pub fn page_seed(&self, segment: &Segment) -> u64 {
+        let packed = segment.packed.as_ref().map(|packed| &packed.header);
+        page_seed(self.sidecar_seed, segment.base, packed)
     }
 
     /// The entries of the last segment that are in no page yet.
@@ -174,8 +228,8 @@ impl Segments {
     }
 
     fn close_page(&mut self, ending: PageEnd, end: u64) {
-        let Some(base) = self.list.last().map(|segment| segment.base) else { return };
-        let seed = self.page_seed(base);
+        let Some(last) = self.list.last() else { return };
+        let seed = self.page_seed(last);
         let (header, bytes) = self.builder.finish(seed, ending, end);
         if let Some(segment) = self.list.last_mut() {
             segment.add_pending(header, bytes);
@@ -257,6 +311,28 @@ impl Segments {
             }
         }
         None
+    }
+
+    /// Puts a packed segment in the place of those that it stands for, and returns these.
+    pub fn replace(&mut self, range: std::ops::Range<usize>, mut segment: Segment) -> Vec<Segment> {
+        segment.number = self.list[range.start].number;
+        debug_assert!(range.end < self.list.len(), "the last segment is being written");
+        self.list.splice(range, [segment]).collect()
+    }
+
+    /// Memory for what packed segments need to be read.
+    pub fn packed_memory_bytes(&self) -> usize {
+        self.list.iter().filter_map(|one| one.packed.as_ref()).map(|one| one.memory_bytes()).sum()
+    }
+
+    /// The pages of a packed segment are in its sidecar.
+    pub fn pages_stored(&mut self, base: u64) {
+        let Some(at) = self.list.iter().position(|segment| segment.base == base) else { return };
+        for page in &mut self.list[at].pages {
+            if matches!(page.state, PageState::Kept(_)) {
+                page.state = PageState::OnDisk;
+            }
+        }
     }
 
     /// Whether all pages of a closed segment are in its sidecar, or will never be.

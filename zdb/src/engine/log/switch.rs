@@ -3,29 +3,49 @@
 
 use super::format::{self, BLOCK, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segments::Segment;
-use super::{Current, Jump, Log, Prepared, RETRY_MS, Refusal, SEAL_ROOM, Switch};
+use super::{Current, Jump, Log, Prepared, RETRY_MS, Refusal, Room, SEAL_ROOM, Switch};
 use crate::disk::{Done, Operation, Token};
 use crate::engine::index::PLACE_BITS;
 use crate::limits::*;
 use crate::planted::{self, Bug};
-use std::io;
+use std::io::{self, ErrorKind};
 
 impl Log {
     /// Goes to the next segment, which takes a record of `bytes`, or asks for one.
-    pub(super) fn next_segment(&mut self, now_ms: u64, bytes: u64) -> Result<(), Refusal> {
+    pub(super) fn next_segment(
+        &mut self,
+        now_ms: u64,
+        bytes: u64,
+        room: Room,
+    ) -> Result<(), Refusal> {
         if self.switch.is_some() {
             return Err(Refusal::Wait);
         }
         let needed = SEGMENT_HEADER_BYTES + bytes + SEAL_ROOM;
         match &self.prepared {
-            Prepared::Ready(segment) if segment.size >= needed => {
+            Prepared::Ready(segment, source)
+                if segment.size >= needed && (*source == Room::Free || room == Room::Reserve) =>
+            {
                 self.begin_segment();
                 Ok(())
             }
             Prepared::Requested { .. } => Err(Refusal::Wait),
-            Prepared::Failed { at_ms } if now_ms < at_ms + RETRY_MS => Err(Refusal::Failed),
-            Prepared::Ready(_) | Prepared::Nothing | Prepared::Failed { .. } => {
-                self.request_segment(bytes);
+            // It is kept for the delete that asked for it.
+            Prepared::Ready(_, Room::Reserve)
+                if room == Room::Free && now_ms < self.no_room_ms + RETRY_MS =>
+            {
+                Err(Refusal::Failed)
+            }
+            Prepared::Failed { at_ms, source } if now_ms < at_ms + RETRY_MS => {
+                let is_last_try = *source == Room::Reserve || self.reserve_bytes == 0;
+                if room == Room::Free || is_last_try || !self.stats.disk_full {
+                    return Err(Refusal::Failed);
+                }
+                self.request_segment(bytes, Room::Reserve);
+                Err(Refusal::Wait)
+            }
+            Prepared::Ready(..) | Prepared::Nothing | Prepared::Failed { .. } => {
+                self.request_segment(bytes, Room::Free);
                 match self.prepared {
                     Prepared::Requested { .. } => Err(Refusal::Wait),
                     _ => Err(Refusal::Failed),
@@ -41,21 +61,29 @@ impl Log {
         }
         if self.segments.last().is_none() {
             // Clients see a first segment before there is one: it comes into being to be closed.
-            self.next_segment(now_ms, 0)?;
+            self.next_segment(now_ms, 0, Room::Free)?;
         }
-        self.next_segment(now_ms, 0)
+        self.next_segment(now_ms, 0, Room::Free)
     }
 
     /// Where the next record goes. A log that takes no records yet shows the end of its last segment.
     pub fn current(&self) -> Current {
-        let index = self.segments.list().len().saturating_sub(1);
-        match self.segments.last() {
-            Some(last) if self.open => {
-                Current { index, base: last.base, offset: self.appended - last.base }
-            }
-            Some(last) => Current { index, base: last.base, offset: last.end() - last.base },
-            None => Current { index, base: self.appended, offset: SEGMENT_HEADER_BYTES },
-        }
+        let Some(last) = self.segments.last() else {
+            return Current { number: 0, base: self.appended, offset: SEGMENT_HEADER_BYTES };
+        };
+        let number = last.number + u64::from(last.count - 1);
+        let end = if self.open { self.appended } else { last.end() };
+        Current { number, base: last.base, offset: end - last.base }
+    }
+
+    /// Whether there was no room for a segment.
+    pub fn is_full(&self) -> bool {
+        self.stats.disk_full
+    }
+
+    /// The size that segments are made with.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
     }
 
     /// Changes after how long a segment with records is closed, in milliseconds; 0: never.
@@ -78,9 +106,13 @@ impl Log {
         }
     }
 
-    pub(super) fn request_segment(&mut self, record_bytes: u64) {
+    pub(super) fn request_segment(&mut self, record_bytes: u64, source: Room) {
         let needed = (SEGMENT_HEADER_BYTES + record_bytes + SEAL_ROOM).next_multiple_of(BLOCK);
-        let capacity = self.segment_bytes.max(needed);
+        let (wanted, least, keep_free) = match source {
+            Room::Free => (self.segment_bytes, SEGMENT_BYTES_MIN, self.reserve_bytes),
+            Room::Reserve => (SEGMENT_BYTES_MIN, needed, self.reserve_bytes / 2),
+        };
+        let capacity = wanted.max(needed);
         let base = match self.segments.last() {
             Some(last) if self.open => last.base + last.capacity,
             _ => self.written,
@@ -94,19 +126,21 @@ impl Log {
             capacity,
             previous_end: if self.open { 0 } else { self.segments.previous_end },
             created: self.now_s,
+            packed: None,
         };
         let token = self.token();
         self.creating = Some(token);
-        if let Prepared::Ready(segment) = &self.prepared {
+        if let Prepared::Ready(segment, _) = &self.prepared {
             self.operations.push((Token(0), Operation::Close { file: segment.file }));
         }
-        self.prepared = Prepared::Requested { base, capacity };
+        self.prepared = Prepared::Requested { base, capacity, source };
         self.operations.push((
             token,
             Operation::CreateSegment {
                 name: format::segment_name(base),
                 capacity,
-                capacity_min: needed.max(SEGMENT_BYTES_MIN.min(capacity)),
+                capacity_min: needed.max(least.min(capacity)),
+                keep_free,
                 header: header.encode().to_vec(),
             },
         ));
@@ -114,10 +148,11 @@ impl Log {
 
     /// Seals the open segment, if any, and goes on in the prepared one.
     pub(super) fn begin_segment(&mut self) {
-        let Prepared::Ready(segment) = std::mem::replace(&mut self.prepared, Prepared::Nothing)
-        else {
+        let prepared = std::mem::replace(&mut self.prepared, Prepared::Nothing);
+        let Prepared::Ready(segment, room) = prepared else {
             unreachable!("only called with a prepared segment")
         };
+        self.room = room;
         let next_start = segment.base + SEGMENT_HEADER_BYTES;
         if let Some(old) = self.segments.last() {
             self.jumping.push_back(Jump { old: old.base, new: segment.base });
@@ -177,16 +212,22 @@ impl Log {
     }
 
     pub(super) fn segment_created(&mut self, now_ms: u64, result: io::Result<Done>) {
-        let Prepared::Requested { base, capacity } = self.prepared else {
+        let Prepared::Requested { base, capacity, source } = self.prepared else {
             unreachable!("a segment was asked for")
         };
         match result {
             Ok(Done::File(file, size)) => {
-                self.prepared = Prepared::Ready(Segment::new(base, capacity, size, file));
+                self.stats.disk_full &= source == Room::Reserve;
+                self.prepared = Prepared::Ready(Segment::new(base, capacity, size, file), source);
             }
             Ok(other) => unreachable!("making a segment gives a file, not {other:?}"),
             Err(error) => {
-                self.prepared = Prepared::Failed { at_ms: now_ms };
+                self.prepared = Prepared::Failed { at_ms: now_ms, source };
+                if source == Room::Free {
+                    self.no_room_ms = now_ms;
+                }
+                self.stats.disk_full =
+                    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
                 self.stats.write_errors += 1;
                 if self.now_s != self.stats.write_error_last {
                     self.notices.push(format!(
@@ -202,7 +243,7 @@ impl Log {
 
     /// The log has given all its addresses away. Jumps use them up too: each takes a whole segment's.
     pub(super) fn cannot_grow(&mut self, base: u64) {
-        self.prepared = Prepared::Failed { at_ms: 0 };
+        self.prepared = Prepared::Failed { at_ms: 0, source: Room::Reserve };
         if self.now_s != self.stats.write_error_last {
             self.notices.push(format!(
                 "no segment can follow {}: the log's {PLACE_BITS} bits of addresses are used up. Writes \

@@ -1,11 +1,15 @@
-//! A closed segment that comes piece by piece: which bytes to read next, and what of them is damaged.
+//! A closed segment that comes piece by piece: which bytes to read next, and what of them is damaged. Places are
+//! the base plus the offset in the file, which in a packed segment are not the positions of the records there.
 //!
 //! What looks damaged is read once more before it counts: a bit that flips on its way is no damage.
 
+use crate::disk::FileId;
 use crate::engine::log::format::{
-    self, ALIGN, BATCH_HEAD_BYTES, BLOCK, FLAG_MEMBER, Head, Kind, RECORD_HEAD_BYTES,
+    self, ALIGN, BATCH_HEAD_BYTES, BLOCK, FLAG_MEMBER, Head, Kind, PackedHeader, RECORD_HEAD_BYTES,
     SEGMENT_HEADER_BYTES, SegmentHeader, Verified,
 };
+use crate::engine::log::packed;
+use crate::engine::log::segments::Segment;
 use crate::engine::walk;
 use crate::limits::{KEY_BYTES_MAX, SCRUB_READ_BYTES};
 use std::io;
@@ -13,7 +17,7 @@ use std::io;
 /// Bytes that hold the head and the key of any record.
 const HEAD_AND_KEY_BYTES_MAX: u64 = (RECORD_HEAD_BYTES + KEY_BYTES_MAX) as u64;
 
-/// Bytes of the log that are not what was written.
+/// Bytes of a segment that are not what was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     pub start: u64,
@@ -26,16 +30,23 @@ pub struct Damage {
 pub struct Reader {
     seed: u64,
     pub base: u64,
+    pub capacity: u64,
+    pub file: FileId,
+    /// Where the records end, and all that is read.
+    records_end: u64,
     end: u64,
+    packed: Option<PackedHeader>,
+    /// Of a packed segment: no record that follows has a position before this one.
+    least: u64,
     /// Whether a crash may have left what is no record.
     may_be_torn: bool,
-    /// Position of the record that comes next, or of the header.
+    /// Where the record is that comes next, or the header, or the trailer of a packed segment.
     at: u64,
     /// End of the whole batch that it is in.
     batch_end: u64,
     /// Where the bytes began that no whole record begins in.
     gap: Option<u64>,
-    /// What was read and is still wanted, from which position on, and where the next read begins.
+    /// What was read and is still wanted, from which place on, and where the next read begins.
     window: Vec<u8>,
     window_start: u64,
     next_read: u64,
@@ -51,12 +62,23 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Of the records of the segment at `base` up to `end`.
-    pub fn new(seed: u64, base: u64, end: u64, may_be_torn: bool) -> Self {
+    /// Of a closed segment.
+    pub fn new(seed: u64, segment: &Segment, may_be_torn: bool) -> Self {
+        let (base, capacity, file) = (segment.base, segment.capacity, segment.file);
+        let records_end = base + segment.records_end();
+        let packed = segment.packed.as_ref().map(|packed| packed.header);
+        let trailer = packed.map(|header| packed::trailer_range(&header));
+        let trailer = trailer.filter(|(_, length)| *length > 0);
+        let end = trailer.map_or(records_end, |(offset, length)| base + offset + length as u64);
         Self {
             seed,
             base,
+            capacity,
+            file,
+            records_end,
             end,
+            packed,
+            least: base + SEGMENT_HEADER_BYTES,
             may_be_torn,
             at: base,
             batch_end: base,
@@ -72,12 +94,12 @@ impl Reader {
         }
     }
 
-    /// Where the next record is.
+    /// How far it has come.
     pub fn position(&self) -> u64 {
         self.at
     }
 
-    /// The next bytes to read, as a position and a length in whole blocks; none at the end.
+    /// The next bytes to read, as a place and a length in whole blocks; none at the end.
     pub fn wanted(&self) -> Option<(u64, u64)> {
         if self.at >= self.end {
             return None;
@@ -128,20 +150,36 @@ impl Reader {
                 if (bytes.len() as u64) < SEGMENT_HEADER_BYTES {
                     break;
                 }
-                match SegmentHeader::decode(bytes) {
+                let header = SegmentHeader::decode(bytes).and_then(|header| {
+                    let is_own = header.base == self.base && header.packed == self.packed;
+                    is_own.then_some(()).ok_or("the header of another segment")
+                });
+                match header {
                     Err(_) if self.again_at.is_none() => return self.read_again(),
                     Err(line) => self.header_damaged(line, damage),
-                    Ok(_) => {}
+                    Ok(()) => {}
                 }
                 self.at += SEGMENT_HEADER_BYTES;
                 continue;
             }
-            let left = self.end - self.at;
+            if self.at >= self.records_end {
+                self.close_gap(damage);
+                let Some(is_whole) = self.trailer_is_whole(bytes) else { break };
+                if !is_whole && self.again_at != Some(self.at) {
+                    return self.read_again();
+                }
+                if !is_whole {
+                    self.trailer_damaged(damage);
+                }
+                self.at = self.end;
+                continue;
+            }
+            let left = self.records_end - self.at;
             if (bytes.len() as u64) < HEAD_AND_KEY_BYTES_MAX.min(left) {
                 break;
             }
-            let head = format::decode_head(bytes, self.seed, self.at);
-            let head = head.filter(|head| head.bytes() <= left);
+            let found = self.head_at(bytes).filter(|(_, head)| head.bytes() <= left);
+            let head = found.map(|(_, head)| head);
             if head.is_some_and(|head| head.bytes() > bytes.len() as u64) {
                 break;
             }
@@ -157,8 +195,10 @@ impl Reader {
                 }
                 Some(head) => {
                     self.close_gap(damage);
+                    let position = found.map_or(self.at, |(position, _)| position);
+                    self.least = position + head.bytes();
                     match is_whole {
-                        true => self.whole(&bytes[..head.bytes() as usize], head, damage),
+                        true => self.whole(&bytes[..head.bytes() as usize], position, head, damage),
                         false => self.damaged(&bytes[..head.bytes() as usize], head, damage),
                     }
                 }
@@ -172,6 +212,28 @@ impl Reader {
             self.window.drain(..(self.at - first) as usize);
             self.window_start = self.at;
         }
+    }
+
+    /// The head at the next place, with the position of its record.
+    fn head_at(&self, bytes: &[u8]) -> Option<(u64, Head)> {
+        if self.packed.is_none() {
+            return Some((self.at, format::decode_head(bytes, self.seed, self.at)?));
+        }
+        packed::head_at(bytes, self.seed).ok().filter(|(position, _)| *position >= self.least)
+    }
+
+    /// Whether what stands behind the records of a packed segment is whole; none: not all of it is read.
+    fn trailer_is_whole(&self, bytes: &[u8]) -> Option<bool> {
+        let Some(header) = self.packed else { unreachable!("others end with their records") };
+        let (offset, length) = packed::trailer_range(&header);
+        // Between the two is nothing.
+        let bytes = bytes.get((self.base + offset - self.at) as usize..)?.get(..length)?;
+        Some(packed::decode_trailer(bytes, self.seed, &header).is_some())
+    }
+
+    fn trailer_damaged(&mut self, damage: &mut Vec<Damage>) {
+        let (start, end) = (self.records_end.next_multiple_of(BLOCK), self.end);
+        damage.push(Damage { start, end, what: self.cause(start, end), head: None });
     }
 
     fn read_again(&mut self) {
@@ -190,7 +252,7 @@ impl Reader {
         damage.push(Damage { start, end, what, head: None });
     }
 
-    fn whole(&mut self, bytes: &[u8], head: Head, damage: &mut Vec<Damage>) {
+    fn whole(&mut self, bytes: &[u8], position: u64, head: Head, damage: &mut Vec<Damage>) {
         let start = self.at;
         if head.kind == Kind::Batch {
             self.batch_end = start + head.bytes();
@@ -203,7 +265,7 @@ impl Reader {
         if is_stray && self.may_be_torn {
             return;
         }
-        if let Some((_, what)) = walk::wrong_form(start, &Verified::with_head(head, bytes)) {
+        if let Some((_, what)) = walk::wrong_form(position, &Verified::with_head(head, bytes)) {
             let head = Some(head);
             damage.push(Damage { start, end: self.at, what: what.into(), head });
         }
@@ -225,7 +287,7 @@ impl Reader {
 
     fn close_gap(&mut self, damage: &mut Vec<Damage>) {
         if let Some(start) = self.gap.take() {
-            let end = self.at.min(self.end);
+            let end = self.at.min(self.records_end);
             damage.push(Damage { start, end, what: self.cause(start, end), head: None });
         }
         let at = self.at;

@@ -1,7 +1,7 @@
 //! Many keys: what they cost in memory, and how long a start with them takes.
 
-use crate::client;
-use crate::load::{Sync, churn, fill_scattered, scattered_key, write_key};
+use crate::client::{self, KEY_SIZE, STAMP_SIZE};
+use crate::load::{Command, Load, Sync, churn, fill_scattered, scattered_key, write_key};
 use crate::measure::{Run, empty};
 use crate::report::{Scale, thousands};
 use crate::server::{Kind, Memory, Server};
@@ -13,12 +13,13 @@ const KEYS_QUICK: u64 = 100_000;
 /// Enough to fill every buffer of fixed size and the cache: some 700 MB through the log.
 const CHURN: u64 = 5_000_000;
 const CHURN_QUICK: u64 = 50_000;
+const VALUE_BYTES: usize = 100;
 const STARTS: usize = 3;
 /// Small, so that it cannot hide what a key costs.
-const CACHE: &str = "16M";
+pub const CACHE: &str = "16M";
 const PLACE: &str = "scale";
 /// After a start this many keys, spread over all, must have their values.
-const PROBES: u64 = 1_000;
+pub const PROBES: u64 = 1_000;
 
 /// Fills zdb and Redis in turn; with `starts` also measures how long each takes to serve it again.
 pub fn run(run: &Run, starts: bool) -> Result<Vec<Scale>> {
@@ -49,18 +50,14 @@ pub fn run(run: &Run, starts: bool) -> Result<Vec<Scale>> {
 /// Fills a server that is stopped again with all keys in its directory.
 fn fill(run: &Run, kind: Kind, keys: u64) -> Result<Scale> {
     // A server of its own, so that the start later on finds nothing but the keys.
-    let (memory_empty, memory_warmed) = with_empty_server(run, kind, |server| {
-        let memory_empty = server.memory()?;
-        let requests = if run.quick { CHURN_QUICK } else { CHURN };
-        client::send_some(server.address, &churn(), requests)?;
-        Ok((memory_empty, server.memory()?))
-    })?;
+    let (memory_empty, memory_warmed) =
+        warmed_memory(run, kind, &churn(Command::Set, VALUE_BYTES))?;
     let (memory_full, fill_keys_per_s) = with_empty_server(run, kind, |server| {
         let begin = Instant::now();
-        client::fill(server.address, &fill_scattered(keys))?;
+        client::fill(server.address, &fill_scattered(0, keys))?;
         let seconds = begin.elapsed().as_secs_f64();
         let memory_full = server.memory()?;
-        ensure_complete(server, keys)?;
+        ensure_complete(server, keys, VALUE_BYTES)?;
         Ok((memory_full, keys as f64 / seconds))
     })?;
     let growth = |before: Memory| {
@@ -86,6 +83,20 @@ fn fill(run: &Run, kind: Kind, keys: u64) -> Result<Scale> {
     Ok(scale)
 }
 
+/// Memory of an empty server, and after `churn`, when buffers and caches have their size.
+fn warmed_memory(run: &Run, kind: Kind, churn: &Load) -> Result<(Memory, Memory)> {
+    with_empty_server(run, kind, |server| {
+        let memory_empty = server.memory()?;
+        warm(run, server, churn)?;
+        Ok((memory_empty, server.memory()?))
+    })
+}
+
+pub fn warm(run: &Run, server: &Server, churn: &Load) -> Result<()> {
+    client::send_some(server.address, churn, if run.quick { CHURN_QUICK } else { CHURN })?;
+    Ok(())
+}
+
 fn with_empty_server<T>(run: &Run, kind: Kind, work: impl Fn(&Server) -> Result<T>) -> Result<T> {
     let setup = run.setup(kind, Sync::EverySecond, CACHE, PLACE);
     empty(&setup.directory)?;
@@ -103,7 +114,7 @@ fn start_again(run: &Run, kind: Kind, keys: u64) -> Result<f64> {
     setup.core = None;
     let mut server = Server::start(&run.programs, &setup)?;
     let seconds = server.started_in.as_secs_f64();
-    ensure_complete(&server, keys).map_err(|error| {
+    ensure_complete(&server, keys, VALUE_BYTES).map_err(|error| {
         server.explain(error).context(format!("{} after its start", kind.name()))
     })?;
     server.stop()?;
@@ -111,18 +122,21 @@ fn start_again(run: &Run, kind: Kind, keys: u64) -> Result<f64> {
 }
 
 /// A server that answers PING before it can serve its keys would have its start measured wrong.
-fn ensure_complete(server: &Server, keys: u64) -> Result<()> {
+pub fn ensure_complete(server: &Server, keys: u64, value_bytes: usize) -> Result<()> {
     let reply = server.ask(&[b"DBSIZE"])?;
     let text = String::from_utf8_lossy(&reply);
     let count: Option<u64> = text.strip_prefix(':').and_then(|rest| rest.trim_end().parse().ok());
     let count = count.with_context(|| format!("DBSIZE answered {text:?}"))?;
     ensure!(count == keys, "DBSIZE answered {count}, but {keys} keys were acknowledged");
-    let mut key = [0; 16];
+    let mut key = [0; KEY_SIZE];
+    let head = format!("${value_bytes}\r\n");
+    let key_at = head.len() + STAMP_SIZE;
     for index in (0..keys).step_by((keys / PROBES).max(1) as usize) {
         write_key(&mut key, *b"key:", scattered_key(index));
         let reply = server.ask(&[b"GET", &key])?;
         ensure!(
-            reply.starts_with(b"$100\r\n") && reply.get(14..30) == Some(&key),
+            reply.starts_with(head.as_bytes())
+                && reply.get(key_at..key_at + KEY_SIZE) == Some(&key),
             "GET {} answered {:?}",
             String::from_utf8_lossy(&key),
             String::from_utf8_lossy(&reply)
