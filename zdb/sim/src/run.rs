@@ -71,6 +71,7 @@ pub fn run(seed: u64) -> u64 {
     run.world.quiet();
     run.go_on();
     run.world.scrub();
+    run.world.end_scrub();
     sweep(&mut run.world, false);
     recount(&mut run.world);
     run.world.digest
@@ -104,7 +105,8 @@ impl Run {
             protect: random.below(8) == 0,
             few_hashes: random.below(10) == 0,
             prompt: random.below(2) == 0,
-            scrub: seed % 4 == 1,
+            // Not drawn, so that the known seeds draw what they drew; only the one that a scrub found is of these.
+            scrub: matches!(seed % 13, 3 | 7 | 9 | 11),
         };
         if client::traced() {
             eprintln!("{weather:?} {setup:?}");

@@ -455,6 +455,12 @@ impl Engine {
                 self.cleaner.survey_ms = self.now.monotonic_ms + CLEANER_SURVEY_MS;
                 return;
             }
+            Ended::Unreadable(line) => {
+                self.cleaner.stats.failures += 1;
+                self.log.notices.push(line);
+                // Not again and again on a disk that would sleep.
+                self.rest(pass, self.log.appended() + self.log.segment_bytes());
+            }
             Ended::Damaged { base, line } => {
                 self.cleaner.stats.failures += 1;
                 self.log.notices.push(line);

@@ -27,6 +27,8 @@ pub enum Ended {
     NotWorth,
     /// It may go better another time.
     Failed(String),
+    /// The disk does not give what was there.
+    Unreadable(String),
     /// What is damaged is better left as it is.
     Damaged {
         base: u64,
@@ -269,6 +271,12 @@ impl Pass {
         self.fail(Ended::Failed(format!("cannot clean segment {name}: {what}: {error}")))
     }
 
+    fn fail_read(&mut self, what: &str, error: &io::Error) -> Step {
+        let name = format::segment_name(self.source().base);
+        let line = format!("segment {name} is not cleaned for now: {what}: {error}");
+        self.fail(Ended::Unreadable(line))
+    }
+
     fn fail_damaged(&mut self) -> Step {
         let (base, offset) = (self.source().base, self.offset + self.window as u64);
         let name = format::segment_name(base);
@@ -338,7 +346,7 @@ impl Pass {
                 Step::Go
             }
             Some(Ok(_)) => unreachable!("a read gives bytes"),
-            Some(Err(error)) => self.fail_at("cannot read its header", &error),
+            Some(Err(error)) => self.fail_read("cannot read its header", &error),
         }
     }
 
@@ -374,7 +382,7 @@ impl Pass {
                 Step::Go
             }
             Some(Ok(_)) => unreachable!("a read gives bytes"),
-            Some(Err(error)) => self.fail_at("cannot read its trailer", &error),
+            Some(Err(error)) => self.fail_read("cannot read its trailer", &error),
         }
     }
 
@@ -389,7 +397,7 @@ impl Pass {
                 let wanted = if whole < end - until { whole } else { end - until } as usize;
                 if wanted == 0 {
                     let error = io::Error::from(io::ErrorKind::UnexpectedEof);
-                    return self.fail_at("cannot read it", &error);
+                    return self.fail_read("cannot read it", &error);
                 }
                 self.bytes.extend_from_slice(&bytes[..wanted]);
                 engine.pay(wanted as u64);
@@ -415,7 +423,7 @@ impl Pass {
                 self.ask(engine, Operation::Read { file, offset: until, length })
             }
             Some(Ok(_)) => unreachable!("a read gives bytes"),
-            Some(Err(error)) => self.fail_at("cannot read it", &error),
+            Some(Err(error)) => self.fail_read("cannot read it", &error),
         }
     }
 
