@@ -315,6 +315,8 @@ mod tests {
             ("maxclients", "7"),
             ("maxsize", "1024"),
             ("rotate", "60"),
+            ("scrub-days", "7"),
+            ("scrub-rate", "2097152"),
             ("slowlog-log-slower-than", "-1"),
             ("slowlog-max-len", "3"),
             ("timeout", "9"),
