@@ -18,6 +18,7 @@ need redis-cli redis-tools
 need redis-benchmark redis-tools
 need mkfs.ext4 e2fsprogs
 need mount mount
+need losetup mount
 need cc gcc
 need c++ g++
 need openssl openssl

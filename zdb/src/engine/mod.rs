@@ -181,6 +181,8 @@ pub struct Engine {
     pool: PagePool,
     secret: HashSecret,
     pending: HashMap<Token, Pending>,
+    /// How many of them are reads of records.
+    reads_under_way: usize,
     /// Files that were replaced and are still read.
     retired: Vec<FileId>,
     free_asked_ms: u64,
@@ -211,6 +213,7 @@ impl Engine {
             pool,
             secret,
             pending: HashMap::new(),
+            reads_under_way: 0,
             retired: Vec::new(),
             free_asked_ms: 0,
             next_token: 0,
@@ -230,6 +233,11 @@ impl Engine {
             Keys::User(table) => table.get(&self.pool, hash),
             Keys::Sequential(_) => None,
         }
+    }
+
+    /// Whether somebody waits for a record from the disk.
+    pub fn is_reading(&self) -> bool {
+        self.reads_under_way > 0
     }
 
     /// The place of some record that a key has now, by a number drawn at random.

@@ -119,6 +119,7 @@ impl Engine {
         keep: bool,
     ) {
         let token = self.ask(Operation::Read { file: spot.file, offset: spot.offset, length });
+        self.reads_under_way += 1;
         let pending = Pending::Record { waiter, place, namespace, spot, length, keep };
         self.pending.insert(token, pending);
     }
@@ -178,6 +179,7 @@ impl Engine {
         let Pending::Record { waiter, place, namespace, spot, length, keep } = pending else {
             unreachable!("only called for records")
         };
+        self.reads_under_way -= 1;
         let record = match result {
             Ok(Done::Bytes(buffer)) => {
                 self.stats.reads += 1;

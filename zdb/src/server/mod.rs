@@ -170,7 +170,9 @@ impl Server {
         loop {
             self.arm_timer();
             let is_idle = self.hub.is_settled() && self.starved.is_empty();
-            let batch = if is_idle { self.batch } else { 0 };
+            // Who waits for the disk is not to wait for others as well.
+            let batch_max = if self.hub.engine.is_reading() { 1 } else { self.batch };
+            let batch = if is_idle { batch_max } else { 0 };
             self.ring.wait(batch).map_err(|error| format!("io_uring failed: {error}"))?;
             let now = self.now();
             self.hub.set_time(now);
