@@ -49,6 +49,8 @@ pub struct Scrub {
     ended_s: u64,
     /// Since when there have been records that no pass has seen, where none has begun yet.
     oldest_s: u64,
+    /// Whether the file says so: the segment may be gone when the next server starts.
+    is_oldest_kept: bool,
     pass: Option<Pass>,
     /// Where damage begins that was told.
     damaged: BTreeSet<u64>,
@@ -100,7 +102,9 @@ impl Scrub {
                 ("began", Ok(seconds), _) => scrub.began_s = seconds,
                 ("ended", Ok(seconds), _) => scrub.ended_s = seconds,
                 ("next", _, Ok(position)) => span.0 = Some(position),
-                ("since", Ok(seconds), _) => scrub.oldest_s = seconds,
+                ("since", Ok(seconds), _) => {
+                    (scrub.oldest_s, scrub.is_oldest_kept) = (seconds, true);
+                }
                 ("until", _, Ok(position)) => span.1 = Some(position),
                 ("damaged", _, Ok(position)) => drop(scrub.damaged.insert(position)),
                 _ => return fresh(),
@@ -264,9 +268,11 @@ impl Engine {
             return;
         }
         if self.scrub.rate > 0 {
-            if self.scrub.oldest_s == 0 && !self.log.closed().is_empty() {
-                self.scrub.oldest_s = now_s;
-                self.scrub.is_changed = true;
+            if !self.scrub.is_oldest_kept && !self.log.closed().is_empty() {
+                if self.scrub.oldest_s == 0 {
+                    self.scrub.oldest_s = now_s;
+                }
+                (self.scrub.is_oldest_kept, self.scrub.is_changed) = (true, true);
             }
             if self.scrub.due_s(now_s).is_some_and(|due_s| due_s <= now_s) {
                 self.start_scrub();

@@ -472,9 +472,7 @@ impl Log {
 
     /// The segments that take no more records and are durable.
     pub fn closed(&self) -> &[Segment] {
-        let list = self.segments.list();
-        let count = usize::from(self.open) + usize::from(self.switch.is_some());
-        &list[..list.len().saturating_sub(count)]
+        self.segments.before_last(usize::from(self.open) + usize::from(self.switch.is_some()))
     }
 
     /// Whether it comes to its end, or has.

@@ -183,6 +183,11 @@ impl Segments {
         &self.list
     }
 
+    /// All but so many at the end.
+    pub fn before_last(&self, count: usize) -> &[Segment] {
+        &self.list[..self.list.len().saturating_sub(count)]
+    }
+
     pub fn last_mut(&mut self) -> Option<&mut Segment> {
         self.list.last_mut()
     }
