@@ -78,3 +78,21 @@ export ZDB_NODE_MODULES=$target/node/node_modules
 cargo build --release --package zdb
 export ZDB_BIN=$target/release/zdb
 cargo test --workspace "$@"
+
+# Once more with sockets in further threads, in about a minute and a half: the suites in which connections come and
+# go, ask in pipelines, send and get large values, do not read, watch others, are let go, or meet the server's end.
+# What is about disks, files and the index says nothing new of sockets.
+with_threads() {
+    local threads=$1 suites=()
+    shift
+    while [ "$1" != -- ]; do
+        suites+=(--test "$1")
+        shift
+    done
+    shift
+    ZDB_TEST_THREADS=$threads cargo test --package compat-tests "${suites[@]}" "$@"
+}
+# Many clients at once: of two threads each has half of them.
+with_threads 2 clients connections doors load process regressions watch -- "$@"
+# One client at a time: the hub's own thread would keep it, but of nine threads it has no sockets.
+with_threads 9 background kernel_tls requests tls transcripts -- "$@"

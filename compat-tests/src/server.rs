@@ -415,6 +415,11 @@ impl Server {
         if !self.setup.flags.iter().any(|flag| flag == "--datasize") {
             command.args(["--datasize", DATASIZE_DEFAULT]);
         }
+        if let Some(threads) = std::env::var_os("ZDB_TEST_THREADS")
+            && !self.setup.flags.iter().any(|flag| flag == "--threads")
+        {
+            command.arg("--threads").arg(threads);
+        }
         command.args(&self.setup.flags);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command

@@ -130,10 +130,15 @@ fn space_of_overwritten_and_deleted_values_comes_back() {
     for round in 0..3 {
         churn(&mut client, &mut random, &mut model, KEYS, 10_000);
         let before = log_bytes(&server.data_dir());
-        clean(&mut client);
-        let after = log_bytes(&server.data_dir());
+        // What is not durable yet is not cleaned: a busy disk may take seconds for that.
+        let mut after = before;
+        let is_half = poll(CLEAN_TIME_MAX, || {
+            clean(&mut client);
+            after = log_bytes(&server.data_dir());
+            (after < before / 2).then_some(())
+        });
         let live: usize = model.iter().map(|(key, value)| key.len() + value.len() + 60).sum();
-        assert!(after < before / 2, "round {round}: {before} bytes became {after}");
+        assert!(is_half.is_some(), "round {round}: {before} bytes became {after}");
         assert!(after < 3 * live as u64 + (2 << 20), "{after} bytes for {live} that live");
         verify(&mut client, &model, KEYS);
         match round {
@@ -293,6 +298,37 @@ fn space_of_flushed_and_removed_namespaces_comes_back() {
     assert_eq!(scan(&mut client).len(), 4_000);
     // One packed segment stands for those that nobody has anything in.
     assert_eq!(number(&mut client, "cleaner_failures"), 0);
+}
+
+/// A key that is written over and over, with more versions in the days that are kept than the cleaner follows
+/// from the newest one down: the versions of the days before go all the same.
+#[test]
+fn days_of_a_key_that_is_written_all_the_time() {
+    const OLD: usize = 3_000;
+    const NEW: usize = 1_500;
+    let server = Server::start(&SMALL);
+    let mut client = server.connect();
+    client.expect(args!["NSSET", "default", "history", "2d"], Reply::ok());
+    let seconds = client.call(args!["TIME"]).into_array().remove(0).into_bytes();
+    let now = String::from_utf8_lossy(&seconds).into_owned();
+    let now: u64 = now.parse().expect("a number");
+    for at in 0..OLD + NEW {
+        let time = if at < OLD { now - 3 * 86_400 } else { now - 3_600 };
+        let value = format!("{at} {}", "x".repeat(400));
+        client.expect(args!["SET", "counter", value, time.to_string()], Reply::bulk("counter"));
+    }
+    for at in 0..2_000 {
+        let value = format!("{at} {}", "x".repeat(400));
+        let key = format!("other-{at}");
+        client.expect(args!["SET", key, value], Reply::bulk(&key));
+    }
+    clean(&mut client);
+    let dropped = number(&mut client, "cleaner_records_dropped");
+    assert!((OLD as u64 * 9 / 10..OLD as u64).contains(&dropped), "{dropped} of {OLD} dropped");
+    // The newest one was written when the last old one became history.
+    let versions = history(&mut client, "counter");
+    assert!(versions.len() > NEW, "{} versions are left of {NEW} and more", versions.len());
+    assert!(versions[0].starts_with(format!("{} ", OLD + NEW - 1).as_bytes()));
 }
 
 /// A key that was deleted while all history was kept stays deleted, when less is kept later on.

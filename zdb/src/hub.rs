@@ -5,11 +5,12 @@ mod connection;
 mod meter;
 mod metrics;
 mod orders;
+mod outlet;
 mod pipeline;
 mod stalled;
 mod watchers;
 
-pub use connection::{Connection, Encrypter};
+pub use connection::{Connection, Wishes};
 
 use crate::command::{
     self, COMMANDS, ClientRef, Context, Finished, Outcome, ServerState, Source, Tasks,
@@ -137,10 +138,8 @@ impl Hub {
         let key = u64::from(slot.generation) << 24 | u64::from(index);
         self.next_session += 1;
         self.server.stats.clients_lifetime += 1;
-        let encrypter = if peer.encrypted { Encrypter::Session } else { Encrypter::Nobody };
         let session = self.server.new_session(self.next_session, peer, self.engine.now.unix_s());
         let mut connection = Box::new(Connection::new(key, session));
-        connection.encrypter = encrypter;
         connection.active_ms = self.engine.now.monotonic_ms;
         match refusal {
             Some(text) => {
@@ -192,27 +191,6 @@ impl Hub {
         self.slots.iter().filter_map(|slot| slot.connection.as_ref()).map(|one| one.key).collect()
     }
 
-    /// Forgets a connection whose socket is closed.
-    pub fn remove(&mut self, key: u64) {
-        let index = (key & 0xff_ffff) as usize;
-        if self.get_mut(key).is_none() {
-            return;
-        }
-        if let Some(connection) = self.slots[index].connection.take() {
-            self.input_bytes -= connection.stashed();
-            self.output_bytes -= connection.counted_bytes;
-            match connection.is_rejected {
-                true => self.rejected_now -= 1,
-                false => self.server.stats.clients_now -= 1,
-            }
-            self.free.push(index as u32);
-            if self.watchers.is_needed {
-                self.watchers.forget(key);
-                self.watchers_changed();
-            }
-        }
-    }
-
     /// Takes a connection out, to work on it beside the rest of the hub.
     fn take(&mut self, key: u64) -> Option<Box<Connection>> {
         self.get_mut(key)?;
@@ -232,19 +210,6 @@ impl Hub {
             connection.touched = true;
             self.touched.push(connection.key);
         }
-    }
-
-    fn touch_key(&mut self, key: u64) {
-        let Some(connection) = self.get_mut(key) else { return };
-        if !connection.touched {
-            connection.touched = true;
-            self.touched.push(key);
-        }
-    }
-
-    /// The connections to look at after a turn.
-    pub fn take_touched(&mut self, out: &mut Vec<u64>) {
-        out.append(&mut self.touched);
     }
 
     // ---------------------------------------------------------------- bytes in
@@ -275,25 +240,6 @@ impl Hub {
         }
         self.touch(&mut connection);
         self.put_back(connection);
-    }
-
-    /// The client will send no more.
-    pub fn ended(&mut self, key: u64) {
-        let Some(mut connection) = self.take(key) else { return };
-        connection.eof = true;
-        self.touch(&mut connection);
-        self.put_back(connection);
-    }
-
-    /// The keys of clients that have been silent for too long.
-    pub fn silent(&self) -> Vec<u64> {
-        let timeout_ms = self.server.settings.timeout_s.saturating_mul(1000);
-        let now_ms = self.engine.now.monotonic_ms;
-        let is_due = |one: &&Connection| {
-            !one.may_be_silent() && now_ms.saturating_sub(one.active_ms) >= timeout_ms
-        };
-        let connections = self.slots.iter().filter_map(|slot| slot.connection.as_deref());
-        connections.filter(is_due).map(|one| one.key).collect()
     }
 
     /// Goes on with requests that had to wait: for a record, the log, or room for replies.

@@ -87,6 +87,10 @@ pub const SHARE_BYTES_MIN: usize = scaled(16 << 10, 1 << 10) as usize;
 pub const REQUESTS_IN_FLIGHT_MAX: usize = scaled(1024, 32) as usize;
 /// Bytes of half-sent and waiting requests that all connections together may hold.
 pub const INPUT_BYTES_TOTAL_MAX: usize = scaled(2 << 30, 512 << 10) as usize;
+/// Bytes that a thread of sockets has received and the hub has not looked at; more are left to the kernel.
+pub const THREAD_INPUT_BYTES_MAX: usize = 4 << 20;
+/// Threads that serve clients: each takes 8 MiB for what it receives.
+pub const THREADS_MAX: u16 = 64;
 
 /// What may wait for a client that is sent things unasked (MONITOR, mirrors) before it is let go, in bytes.
 pub const PUSH_OUTPUT_BYTES_MAX: usize = scaled(32 << 20, 256 << 10) as usize;

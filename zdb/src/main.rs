@@ -60,10 +60,6 @@ fn run(options: &Options) -> Result<Ended, String> {
     for line in options.warnings() {
         process::warn(&line);
     }
-    let refused = options.not_built_yet();
-    if !refused.is_empty() {
-        return Err(refused.join("\nzdb: "));
-    }
     let has_files_to_read_again = options.logfile.is_some() || options.tls_port.is_some();
     let hears_hang_up =
         has_files_to_read_again || options.background || !process::ignores_hang_up();
@@ -163,7 +159,8 @@ impl Start<'_> {
         }
         let hub = Hub::new(engine, state, options.null);
         let signals = (self.signals, self.hang_up);
-        let server = Server::new(hub, files, listeners, (hook, metrics, tls), signals)?;
+        let server =
+            Server::new(hub, files, listeners, (hook, metrics, tls), signals, options.threads)?;
         process::say(&format!("zdb ready on {}", names.join(" and ")));
         if let Some(child) = child {
             *terminal = None;

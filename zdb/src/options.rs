@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
-use crate::limits::{ADMIN_PASSWORD_BYTES_MAX, SCRUB_DAYS_MAX, SEGMENT_BYTES_MIN};
+use crate::limits::{ADMIN_PASSWORD_BYTES_MAX, SCRUB_DAYS_MAX, SEGMENT_BYTES_MIN, THREADS_MAX};
 
 /// First size of a segment that is too large: places in a segment fit 32 bits.
 const SEGMENT_BYTES_END: u64 = u32::MAX as u64;
@@ -134,8 +134,8 @@ pub struct Options {
     #[arg(long, value_name = "DIR|none", default_value = "/dev/shm", help_heading = DURABILITY)]
     buffer: PathBuf,
 
-    /// Threads serving clients.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..), help_heading = RESOURCES)]
+    /// Threads serving clients: what clients cost in the kernel is shared by them, commands run in one.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(THREADS_MAX)), help_heading = RESOURCES)]
     pub threads: u16,
     /// Memory for values read lately; 0 = none.
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size, help_heading = RESOURCES)]
@@ -392,17 +392,6 @@ impl Options {
             lines.push(text.to_string());
         }
         lines
-    }
-
-    /// A line for each flag in use whose work is not built. The server refuses to start on any.
-    pub fn not_built_yet(&self) -> Vec<String> {
-        [("--threads above 1", self.threads > 1)]
-            .into_iter()
-            .filter(|(_, is_used)| *is_used)
-            .map(|(flag, _)| {
-                format!("{flag} is not built yet: refusing to start rather than ignore it")
-            })
-            .collect()
     }
 
     /// The rules between flags, and those whose message must not repeat a password.
@@ -666,7 +655,6 @@ mod tests {
         assert_eq!((options.threads, options.cache), (1, 256 << 20));
         assert!(!options.protect && !options.verbose && !options.dump && !options.dualnet);
         assert!(options.warnings().is_empty());
-        assert!(options.not_built_yet().is_empty());
     }
 
     #[test]
@@ -908,12 +896,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_named() {
-        let lines = accepted("--threads 2").not_built_yet();
-        assert_eq!(lines.len(), 1);
-        assert!(lines[0].starts_with("--threads above 1 is"), "{}", lines[0]);
-        assert!(accepted("--rotate 7 --threads 1 --secure --dump").not_built_yet().is_empty());
+    fn threads() {
+        assert_eq!(accepted("--threads 64").threads, 64);
         refused("--threads 0", "invalid value '0'");
+        refused("--threads 65", "invalid value '65'");
     }
 
     #[cfg(unix)]

@@ -82,6 +82,11 @@ impl Output {
         self.shared_bytes += other.shared_bytes;
     }
 
+    /// Puts bytes behind it.
+    pub fn append_bytes(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
     /// Empties it, and gives back memory that an unusually large reply took.
     pub fn clear(&mut self) {
         self.bytes.clear();

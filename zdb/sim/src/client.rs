@@ -5,6 +5,7 @@ use crate::reply::{self, Reply};
 use crate::words;
 use std::collections::VecDeque;
 use std::sync::OnceLock;
+use zdb::output::Output;
 use zdb::resp::{Progress, RequestParser};
 
 /// Namespaces and their settings are registers too, in namespaces that no client can name.
@@ -42,6 +43,11 @@ pub struct Client {
     pub ended: bool,
     /// The server has closed its side.
     pub closed: bool,
+    /// The server has said that nothing follows what it has taken for it.
+    pub is_answered: bool,
+    /// Replies that the loop has taken for it, and how many bytes of them it has read.
+    pub sending: Output,
+    pub read_bytes: usize,
     pub seen: words::Seen,
     pub namespace: Vec<u8>,
     unparsed: Vec<u8>,
@@ -50,7 +56,8 @@ pub struct Client {
     expected: VecDeque<Expected>,
     /// What it sends is no longer taken: it broke the protocol or said QUIT.
     mute: bool,
-    streams: bool,
+    /// It is sent things unasked, or does not want to hear replies.
+    pub streams: bool,
     resp3: bool,
 }
 
@@ -95,6 +102,9 @@ impl Client {
             slow: false,
             ended: false,
             closed: false,
+            is_answered: false,
+            sending: Output::default(),
+            read_bytes: 0,
             seen: words::Seen::default(),
             namespace: b"default".to_vec(),
             unparsed: Vec::new(),

@@ -3,6 +3,7 @@
 use crate::reply::{self, Reply};
 use crate::words;
 use crate::world::World;
+use zdb::output::Output;
 
 /// Most calls of SCAN in one namespace.
 const PAGES_MAX: usize = 10_000;
@@ -14,14 +15,12 @@ pub fn ask(world: &mut World, key: u64, request: &[&[u8]]) -> Reply {
     let mut bytes = Vec::new();
     for _ in 0..1000 {
         world.turn();
-        let Some(connection) = world.hub.get_mut(key) else { break };
+        let mut output = Output::default();
+        world.hub.take_output(key, &mut output);
         let mut slices = Vec::new();
-        connection.sending.slices(0, &mut slices);
-        connection.output.slices(0, &mut slices);
+        output.slices(0, &mut slices);
         slices.into_iter().for_each(|slice| bytes.extend_from_slice(slice));
-        connection.sending.clear();
-        connection.output.clear();
-        connection.is_sending = false;
+        world.hub.sent(key, output.len(), output.len());
         if let Ok(Some((reply, _))) = reply::parse(&bytes, false) {
             return reply;
         }

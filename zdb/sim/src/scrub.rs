@@ -111,6 +111,7 @@ fn setup(random: &mut Random) -> Setup {
         few_hashes: false,
         prompt: true,
         scrub: false,
+        has_threads: false,
     }
 }
 
@@ -160,13 +161,19 @@ fn judged_until(segment: &Segment) -> u64 {
 
 /// Flips bits in closed segments, and takes blocks away.
 fn damage(world: &mut World, random: &mut Random) -> Vec<Wound> {
-    let closed = world.hub.engine.log.closed();
+    let log = &world.hub.engine.log;
+    let closed = log.closed();
     assert!(!closed.is_empty(), "the load closes a segment");
+    let last = log.segments.before_last(2).len();
     let mut wounds: Vec<Wound> = Vec::new();
     for _ in 0..random.below(5) {
-        let segment = &closed[random.below(closed.len() as u64) as usize];
+        let at = random.below(closed.len() as u64) as usize;
+        let segment = &closed[at];
         let offset = place(segment, random);
-        let is_rotten = offset >= SEGMENT_HEADER_BYTES && random.below(4) == 0;
+        // A start refuses where the last segment cannot be read, of which the sidecar is gone. It may be the one
+        // before an empty one.
+        let may_rot = offset >= SEGMENT_HEADER_BYTES && at < last;
+        let is_rotten = may_rot && random.below(4) == 0;
         let offset = if is_rotten { offset / BLOCK * BLOCK + BLOCK - 1 } else { offset };
         let (place, base) = (segment.base + offset, segment.base);
         // Twice would be not at all.

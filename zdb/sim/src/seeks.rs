@@ -68,6 +68,7 @@ fn measure(policy: Policy, tenants: u64) -> (Moves, Moves) {
         protect: false,
         few_hashes: false,
         prompt: true,
+        has_threads: false,
     };
     let mut world = World::new(setup);
     let clients: Vec<usize> = (0..tenants)

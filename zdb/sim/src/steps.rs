@@ -114,6 +114,7 @@ fn setup(setting: u64) -> Setup {
         few_hashes: false,
         prompt: true,
         scrub: false,
+        has_threads: false,
     }
 }
 

@@ -24,6 +24,7 @@ use zdb::engine::Now;
 use zdb::engine::log::{Policy, format};
 use zdb::hub::{Hub, Peer};
 use zdb::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use zdb::output::Output;
 
 /// A scrub that takes more turns does not come to its end.
 const SCRUB_ROUNDS_MAX: usize = 100_000;
@@ -60,6 +61,8 @@ pub struct Setup {
     pub prompt: bool,
     /// A scrub begins again whenever one has ended.
     pub scrub: bool,
+    /// Sockets are in threads of their own: they take replies also while earlier ones are on their way.
+    pub has_threads: bool,
 }
 
 /// How an operation of the disk ends.
@@ -386,12 +389,11 @@ impl World {
     pub fn read(&mut self, at: usize, count: usize) {
         let now = self.tick();
         let client = &mut self.clients[at];
-        let Some(connection) = self.hub.get_mut(client.key) else { return };
-        if !connection.is_sending || count == 0 {
+        if client.sending.is_empty() || count == 0 || self.hub.get_mut(client.key).is_none() {
             return;
         }
         let mut slices = Vec::new();
-        connection.sending.slices(connection.sent, &mut slices);
+        client.sending.slices(client.read_bytes, &mut slices);
         let mut bytes = Vec::new();
         for slice in slices {
             bytes.extend_from_slice(&slice[..slice.len().min(count - bytes.len())]);
@@ -399,13 +401,14 @@ impl World {
         self.digest = bytes.iter().fold(self.digest ^ now, |digest, byte| {
             (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        connection.sent += bytes.len();
-        if connection.sent >= connection.sending.len() {
-            connection.sending.clear();
-            connection.sent = 0;
-            connection.is_sending = false;
+        client.read_bytes += bytes.len();
+        let length = client.sending.len();
+        let is_all = client.read_bytes >= length;
+        if is_all {
+            client.sending.clear();
+            client.read_bytes = 0;
         }
-        self.hub.server.stats.sent_bytes += bytes.len() as u64;
+        let key = client.key;
         client.read(
             &bytes,
             &mut Self::checks(
@@ -414,52 +417,54 @@ impl World {
                 self.bad_reads || self.has_gaps || self.bad_start,
             ),
         );
-        self.hub.resume(client.key);
+        self.hub.sent(key, bytes.len(), if is_all { length } else { 0 });
     }
 
     /// The client closes its side, or with `abort` is gone altogether.
     pub fn end(&mut self, at: usize, abort: bool) {
         let client = &mut self.clients[at];
         client.ended = true;
-        let Some(connection) = self.hub.get_mut(client.key) else { return };
+        if self.hub.get_mut(client.key).is_none() {
+            return;
+        }
         if abort {
-            connection.closing = true;
-            connection.eof = true;
-            connection.lingering = true;
-            connection.sending.clear();
-            connection.is_sending = false;
-            connection.output.clear();
+            client.sending.clear();
+            client.read_bytes = 0;
             client.closed = true;
-            self.hub.resume(client.key);
+            self.hub.failed(client.key);
         } else {
             self.hub.ended(client.key);
         }
     }
 
     fn look_after(&mut self, key: u64) {
-        let Some(connection) = self.hub.get_mut(key) else { return };
-        connection.untouch();
-        if (connection.is_overrun || connection.is_killed) && !connection.lingering {
-            if let Some(at) = self.clients.iter().position(|client| client.key == key) {
-                self.end(at, true);
-            }
-        } else if connection.lingering {
-            if connection.eof && !connection.is_sending {
+        let Some(wishes) = self.hub.look(key) else { return };
+        // A connection without a client is asked by `recount`, which takes the replies itself.
+        let Some(at) = self.clients.iter().position(|client| client.key == key) else { return };
+        let client = &mut self.clients[at];
+        // A thread of sockets would have closed it behind what it had.
+        assert!(
+            !(client.is_answered && wishes.has_output),
+            "a reply follows when nothing was to follow"
+        );
+        client.is_answered = wishes.is_answered && !client.streams;
+        if client.closed {
+            if client.ended {
                 self.hub.remove(key);
             }
-        } else if !connection.is_sending && !connection.output.is_empty() {
-            std::mem::swap(&mut connection.output, &mut connection.sending);
-            connection.is_sending = true;
-            connection.sent = 0;
-        } else if connection.is_finished() {
-            connection.lingering = true;
-            connection.closing = true;
-            let gone = connection.eof;
-            if let Some(client) = self.clients.iter_mut().find(|client| client.key == key) {
-                client.closed = true;
-            }
-            if gone {
-                self.hub.remove(key);
+        } else if wishes.is_let_go {
+            self.end(at, true);
+        } else if wishes.has_output && (client.sending.is_empty() || self.setup.has_threads) {
+            let mut output = Output::default();
+            self.hub.take_output(key, &mut output);
+            client.sending.append(output);
+            // With that it may be finished.
+            self.hub.touch_key(key);
+        } else if wishes.is_answered && client.sending.is_empty() {
+            client.closed = true;
+            match client.ended {
+                true => self.hub.remove(key),
+                false => self.hub.lingers(key),
             }
         }
     }
@@ -498,8 +503,8 @@ impl World {
                 });
                 let sending: Vec<usize> = eager
                     .filter(|at| {
-                        let key = self.clients[*at].key;
-                        self.hub.get_mut(key).is_some_and(|connection| connection.is_sending)
+                        let client = &self.clients[*at];
+                        !client.sending.is_empty() && self.hub.get_mut(client.key).is_some()
                     })
                     .collect();
                 if sending.is_empty() {
@@ -544,10 +549,7 @@ impl World {
             Stop::No if self.hub.stopping => {
                 self.stop = Stop::Draining;
                 for key in self.hub.keys() {
-                    if let Some(connection) = self.hub.get_mut(key) {
-                        connection.closing = true;
-                    }
-                    self.hub.resume(key);
+                    self.hub.close_behind_replies(key);
                 }
                 self.hub.engine.log.flush();
                 self.hub.engine.scrub.end();
@@ -683,7 +685,7 @@ impl World {
         self.hub.keys().into_iter().any(|key| {
             self.hub.get_mut(key).is_some_and(|one| {
                 let has_more = one.eof || (one.stashed() > 0 && !one.may_run());
-                has_more && !one.is_finished() && one.output.is_empty() && !one.is_sending
+                has_more && !one.is_finished() && one.waiting_bytes() == 0
             })
         })
     }

@@ -188,6 +188,7 @@ fn redis_sections(context: &Context<'_>, text: &mut Text<'_>) {
         text.field("redis_mode", "standalone");
         text.field("arch_bits", usize::BITS);
         text.field("multiplexing_api", "io_uring");
+        text.field("io_threads", server.fixed_setting("io-threads"));
         text.field("process_id", usage.id);
         text.field("tcp_port", server.fixed_setting("port"));
         text.field("server_time_usec", engine.now.unix_us);

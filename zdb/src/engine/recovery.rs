@@ -11,7 +11,7 @@ mod packed;
 use super::chain::{self, Chain, Link};
 use super::forgotten::Forgotten;
 use super::identity::{self, Identity};
-use super::index::{Bulk, HashSecret, PagePool, SortedBulk};
+use super::index::{Bulk, HashSecret, KeyTable, PagePool};
 use super::log::buffer::WriteBuffer;
 use super::log::format::{self, BLOCK, Head, Kind, LogId, SEGMENT_HEADER_BYTES, Verified};
 use super::log::segments::{self, Segment, Segments};
@@ -141,7 +141,7 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         last_slot: None,
         changes: Vec::new(),
         changes_count: 0,
-        sorting: None,
+        merging: None,
         keys_merged: 0,
         ids_lost_max: 0,
         ids_of_lost: HashMap::new(),
@@ -167,8 +167,8 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         end_of_log = header.base + header.capacity;
         previous_end = if ended.sealed { 0 } else { ended.end };
     }
-    recovery.sort_changes();
-    recovery.merge_sorted();
+    recovery.hand_changes_over();
+    recovery.take_tables_back();
     if let Some(mode) = options.mode
         && let Some(other) = recovery.namespaces.iter().find(|one| one.settings.mode != mode)
     {
@@ -270,8 +270,8 @@ struct Recovery<'a> {
     /// Changes to the tables of user mode that were not made yet, by slot.
     changes: Vec<Bulk>,
     changes_count: usize,
-    /// Those before them: sorted on other threads while this one reads on.
-    sorting: Option<JoinHandle<Vec<SortedBulk>>>,
+    /// Those before them are merged on another thread while this one reads on; the tables are there meanwhile.
+    merging: Option<JoinHandle<(PagePool, Vec<KeyTable>)>>,
     keys_merged: usize,
     /// Records that may have been in damaged bytes so far.
     ids_lost_max: u64,
@@ -458,8 +458,8 @@ impl Recovery<'_> {
 
     fn apply_namespace(&mut self, head: &Head, name: &[u8], payload: &[u8]) {
         self.last_slot = None;
-        // What is being sorted is older than this record, which may empty a table or end a namespace.
-        self.merge_sorted();
+        // What is being merged is older than this record, which may empty a table or end a namespace.
+        self.take_tables_back();
         match self.namespaces.apply_record(head, name, payload, &mut self.pool) {
             Applied::Emptied(slot) => {
                 if let Some(changes) = self.changes.get_mut(slot) {
@@ -654,36 +654,38 @@ impl Recovery<'_> {
         self.changes_count += 1;
         // A quarter of what is there already: each key is then laid out a few times at most.
         if self.changes_count >= CHANGES_MIN.max(self.keys_merged / 4) {
-            self.sort_changes();
+            self.hand_changes_over();
         }
     }
 
-    /// Merges the batch before this one and has this one sorted on other threads meanwhile: on two cores
-    /// sorting then takes no time of a start.
-    fn sort_changes(&mut self) {
+    /// Has the batch sorted and merged on another thread, while this one reads on.
+    fn hand_changes_over(&mut self) {
+        self.take_tables_back();
         let changes = std::mem::take(&mut self.changes);
-        self.changes_count = 0;
-        let before = self.sorting.take();
+        self.keys_merged += std::mem::take(&mut self.changes_count);
+        let mut pool = std::mem::take(&mut self.pool);
+        let mut tables: Vec<KeyTable> = (0..changes.len())
+            .map(|slot| self.table_of(slot).map(std::mem::take).unwrap_or_default())
+            .collect();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        self.sorting = Some(std::thread::spawn(move || {
-            changes.into_iter().map(|changes| changes.sort(threads - 1)).collect()
+        self.merging = Some(std::thread::spawn(move || {
+            for (table, changes) in tables.iter_mut().zip(changes) {
+                if !changes.is_empty() {
+                    table.merge(&mut pool, changes.sort(threads - 1));
+                }
+            }
+            (pool, tables)
         }));
-        self.merge(before);
     }
 
-    /// Waits for the batch that is being sorted, and merges it.
-    fn merge_sorted(&mut self) {
-        let sorting = self.sorting.take();
-        self.merge(sorting);
-    }
-
-    fn merge(&mut self, sorting: Option<JoinHandle<Vec<SortedBulk>>>) {
-        let Some(sorting) = sorting else { return };
-        let sorted = sorting.join().expect("sorting does not panic");
-        for (slot, changes) in sorted.into_iter().enumerate() {
-            let namespace = self.namespaces.get_mut(slot);
-            if let Some(Keys::User(table)) = namespace.map(|namespace| &mut namespace.keys) {
-                table.merge(&mut self.pool, changes);
+    /// Waits for the batch that is being merged: until then the tables are not here.
+    fn take_tables_back(&mut self) {
+        let Some(merging) = self.merging.take() else { return };
+        let (pool, tables) = merging.join().expect("merging does not panic");
+        self.pool = pool;
+        for (slot, table) in tables.into_iter().enumerate() {
+            if let Some(place) = self.table_of(slot) {
+                *place = table;
             }
         }
         let keys = self.namespaces.iter().map(|namespace| match &namespace.keys {
@@ -691,6 +693,13 @@ impl Recovery<'_> {
             Keys::Sequential(_) => 0,
         });
         self.keys_merged = keys.sum();
+    }
+
+    fn table_of(&mut self, slot: usize) -> Option<&mut KeyTable> {
+        match &mut self.namespaces.get_mut(slot)?.keys {
+            Keys::User(table) => Some(table),
+            Keys::Sequential(_) => None,
+        }
     }
 }
 

@@ -25,13 +25,19 @@ pub enum Blocked {
     OnPause,
 }
 
-/// Who encrypts what a connection sends, and decrypts what it receives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encrypter {
-    Nobody,
-    /// The session that the loop has for it.
-    Session,
-    Kernel,
+/// What a connection wants of its socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// There is something to send.
+    pub has_output: bool,
+    /// The socket is to be read.
+    pub wants_input: bool,
+    /// Nothing follows what was taken so far: the socket is to be closed behind it.
+    pub is_answered: bool,
+    /// The client is to go now, whatever is on its way.
+    pub is_let_go: bool,
+    /// The hub goes on with it when it hears that something is out.
+    pub waits_for_room: bool,
 }
 
 /// Room for replies that an empty queue keeps.
@@ -73,28 +79,18 @@ pub struct Connection {
     pub session: Session,
     /// What is to be sent next.
     pub output: Output,
-    /// What the kernel is sending now.
-    pub sending: Output,
-    pub is_sending: bool,
-    /// Bytes of `sending` that are out.
-    pub sent: usize,
-    /// Whether the loop has a receive armed.
-    pub is_receiving: bool,
-    /// There was no buffer for its bytes: the loop receives from it when its turn comes.
-    pub is_starved: bool,
-    /// Whether the loop has asked to end that receive.
-    pub is_cancelling: bool,
+    /// Bytes of replies that the loop has taken and that are not out yet.
+    pub(super) in_flight: usize,
     /// Replies are still sent, requests no longer taken.
     pub closing: bool,
     /// The client has closed its side.
     pub eof: bool,
     /// All is sent and our side is closed; what still comes in is thrown away.
-    pub lingering: bool,
-    pub encrypter: Encrypter,
+    pub(super) lingering: bool,
     /// It does not take what is pushed to it: the loop shall let it go.
-    pub is_overrun: bool,
+    pub(super) is_overrun: bool,
     /// CLIENT KILL: the loop shall let it go.
-    pub is_killed: bool,
+    pub(super) is_killed: bool,
     /// Silence is no reason to let it go: it waits for something, or is sent things unasked.
     pub is_watching: bool,
     /// When it last sent or took something, in milliseconds of the monotonic clock.
@@ -138,16 +134,10 @@ impl Connection {
             key,
             session,
             output: Output::default(),
-            sending: Output::default(),
-            is_sending: false,
-            sent: 0,
-            is_receiving: false,
-            is_starved: false,
-            is_cancelling: false,
+            in_flight: 0,
             closing: false,
             eof: false,
             lingering: false,
-            encrypter: Encrypter::Nobody,
             is_overrun: false,
             is_killed: false,
             is_watching: false,
@@ -172,11 +162,6 @@ impl Connection {
             input: Vec::new(),
             consumed: 0,
         }
-    }
-
-    /// The loop has looked at it.
-    pub fn untouch(&mut self) {
-        self.touched = false;
     }
 
     // ---------------------------------------------------------------- input
@@ -248,7 +233,12 @@ impl Connection {
     /// Bytes of replies that the client can take, or that a task will bring. What was pushed meanwhile is
     /// not among them: it waits for the MGET under way, which must not wait for it.
     fn reply_bytes(&self) -> usize {
-        self.output.len() + self.sending.len() + self.queued_bytes
+        self.waiting_bytes() + self.queued_bytes
+    }
+
+    /// Bytes of replies that wait for nothing but their way out.
+    pub fn waiting_bytes(&self) -> usize {
+        self.output.len() + self.in_flight
     }
 
     /// Bytes of replies that are not out yet, known or estimated.
@@ -263,8 +253,7 @@ impl Connection {
 
     /// Whether its silence says nothing: it watches, waits for a reply of ours, or is let go already.
     pub(super) fn may_be_silent(&self) -> bool {
-        let has_more = self.is_queued || self.is_starved;
-        let waits = has_more || !self.replies.is_empty() || self.blocked != Blocked::No;
+        let waits = self.is_queued || !self.replies.is_empty() || self.blocked != Blocked::No;
         self.is_watching || waits || self.lingering
     }
 
@@ -274,11 +263,35 @@ impl Connection {
         !self.eof && (self.lingering || runs || self.stashed() < STASH_BYTES_MAX)
     }
 
-    /// Whether everything that was asked is answered and nothing can follow.
-    pub fn is_finished(&self) -> bool {
-        let is_through = self.blocked == Blocked::No && !self.is_queued;
+    /// Whether everything that was asked is answered and nothing can follow; the last of it may be on its way.
+    /// Requests that wait for room follow, and a request that the client has not ended does not.
+    pub(super) fn is_answered(&self) -> bool {
+        let is_run = self.may_run() || !self.has_input();
+        let is_through = self.blocked == Blocked::No && !self.is_queued && is_run;
         let asked_all = self.closing || (self.eof && is_through);
-        asked_all && self.replies.is_empty() && self.output.is_empty() && !self.is_sending
+        asked_all && self.replies.is_empty() && self.output.is_empty()
+    }
+
+    /// Whether all that is out, too.
+    pub fn is_finished(&self) -> bool {
+        self.is_answered() && self.in_flight == 0
+    }
+
+    /// Whether something waits for its replies to be out, so that the hub is to hear of that at once.
+    fn waits_for_room(&self) -> bool {
+        let has_more = self.has_input() || self.closing || self.eof;
+        self.in_flight > 0 && (has_more || self.in_flight > OUTPUT_BYTES_SHARE)
+    }
+
+    /// What the loop is to do for it.
+    pub(super) fn wishes(&self) -> Wishes {
+        Wishes {
+            has_output: !self.output.is_empty(),
+            wants_input: self.wants_input(),
+            is_answered: self.is_answered(),
+            is_let_go: self.is_overrun || self.is_killed,
+            waits_for_room: self.waits_for_room(),
+        }
     }
 
     // ---------------------------------------------------------------- replies

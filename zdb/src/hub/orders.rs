@@ -96,7 +96,7 @@ impl Hub {
         let namespace = namespace.map_or(&b""[..], |namespace| &namespace.name);
         let input = one.stashed();
         let (queued, queued_bytes) = one.queued();
-        let waiting = one.output.len() + one.sending.len();
+        let waiting = one.waiting_bytes();
         let flags: String = [
             (session.is_monitor || session.is_mirror, 'O'),
             (session.is_master, 'M'),
@@ -120,7 +120,7 @@ impl Hub {
             session.slot,
             String::from_utf8_lossy(namespace).escape_default(),
             size_of::<Connection>() + input + waiting + queued_bytes,
-            if one.is_sending { "rw" } else { "r" },
+            if one.in_flight > 0 { "rw" } else { "r" },
             session.last_command,
             if session.protocol == Protocol::Resp3 { 3 } else { 2 },
             String::from_utf8_lossy(&session.library_name),

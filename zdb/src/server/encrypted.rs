@@ -1,20 +1,22 @@
-//! Encrypted connections in the loop: the same steps as for plain ones, with TLS between socket and hub.
+//! Encrypted connections among the sockets: the same steps as for plain ones, with TLS between socket and hub.
 //! Those that the kernel has taken over are plain ones, but for records that are no data.
 
+use super::clients::{Clients, Note};
 use super::kernel_tls::{self, Alert, Record};
-use super::ring::Until;
+use super::process;
+use super::ring::{Event, Until};
+use super::sockets::{Encrypter, Socket, Sockets, send_now};
 use super::tls::{Tls, TlsSession};
-use super::{Event, Server, process};
-use crate::hub::Encrypter;
+use crate::hub::Wishes;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 /// How long a client may take from the connection to the end of the handshake, in milliseconds.
 const HANDSHAKE_MS: u64 = 10_000;
-/// At most one line about failed handshakes in this time, in milliseconds.
+/// Each thread writes at most one line about failed handshakes in this time, in milliseconds.
 const COMPLAINT_MS: u64 = 1000;
 
-/// What the loop knows about TLS besides its connections.
+/// What a thread's sockets share for TLS.
 #[derive(Default)]
 pub struct Encryption {
     /// None: there is no listener for it.
@@ -31,6 +33,18 @@ pub struct Encryption {
 impl Encryption {
     pub fn new(tls: Option<Tls>) -> Self {
         Self { tls, ..Self::default() }
+    }
+
+    /// New certificates, for connections from now on.
+    pub fn renew(&mut self, tls: Tls) {
+        self.tls = Some(tls);
+    }
+
+    /// Reads the certificates again, for connections from now on, where there are any. On an error the old
+    /// ones stay in use.
+    pub fn reload(&mut self) -> Option<Result<&Tls, String>> {
+        let tls = self.tls.as_mut()?;
+        Some(tls.reload().map(|()| &*tls))
     }
 
     /// When the next handshake must be over.
@@ -67,116 +81,106 @@ impl Encryption {
     }
 }
 
-impl Server {
-    /// Reads the certificates again, for connections from now on.
-    pub fn reload_certificates(&mut self) {
-        match self.encryption.tls.as_mut().map(Tls::reload) {
-            None => {}
-            Some(Ok(())) => process::say("certificates read again"),
-            Some(Err(line)) => {
-                process::warn(&format!("the certificates stay as they were: {line}"))
-            }
-        }
-    }
-
-    pub(super) fn received_encrypted(&mut self, key: u64, buffer: u16, length: usize) {
-        let Some(socket) = self.sockets.get_mut(&key) else { return };
-        let (Some(session), Some(connection)) = (socket.tls.as_mut(), self.hub.get_mut(key)) else {
-            return;
-        };
-        if connection.lingering {
-            return self.hub.resume(key);
-        }
-        let was_handshaking = session.is_handshaking();
+impl Sockets {
+    pub(super) fn received_encrypted(
+        &mut self,
+        clients: &mut impl Clients,
+        key: u64,
+        (buffer, length): (u16, usize),
+    ) {
+        let Some(socket) = self.get_mut(key).filter(|socket| !socket.is_lingering) else { return };
+        let Some(mut session) = socket.tls.take() else { return };
         let mut plaintext = std::mem::take(&mut self.encryption.plaintext);
         plaintext.clear();
+        let was_handshaking = session.is_handshaking();
         let outcome = session.received(self.ring.received(buffer, length), &mut plaintext);
         if was_handshaking && !session.is_handshaking() {
-            self.hub.server.stats.tls_handshakes += 1;
+            clients.note(Note::Handshake);
+        }
+        if let Some(socket) = self.get_mut(key) {
+            socket.tls = Some(session);
+        }
+        if !plaintext.is_empty() {
+            clients.received(key, &plaintext);
         }
         // Also where nothing came for the hub: TLS may have something to say.
-        self.hub.received(key, &plaintext);
+        clients.touch(key);
         self.encryption.plaintext = plaintext;
         match outcome {
             Ok(false) => {}
-            Ok(true) => self.hub.ended(key),
-            Err(error) => self.fail_encrypted(key, &error.to_string()),
+            Ok(true) => self.end(clients, key),
+            Err(error) => self.fail_encrypted(clients, key, &error.to_string()),
         }
     }
 
     /// Nothing that comes from this client can be believed any more: says so and closes.
-    fn fail_encrypted(&mut self, key: u64, what: &str) {
-        let Some(socket) = self.sockets.get_mut(&key) else { return };
-        let (Some(session), Some(connection)) = (socket.tls.as_mut(), self.hub.get_mut(key)) else {
-            return;
-        };
-        let client = format!("client {}: {what}", connection.session.peer);
-        let is_handshaking = session.is_handshaking();
-        self.hub.server.stats.tls_handshakes_failed += u64::from(is_handshaking);
-        self.encryption.complain(self.hub.engine.now.monotonic_ms, &client);
-        let Some(connection) = self.hub.get_mut(key) else { return };
-        if connection.is_sending {
-            return self.abandon(key);
+    fn fail_encrypted(&mut self, clients: &mut impl Clients, key: u64, what: &str) {
+        let now_ms = self.now_ms;
+        let Some(socket) = self.get_mut(key) else { return };
+        let is_handshaking = socket.tls.as_ref().is_some_and(|session| session.is_handshaking());
+        if is_handshaking {
+            clients.note(Note::HandshakeFailed);
         }
-        connection.output.clear();
-        connection.sending.clear();
-        connection.sent = 0;
-        session.fill(&mut connection.sending, &mut connection.sent);
-        let alert = session.rest();
-        // SAFETY: a live slice, and a socket that is open. Where the alert does not fit, it is not sent.
-        unsafe {
-            libc::send(
-                socket.descriptor.as_raw_fd(),
-                alert.as_ptr().cast(),
-                alert.len(),
-                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-            )
-        };
-        self.linger(key);
-        self.hub.resume(key);
+        let complaint = socket.complaint(what);
+        self.encryption.complain(now_ms, &complaint);
+        let Some(socket) = self.get_mut(key) else { return };
+        if socket.is_sending {
+            return self.abandon(clients, key);
+        }
+        socket.sending.clear();
+        socket.sent = 0;
+        if let Some(session) = &mut socket.tls {
+            session.fill(&mut socket.sending, &mut socket.sent);
+            // Where the alert does not fit, it is not sent.
+            send_now(socket.descriptor.as_raw_fd(), session.rest());
+        }
+        self.linger(clients, key);
     }
 
     /// Gives a connection whose handshake is over to the kernel, where that is to be. False: it is not.
-    fn hand_over(&mut self, key: u64) -> bool {
-        let Some(socket) = self.sockets.get_mut(&key) else { return false };
-        let Some(connection) = self.hub.get_mut(key) else { return false };
-        if connection.is_receiving || connection.is_sending {
+    fn hand_over(&mut self, clients: &mut impl Clients, key: u64) -> bool {
+        let now_ms = self.now_ms;
+        let Some(socket) = self.get_mut(key) else { return false };
+        if socket.is_receiving || socket.is_sending {
             return false;
         }
         let Some(session) = socket.tls.take_if(|session| session.is_for_kernel()) else {
             return false;
         };
-        connection.encrypter = Encrypter::Kernel;
+        socket.encrypter = Encrypter::Kernel;
         let outcome = session.into_secrets().map_err(|error| error.to_string()).and_then(|keys| {
             kernel_tls::hand_over(socket.descriptor.as_raw_fd(), &keys)
                 .map_err(|error| error.to_string())
         });
         match outcome {
-            Ok(()) => self.hub.server.stats.tls_handshakes_kernel += 1,
+            Ok(()) => clients.note(Note::HandshakeKernel),
             // The session is gone with its keys, so nobody can go on.
             Err(error) => {
-                let client = format!(
-                    "client {}: the kernel does not take its keys: {error}",
-                    connection.session.peer
-                );
-                self.hub.server.stats.tls_handshakes_failed += 1;
-                self.encryption.complain(self.hub.engine.now.monotonic_ms, &client);
-                self.abandon(key);
+                let what = format!("the kernel does not take its keys: {error}");
+                let complaint = socket.complaint(&what);
+                clients.note(Note::HandshakeFailed);
+                self.encryption.complain(now_ms, &complaint);
+                self.abandon(clients, key);
             }
         }
         true
     }
 
     /// A receive of a connection that the kernel decrypts has met something else than data.
-    pub(super) fn received_no_data(&mut self, key: u64, error: &io::Error) {
-        let Some(socket) = self.sockets.get(&key) else { return };
+    pub(super) fn received_no_data(
+        &mut self,
+        clients: &mut impl Clients,
+        key: u64,
+        error: &io::Error,
+    ) {
+        let Some(socket) = self.get_mut(key) else { return };
         let record = match error.raw_os_error() {
             Some(libc::EIO) => kernel_tls::take_record(socket.descriptor.as_raw_fd()),
             _ => Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))),
         };
         let (what, alert) = match record {
-            Ok(Record::Goodbye) => return self.hub.ended(key),
-            Ok(Record::Ignored) => return self.hub.resume(key),
+            Ok(Record::Goodbye) => return self.end(clients, key),
+            Ok(Record::Ignored) => return clients.touch(key),
             Ok(Record::Alert(number)) => (format!("received fatal alert: {number}"), None),
             Ok(Record::Handshake) => (
                 "a new key, which only rustls takes (--tls-kernel never)".to_owned(),
@@ -191,25 +195,30 @@ impl Server {
                     format!("a record that cannot be decrypted ({error})"),
                     Some(kernel_tls::BAD_RECORD_MAC),
                 ),
-                _ => return self.abandon(key),
+                _ => return self.abandon(clients, key),
             },
         };
-        self.fail_in_kernel(key, &what, alert);
+        self.fail_in_kernel(clients, key, &what, alert);
     }
 
     /// Nothing that comes from this client can be believed any more: says so and closes.
-    fn fail_in_kernel(&mut self, key: u64, what: &str, alert: Option<u8>) {
-        let Some(socket) = self.sockets.get(&key) else { return };
-        let Some(connection) = self.hub.get_mut(key) else { return };
-        if !connection.lingering {
-            let client = format!("client {}: {what}", connection.session.peer);
-            let is_sending = connection.is_sending;
-            self.encryption.complain(self.hub.engine.now.monotonic_ms, &client);
-            if let Some(alert) = alert.filter(|_| !is_sending) {
+    fn fail_in_kernel(
+        &mut self,
+        clients: &mut impl Clients,
+        key: u64,
+        what: &str,
+        alert: Option<u8>,
+    ) {
+        let now_ms = self.now_ms;
+        let Some(socket) = self.get_mut(key) else { return };
+        if !socket.is_lingering {
+            let complaint = socket.complaint(what);
+            if let Some(alert) = alert.filter(|_| !socket.is_sending) {
                 kernel_tls::send_alert(socket.descriptor.as_raw_fd(), alert);
             }
+            self.encryption.complain(now_ms, &complaint);
         }
-        self.abandon(key);
+        self.abandon(clients, key);
     }
 
     /// Hands in the kernel's last record to the client, once. False: that was done before.
@@ -217,131 +226,127 @@ impl Server {
     /// It waits until the socket has room, at least a third of its buffer. What the kernel has encrypted
     /// and not yet passed on to TCP goes before it, and a shutdown would throw it away.
     pub(super) fn say_goodbye(&mut self, key: u64) -> bool {
-        let Some(socket) = self.sockets.get_mut(&key) else { return false };
-        let Some(connection) = self.hub.get_mut(key) else { return false };
+        let Some(socket) = self.get_mut(key) else { return false };
         if socket.goodbye.is_some() {
             return false;
         }
-        connection.is_sending = true;
-        // Nothing is pushed behind it.
-        connection.closing = true;
+        socket.is_sending = true;
         // It stays in the socket, which is not removed before the completion.
-        let goodbye = socket.goodbye.insert(Alert::goodbye());
-        self.ring.send_last(socket.descriptor.as_raw_fd(), key, goodbye.message());
+        let message = socket.goodbye.insert(Alert::goodbye()).message();
+        let descriptor = socket.descriptor.as_raw_fd();
+        self.ring.send_last(descriptor, key, message);
         true
     }
 
-    pub(super) fn look_after_encrypted(&mut self, key: u64) {
-        if self.hand_over(key) {
-            return self.look_after(key);
+    pub(super) fn look_after_encrypted(
+        &mut self,
+        clients: &mut impl Clients,
+        key: u64,
+        wishes: Wishes,
+    ) {
+        if self.hand_over(clients, key) {
+            return self.look_after(clients, key);
         }
-        let Some(socket) = self.sockets.get_mut(&key) else { return };
-        let (Some(session), Some(connection)) = (socket.tls.as_mut(), self.hub.get_mut(key)) else {
-            return;
-        };
-        if session.is_handshaking() && connection.eof {
-            return self.abandon(key);
+        let Some(socket) = self.get_mut(key) else { return };
+        let Some(session) = socket.tls.as_mut() else { return };
+        if session.is_handshaking() && socket.is_ended {
+            return self.abandon(clients, key);
         }
-        if connection.is_sending {
+        if socket.is_sending {
             return self.adjust_receive(key);
         }
-        if !session.is_handshaking() && connection.sending.is_empty() {
-            std::mem::swap(&mut connection.output, &mut connection.sending);
-            connection.sent = 0;
+        if !session.is_handshaking() && socket.sending.is_empty() && wishes.has_output {
+            clients.take_output(key, &mut socket.sending);
+            socket.sent = 0;
         }
-        if connection.sending.is_empty() && connection.is_finished() {
+        if socket.sending.is_empty() && wishes.is_answered {
             session.say_goodbye();
         }
-        if self.send_encrypted(key) {
+        if self.send_encrypted(clients, key) {
             return self.adjust_receive(key);
         }
-        let Some(connection) = self.hub.get_mut(key) else { return };
-        if connection.is_finished() {
-            return self.linger(key);
+        if wishes.is_answered {
+            return self.linger(clients, key);
         }
         self.adjust_receive(key);
     }
 
     /// Encrypts and sends what there is. False: there was nothing.
-    fn send_encrypted(&mut self, key: u64) -> bool {
-        let now_ms = self.hub.engine.now.monotonic_ms;
+    fn send_encrypted(&mut self, clients: &mut impl Clients, key: u64) -> bool {
+        let sends_at_once = self.sends_at_once;
         let mut has_sent = false;
         loop {
-            let Some(socket) = self.sockets.get_mut(&key) else { return false };
-            let (Some(session), Some(connection)) = (socket.tls.as_mut(), self.hub.get_mut(key))
-            else {
-                return false;
-            };
-            session.fill(&mut connection.sending, &mut connection.sent);
+            let Some(socket) = self.get_mut(key) else { return false };
+            let Some(session) = socket.tls.as_mut() else { return false };
+            let released = session.fill(&mut socket.sending, &mut socket.sent);
             let descriptor = socket.descriptor.as_raw_fd();
             let rest = session.rest();
             if rest.is_empty() {
-                if has_sent {
-                    // There may be room for the replies of requests that wait.
-                    self.hub.resume(key);
-                }
                 return has_sent;
             }
             // As for plain connections: a lone client waits for nobody.
-            if self.batch == 1 {
-                let count = super::send_now(descriptor, rest);
-                let is_all = count == rest.len();
+            let mut count = 0;
+            let mut is_all = false;
+            if sends_at_once {
+                count = send_now(descriptor, rest);
+                is_all = count == rest.len();
                 session.sent(count);
-                connection.active_ms = now_ms;
-                connection.is_sending = !is_all;
-                self.hub.server.stats.sent_bytes += count as u64;
-                if is_all {
-                    has_sent = true;
-                    continue;
-                }
-            } else {
-                connection.is_sending = true;
             }
+            socket.is_sending = !is_all;
             // The session is boxed, and its bytes are not touched until the completion.
             let rest = session.rest();
-            self.ring.send(descriptor, key, (rest.as_ptr(), rest.len()), Until::All);
-            return true;
+            let rest = (rest.as_ptr(), rest.len());
+            if count > 0 || released > 0 {
+                clients.sent(key, count, released);
+            }
+            if !is_all {
+                self.ring.send(descriptor, key, rest, Until::All);
+                return true;
+            }
+            has_sent = true;
         }
     }
 
-    pub(super) fn sent_encrypted(&mut self, event: Event) {
+    pub(super) fn sent_encrypted(&mut self, clients: &mut impl Clients, event: Event) {
         let key = event.key;
-        let now_ms = self.hub.engine.now.monotonic_ms;
-        let Some(socket) = self.sockets.get_mut(&key) else { return };
-        let (Some(session), Some(connection)) = (socket.tls.as_mut(), self.hub.get_mut(key)) else {
-            return;
-        };
+        let Some(socket) = self.get_mut(key) else { return };
+        let Some(session) = socket.tls.as_mut() else { return };
         let Ok(count) = event.outcome() else {
-            connection.is_sending = false;
-            return self.abandon(key);
+            socket.is_sending = false;
+            return self.abandon(clients, key);
         };
         session.sent(count as usize);
-        connection.active_ms = now_ms;
         let rest = session.rest();
         if rest.is_empty() {
-            connection.is_sending = false;
+            socket.is_sending = false;
         } else {
-            let descriptor = socket.descriptor.as_raw_fd();
-            self.ring.send(descriptor, key, (rest.as_ptr(), rest.len()), Until::All);
+            let (descriptor, rest) = (socket.descriptor.as_raw_fd(), (rest.as_ptr(), rest.len()));
+            self.ring.send(descriptor, key, rest, Until::All);
         }
-        self.hub.server.stats.sent_bytes += count;
         // The next part is encrypted when the connection is looked after.
-        self.hub.resume(key);
+        clients.sent(key, count as usize, 0);
     }
 
     /// Parts with clients that do not get on with the handshake.
-    pub(super) fn end_handshakes(&mut self, now_ms: u64) {
+    pub(super) fn end_handshakes(&mut self, clients: &mut impl Clients) {
+        let now_ms = self.now_ms;
         while self.encryption.deadline_ms().is_some_and(|at| at <= now_ms) {
             let Some((_, key)) = self.encryption.handshakes.pop_front() else { return };
-            let session = self.sockets.get(&key).and_then(|socket| socket.tls.as_ref());
-            let is_late = session.is_some_and(|session| session.is_handshaking());
-            if let Some(connection) = self.hub.get_mut(key).filter(|one| is_late && !one.lingering)
-            {
-                let client = format!("client {}: no handshake", connection.session.peer);
-                self.hub.server.stats.tls_handshakes_failed += 1;
-                self.encryption.complain(now_ms, &client);
-                self.abandon(key);
+            let Some(socket) = self.get_mut(key).filter(|socket| !socket.is_lingering) else {
+                continue;
+            };
+            if socket.tls.as_ref().is_some_and(|session| session.is_handshaking()) {
+                let complaint = socket.complaint("no handshake");
+                clients.note(Note::HandshakeFailed);
+                self.encryption.complain(now_ms, &complaint);
+                self.abandon(clients, key);
             }
         }
+    }
+}
+
+impl Socket {
+    fn complaint(&self, what: &str) -> String {
+        format!("client {}: {what}", self.name.as_deref().unwrap_or_default())
     }
 }

@@ -1,19 +1,25 @@
-//! The server: one ring, one loop. It moves bytes between sockets and the hub and carries the hub's
-//! disk operations out. It knows nothing of commands or records.
+//! The server: the loop of the hub's thread. It moves bytes between sockets and the hub and carries the
+//! hub's disk operations out. It knows nothing of commands or records.
 //!
 //! A turn: wait for completions, hand them to the hub, let the hub settle, hand in what came of it.
 
 pub mod background;
 mod bell;
+mod clients;
 pub mod crash;
+mod crew;
 mod encrypted;
 pub mod hooks;
 mod kernel_tls;
 mod listener;
 pub mod metrics;
+mod parcel;
 pub mod process;
 pub mod program;
 mod ring;
+mod socket_thread;
+mod sockets;
+mod stop;
 mod tls;
 
 pub use listener::{Listener, Wire};
@@ -21,73 +27,41 @@ pub use tls::{Tls, TlsFiles};
 
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::housekeeper::Housekeeper;
-use crate::disk::{Completion, Done, FileId, Files, Operation, Root, Token};
+use crate::disk::{Completion, Done, Files, Operation, Token};
 use crate::engine::Now;
-use crate::engine::log::format;
-use crate::hub::{Encrypter, Hub};
+use crate::hub::Hub;
 use background::HangUp;
 use bell::Bell;
-use encrypted::Encryption;
+use clients::Clients;
+use crew::Crew;
 use hooks::{Hook, HookThread, Report};
 use metrics::{MetricsListener, MetricsThread};
-use ring::{Event, Kind, Ring, Until};
-use std::collections::{HashMap, VecDeque};
+use ring::{Event, Kind};
+use sockets::Sockets;
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tls::{Receive, TlsSession};
+pub use stop::Ended;
+use stop::Stop;
 
 /// How many connections' requests one turn waits for at most.
 const BATCH_MAX: usize = 16;
-/// How long a closed connection is read from, so that its last reply is not lost to a reset.
-const LINGER_MS: u64 = 1000;
-/// How long a stop waits for clients to take their last replies.
-const DRAIN_MS: u64 = 1000;
 /// How long after a failed accept the next is tried, in milliseconds.
 const ACCEPT_RETRY_MS: u64 = 100;
 /// How often silent clients are looked for where there is a limit, in milliseconds.
 const SILENCE_CHECK_MS: u64 = 1000;
-/// Most slices of one message, far below the kernel's 1024.
-const SLICES_MAX: usize = 64;
-
-/// Why the server ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    Command,
-    Signal(i32),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stop {
-    No,
-    /// Replies still go out.
-    Draining {
-        until_ms: u64,
-    },
-    /// The log is being closed.
-    Closing {
-        begun: bool,
-    },
-}
-
-/// A socket and the message that the kernel is sending from it.
-struct Socket {
-    descriptor: OwnedFd,
-    slices: Vec<libc::iovec>,
-    message: libc::msghdr,
-    /// Boxed apart, as most connections have none.
-    tls: Option<Box<TlsSession>>,
-    /// The kernel's last record to the client, which it is sending or has sent.
-    goodbye: Option<Box<kernel_tls::Alert>>,
-}
+/// How late that may be, in milliseconds: after a longer turn the hub first hears what was said meanwhile.
+const SILENCE_LATE_MS_MAX: u64 = 100;
 
 pub struct Server {
-    ring: Ring,
+    sockets: Sockets,
     hub: Hub,
+    /// Further threads with sockets; with one thread there are none.
+    crew: Option<Crew>,
     files: Arc<dyn Files>,
     housekeeper: Housekeeper,
     listeners: Vec<Listener>,
-    sockets: HashMap<u64, Box<Socket>>,
     reads: HashMap<Token, AlignedBuffer>,
     started: Instant,
     hooks: Option<HookThread>,
@@ -97,10 +71,6 @@ pub struct Server {
     hang_up: HangUp,
     wake: Bell,
     wake_count: Box<[u8; 8]>,
-    /// Connections to close at a time, in its order.
-    lingering: VecDeque<(u64, u64)>,
-    /// Connections for whose bytes there was no buffer, in the order in which they are received from again.
-    starved: VecDeque<u64>,
     /// Listeners whose accept failed, and when to try again.
     accept_retry: Vec<(u64, u64)>,
     /// When to look for clients that have been silent for too long, where there is a limit.
@@ -110,7 +80,6 @@ pub struct Server {
     timer_ms: Option<u64>,
     stop: Stop,
     ended: Ended,
-    encryption: Encryption,
 }
 
 impl Server {
@@ -120,6 +89,7 @@ impl Server {
         listeners: Vec<Listener>,
         (hook, metrics, tls): (Option<Hook>, Option<MetricsListener>, Option<Tls>),
         (signals, hang_up): (OwnedFd, HangUp),
+        threads: u16,
     ) -> Result<Self, String> {
         let wake = Bell::new()?;
         let bell = wake.clone();
@@ -129,13 +99,18 @@ impl Server {
             .map(|hook| HookThread::start(hook, &mut hub.server.hooks, wake.clone()))
             .transpose()?;
         let metrics = metrics.map(|one| MetricsThread::start(one, wake.clone())).transpose()?;
+        let batch_wait_us = crew::batch_wait_us(threads);
+        let crew = match threads {
+            0 | 1 => None,
+            more => Some(Crew::start(more - 1, tls.as_ref(), &wake, batch_wait_us)?),
+        };
         Ok(Self {
-            ring: Ring::new()?,
+            sockets: Sockets::new(tls, batch_wait_us)?,
             hub,
+            crew,
             files,
             housekeeper,
             listeners,
-            sockets: HashMap::new(),
             reads: HashMap::new(),
             started: Instant::now(),
             hooks,
@@ -145,15 +120,12 @@ impl Server {
             hang_up,
             wake,
             wake_count: Box::new([0; 8]),
-            lingering: VecDeque::new(),
-            starved: VecDeque::new(),
             accept_retry: Vec::new(),
             silence_ms: 0,
             batch: 1,
             timer_ms: None,
             stop: Stop::No,
             ended: Ended::Command,
-            encryption: Encryption::new(tls),
         })
     }
 
@@ -162,29 +134,42 @@ impl Server {
         self.read_signal();
         self.read_wake();
         for at in 0..self.listeners.len() {
-            self.ring.accept(self.listeners[at].descriptor(), at as u64);
+            self.sockets.ring.accept(self.listeners[at].descriptor(), at as u64);
         }
         let mut events = Vec::new();
         let mut operations = Vec::new();
         let mut touched = Vec::new();
         loop {
             self.arm_timer();
-            let is_idle = self.hub.is_settled() && self.starved.is_empty();
+            let is_idle = self.hub.is_settled()
+                && self.sockets.is_idle(&self.hub)
+                && self.crew.as_mut().is_none_or(Crew::may_sleep);
             // Who waits for the disk is not to wait for others as well.
             let batch_max = if self.hub.engine.is_reading() { 1 } else { self.batch };
             let batch = if is_idle { batch_max } else { 0 };
-            self.ring.wait(batch).map_err(|error| format!("io_uring failed: {error}"))?;
+            let waited = self.sockets.ring.wait(batch);
+            if let Some(crew) = &self.crew {
+                crew.wake_up();
+            }
+            waited.map_err(|error| format!("io_uring failed: {error}"))?;
             let now = self.now();
             self.hub.set_time(now);
-            self.ring.take_events(&mut events);
+            self.sockets.now_ms = now.monotonic_ms;
+            self.sockets.ring.take_events(&mut events);
             let mut requests = 0;
             for event in events.drain(..) {
                 requests += usize::from(event.kind == Kind::Receive);
                 self.handle(event);
             }
+            self.sockets.sends_at_once = requests <= 1;
+            if let Some(crew) = &mut self.crew {
+                requests += crew.take_news(&mut self.hub)?;
+                // A turn with news alone says little about the requests to come.
+                requests = requests.max(self.batch / 2);
+            }
             self.batch = requests.clamp(1, BATCH_MAX);
             self.run_timers(now.monotonic_ms);
-            self.feed_starved();
+            self.sockets.feed_starved(&mut self.hub);
             // Looking after a connection can make room for its next requests.
             loop {
                 self.step_stop(now.monotonic_ms);
@@ -200,6 +185,9 @@ impl Server {
                 for key in touched.drain(..) {
                     self.look_after(key);
                 }
+            }
+            if let Some(crew) = &mut self.crew {
+                crew.post();
             }
             for notice in self.hub.engine.log.notices.drain(..) {
                 process::warn(&notice);
@@ -228,25 +216,20 @@ impl Server {
     /// Sees to it that a turn comes when something is due. A timer that comes too early costs a turn and
     /// is armed again; it is not cancelled.
     fn arm_timer(&mut self) {
-        let stop = match self.stop {
-            Stop::No | Stop::Closing { .. } => None,
-            Stop::Draining { until_ms } => Some(until_ms),
-        };
         let due = [
             self.hub.engine.log.deadline_ms(),
             self.hub.deadline_ms(),
-            self.lingering.front().map(|(at, _)| *at),
+            self.sockets.deadline_ms(),
             self.accept_retry.iter().map(|(at, _)| *at).min(),
-            self.encryption.deadline_ms(),
             (self.hub.server.settings.timeout_s > 0).then_some(self.silence_ms),
-            stop,
+            self.stop.deadline_ms(),
         ]
         .into_iter()
         .flatten()
         .min();
         let Some(due) = due else { return };
         if self.timer_ms.is_none_or(|armed| due < armed) {
-            self.ring.timer(due.saturating_sub(self.now_ms()));
+            self.sockets.ring.timer(due.saturating_sub(self.now_ms()));
             self.timer_ms = Some(due);
         }
     }
@@ -255,8 +238,7 @@ impl Server {
 
     fn handle(&mut self, event: Event) {
         match event.kind {
-            Kind::Receive => self.received(event),
-            Kind::Send => self.sent(event),
+            Kind::Receive | Kind::Send => self.sockets.handle(&mut self.hub, event),
             Kind::Accept => self.accepted(event),
             Kind::Disk => self.disk_done(event),
             Kind::Cancel => {}
@@ -304,7 +286,7 @@ impl Server {
                     self.welcome(at, socket);
                 }
                 if !event.more && self.stop == Stop::No {
-                    self.ring.accept(self.listeners[at].descriptor(), event.key);
+                    self.sockets.ring.accept(self.listeners[at].descriptor(), event.key);
                 }
             }
             Err(_) if self.stop != Stop::No => {}
@@ -329,258 +311,28 @@ impl Server {
         if self.hub.turns_away(&peer) {
             return;
         }
-        let tls = match peer.encrypted {
-            true => self.encryption.begin(descriptor.as_raw_fd()),
-            false => None,
-        };
-        if peer.encrypted && tls.is_none() {
-            return;
-        }
+        let encrypted = peer.encrypted.then(|| peer.name.clone().into_boxed_str());
         let name = self.hub.server.settings.verbose.then(|| peer.name.clone());
         let key = self.hub.connected(peer);
-        if tls.is_some() {
-            self.encryption.expect_handshake(key, self.now_ms());
-        }
         if let Some(name) = name {
             process::say(&format!("client {key:x} connected from {name}"));
         }
-        // SAFETY: msghdr is plain data, for which zeroes are valid.
-        let message = unsafe { std::mem::zeroed() };
-        let socket = Socket { descriptor, slices: Vec::new(), message, tls, goodbye: None };
-        self.sockets.insert(key, Box::new(socket));
-        self.adjust_receive(key);
-    }
-
-    fn received(&mut self, event: Event) {
-        let key = event.key;
-        let mut encrypter = Encrypter::Nobody;
-        if let Some(connection) = self.hub.get_mut(key) {
-            encrypter = connection.encrypter;
-            if !event.more {
-                connection.is_receiving = false;
-                connection.is_cancelling = false;
+        if let Some(crew) = &mut self.crew {
+            let thread = crew.choose(self.sockets.count());
+            if !crew.place(key, thread) {
+                return crew.open(key, descriptor, encrypted);
             }
         }
-        match event.outcome() {
-            Ok(0) => self.hub.ended(key),
-            Ok(length) => {
-                let is_for_session = encrypter == Encrypter::Session;
-                if let Some(buffer) = event.buffer.filter(|_| is_for_session) {
-                    self.received_encrypted(key, buffer, length as usize);
-                } else if let Some(buffer) = event.buffer {
-                    self.hub.received(key, self.ring.received(buffer, length as usize));
-                }
-            }
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ENOBUFS) => self.starve(key),
-                // Cancelled to slow the client down: it is armed again when wanted.
-                Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {
-                    self.hub.resume(key);
-                }
-                _ if encrypter == Encrypter::Kernel => self.received_no_data(key, &error),
-                _ => self.abandon(key),
-            },
-        }
-        if let Some(buffer) = event.buffer {
-            self.ring.recycle(buffer);
+        if !self.sockets.open(&mut self.hub, key, descriptor, encrypted) {
+            Clients::closed(&mut self.hub, key);
         }
     }
 
-    /// More clients sent something than there are buffers: this one comes later.
-    fn starve(&mut self, key: u64) {
-        if let Some(connection) = self.hub.get_mut(key) {
-            connection.is_starved = true;
-            self.starved.push_back(key);
-        }
-    }
-
-    /// Receives again from those for whom there was no buffer, from as many as there are buffers: all at
-    /// once, every turn would ask the kernel for each of them in vain.
-    fn feed_starved(&mut self) {
-        let count = self.starved.len().min(ring::BUFFERS.into());
-        for key in self.starved.drain(..count).collect::<Vec<_>>() {
-            if let Some(connection) = self.hub.get_mut(key) {
-                connection.is_starved = false;
-                self.look_after(key);
-            }
-        }
-    }
-
-    fn sent(&mut self, event: Event) {
-        let now_ms = self.hub.engine.now.monotonic_ms;
-        let Some(connection) = self.hub.get_mut(event.key) else { return };
-        if connection.encrypter == Encrypter::Session {
-            return self.sent_encrypted(event);
-        }
-        match event.outcome() {
-            Ok(count) => {
-                connection.sent += count as usize;
-                connection.active_ms = now_ms;
-                let sent_all = connection.sent >= connection.sending.len();
-                if sent_all {
-                    connection.sending.clear();
-                    connection.sent = 0;
-                    connection.is_sending = false;
-                } else {
-                    self.send(event.key);
-                }
-                self.hub.server.stats.sent_bytes += count;
-                // Only now there may be room for the replies of requests that wait.
-                self.hub.resume(event.key);
-            }
-            Err(_) => {
-                connection.is_sending = false;
-                self.abandon(event.key);
-            }
-        }
-    }
-
-    /// A client that cannot be reached any more.
-    fn abandon(&mut self, key: u64) {
-        let Some(connection) = self.hub.get_mut(key) else { return };
-        connection.closing = true;
-        connection.eof = true;
-        connection.lingering = true;
-        if !connection.is_sending {
-            connection.output.clear();
-        }
-        if let Some(socket) = self.sockets.get(&key) {
-            // SAFETY: shutdown on an open socket touches no memory.
-            unsafe { libc::shutdown(socket.descriptor.as_raw_fd(), libc::SHUT_RDWR) };
-        }
-        self.hub.resume(key);
-    }
-
-    // ---------------------------------------------------------------- connections after a turn
-
-    /// Sends what is to be sent, reads or stops reading, closes what is finished.
+    /// Looks after a connection here, or tells the thread that has it to.
     fn look_after(&mut self, key: u64) {
-        let Some(connection) = self.hub.get_mut(key) else { return };
-        connection.untouch();
-        if (connection.is_overrun || connection.is_killed) && !connection.lingering {
-            return self.abandon(key);
-        }
-        if connection.lingering {
-            if connection.eof {
-                return self.close(key);
-            }
-            return self.adjust_receive(key);
-        }
-        if connection.encrypter == Encrypter::Session {
-            return self.look_after_encrypted(key);
-        }
-        if !connection.is_sending && !connection.output.is_empty() {
-            std::mem::swap(&mut connection.output, &mut connection.sending);
-            connection.is_sending = true;
-            connection.sent = 0;
-            return self.send_and_receive(key);
-        }
-        if connection.is_finished() {
-            if connection.encrypter == Encrypter::Kernel && self.say_goodbye(key) {
-                return self.adjust_receive(key);
-            }
-            return self.linger(key);
-        }
-        self.adjust_receive(key);
-    }
-
-    fn send_and_receive(&mut self, key: u64) {
-        self.send(key);
-        self.adjust_receive(key);
-    }
-
-    fn send(&mut self, key: u64) {
-        let Some(socket) = self.sockets.get_mut(&key) else { return };
-        let Some(connection) = self.hub.get_mut(key) else { return };
-        let descriptor = socket.descriptor.as_raw_fd();
-        // Kernel TLS does not know MSG_WAITALL.
-        let is_plain = connection.encrypter == Encrypter::Nobody;
-        let until = if is_plain { Until::All } else { Until::Some };
-        // The connection is boxed, `sending` is not touched until the completion and the connection not
-        // removed before it, so the memory stays.
-        if let Some(bytes) = connection.sending.plain() {
-            let mut rest = &bytes[connection.sent..];
-            // A lone client waits for nobody: its reply goes out at once, and the wait that follows is
-            // for its next request alone, without the timer of a batch.
-            if self.batch == 1 {
-                let count = send_now(descriptor, rest);
-                if count == rest.len() {
-                    return self.sent(Event::of_send(key, count));
-                }
-                connection.sent += count;
-                rest = &bytes[connection.sent..];
-            }
-            return self.ring.send(descriptor, key, (rest.as_ptr(), rest.len()), until);
-        }
-        let mut slices = Vec::new();
-        connection.sending.slices(connection.sent, &mut slices);
-        socket.slices.clear();
-        socket.slices.extend(slices.iter().take(SLICES_MAX).map(|slice| libc::iovec {
-            iov_base: slice.as_ptr().cast_mut().cast(),
-            iov_len: slice.len(),
-        }));
-        socket.message.msg_iov = socket.slices.as_mut_ptr();
-        socket.message.msg_iovlen = socket.slices.len() as _;
-        self.ring.send_message(descriptor, key, &raw const socket.message, until);
-    }
-
-    fn adjust_receive(&mut self, key: u64) {
-        let Some(socket) = self.sockets.get(&key) else { return };
-        let Some(connection) = self.hub.get_mut(key) else { return };
-        if connection.wants_input() {
-            if !connection.is_receiving && !connection.is_starved {
-                let descriptor = socket.descriptor.as_raw_fd();
-                match socket.tls.as_ref().filter(|_| !connection.lingering).map(|one| one.receive())
-                {
-                    None | Some(Receive::Freely) => self.ring.receive(descriptor, key),
-                    Some(Receive::AtMost(length)) => {
-                        self.ring.receive_at_most(descriptor, key, length);
-                    }
-                    Some(Receive::Nothing) => return,
-                }
-                connection.is_receiving = true;
-            }
-        } else if connection.is_receiving && !connection.is_cancelling && !connection.eof {
-            connection.is_cancelling = true;
-            self.ring.cancel_receive(key);
-        }
-    }
-
-    /// All is said: tells the client, and reads on for a while. Closing a socket with unread input would
-    /// reset it, and take the last reply away from the client.
-    fn linger(&mut self, key: u64) {
-        let Some(socket) = self.sockets.get(&key) else { return };
-        let Some(connection) = self.hub.get_mut(key) else { return };
-        connection.lingering = true;
-        connection.closing = true;
-        if connection.eof {
-            return self.close(key);
-        }
-        // SAFETY: shutdown on an open socket touches no memory.
-        unsafe { libc::shutdown(socket.descriptor.as_raw_fd(), libc::SHUT_WR) };
-        let now_ms = self.now_ms();
-        self.lingering.push_back((now_ms + LINGER_MS, key));
-        self.adjust_receive(key);
-    }
-
-    /// Closes a socket that the kernel does not use any more; otherwise its last completion comes here
-    /// again.
-    fn close(&mut self, key: u64) {
-        let Some(connection) = self.hub.get_mut(key) else { return };
-        if connection.is_receiving {
-            if let Some(socket) = self.sockets.get(&key) {
-                // SAFETY: shutdown on an open socket touches no memory.
-                unsafe { libc::shutdown(socket.descriptor.as_raw_fd(), libc::SHUT_RDWR) };
-            }
-            return;
-        }
-        if connection.is_sending {
-            return;
-        }
-        self.sockets.remove(&key);
-        self.hub.remove(key);
-        if self.hub.server.settings.verbose {
-            process::say(&format!("client {key:x} gone"));
+        match &mut self.crew {
+            Some(crew) if crew.has(key) => crew.look_after(&mut self.hub, key),
+            _ => self.sockets.look_after(&mut self.hub, key),
         }
     }
 
@@ -592,18 +344,18 @@ impl Server {
                 // The write buffer lives as long as the hub, and these bytes of it are not reused before
                 // the completion.
                 let bytes = self.hub.engine.log.buffer_pointer(position);
-                self.ring.write(file.0, token.0, offset, bytes, length as u32, durable);
+                self.sockets.ring.write(file.0, token.0, offset, bytes, length as u32, durable);
             }
             Operation::Zero { file, offset, length } => {
-                self.ring.write_zeroes(file.0, token.0, offset, length as u32);
+                self.sockets.ring.write_zeroes(file.0, token.0, offset, length as u32);
             }
-            Operation::Sync { file } => self.ring.sync(file.0, token.0),
+            Operation::Sync { file } => self.sockets.ring.sync(file.0, token.0),
             Operation::Read { file, offset, length } => {
                 let mut buffer = AlignedBuffer::for_read(length as usize);
                 let pointer = buffer.as_mut_pointer();
                 // The buffer's memory does not move with the buffer, which stays here until it is read.
                 self.reads.insert(token, buffer);
-                self.ring.read(file.0, token.0, offset, pointer, length as u32);
+                self.sockets.ring.read(file.0, token.0, offset, pointer, length as u32);
             }
             slow => self.housekeeper.submit(token, slow),
         }
@@ -625,12 +377,17 @@ impl Server {
 
     fn read_signal(&mut self) {
         let (pointer, length) = (self.signal_info.as_mut_ptr(), self.signal_info.len());
-        self.ring.read_event(self.signals.as_raw_fd(), Kind::Signal, pointer, length as u32);
+        self.sockets.ring.read_event(
+            self.signals.as_raw_fd(),
+            Kind::Signal,
+            pointer,
+            length as u32,
+        );
     }
 
     fn read_wake(&mut self) {
         let (pointer, length) = (self.wake_count.as_mut_ptr(), self.wake_count.len());
-        self.ring.read_event(self.wake.descriptor(), Kind::Wake, pointer, length as u32);
+        self.sockets.ring.read_event(self.wake.descriptor(), Kind::Wake, pointer, length as u32);
     }
 
     fn signalled(&mut self, event: Event) {
@@ -649,7 +406,7 @@ impl Server {
 
     /// On SIGHUP: what was read from files at the start is read anew here. True: the server ends.
     fn hung_up(&mut self) -> bool {
-        self.reload_certificates();
+        self.renew_certificates();
         match &self.hang_up {
             HangUp::Reopen(log) => {
                 // Where that is not possible, the old file still takes the lines.
@@ -662,106 +419,46 @@ impl Server {
     }
 
     fn run_timers(&mut self, now_ms: u64) {
-        while let Some((_, key)) = self.lingering.front().copied().filter(|(at, _)| *at <= now_ms) {
-            self.lingering.pop_front();
-            self.abandon(key);
-        }
-        self.end_handshakes(now_ms);
+        self.sockets.run_timers(&mut self.hub);
         let due: Vec<u64> =
             self.accept_retry.extract_if(.., |(at, _)| *at <= now_ms).map(|(_, key)| key).collect();
-        if self.hub.server.settings.timeout_s > 0 && self.silence_ms <= now_ms {
+        let is_due = self.hub.server.settings.timeout_s > 0 && self.silence_ms <= now_ms;
+        // What a client said may still be on its way here.
+        if is_due && self.crew.as_mut().is_none_or(Crew::has_heard_all) {
             self.part_with_silent(now_ms);
         }
         for key in due {
-            self.ring.accept(self.listeners[key as usize].descriptor(), key);
+            self.sockets.ring.accept(self.listeners[key as usize].descriptor(), key);
         }
     }
 
     fn part_with_silent(&mut self, now_ms: u64) {
+        let is_late = now_ms > self.silence_ms + SILENCE_LATE_MS_MAX;
         self.silence_ms = now_ms + SILENCE_CHECK_MS;
-        let silent = self.hub.silent();
-        self.hub.server.stats.timed_out_connections += silent.len() as u64;
-        for key in silent {
-            self.abandon(key);
+        if is_late {
+            return;
+        }
+        for key in self.hub.silent() {
+            match &mut self.crew {
+                Some(crew) if crew.has(key) => crew.part_with_silent(key),
+                _ => self.sockets.part_with_silent(&mut self.hub, key),
+            }
         }
     }
 
-    fn step_stop(&mut self, now_ms: u64) {
-        match self.stop {
-            Stop::No if self.hub.stopping => {
-                self.stop = Stop::Draining { until_ms: now_ms + DRAIN_MS };
-                for key in self.hub.keys() {
-                    if let Some(connection) = self.hub.get_mut(key) {
-                        connection.closing = true;
-                    }
-                    self.hub.resume(key);
+    /// Reads the certificates again, for connections from now on.
+    fn renew_certificates(&mut self) {
+        match self.sockets.encryption.reload() {
+            None => {}
+            Some(Ok(tls)) => {
+                if let Some(crew) = &mut self.crew {
+                    crew.renew_certificates(tls);
                 }
-                // Those that wait for a flush get it now.
-                self.hub.engine.log.flush();
-                self.hub.engine.scrub.end();
-                self.step_stop(now_ms);
+                process::say("certificates read again");
             }
-            Stop::Draining { until_ms } => {
-                let busy = self.hub.keys().into_iter().any(|key| {
-                    self.hub.get_mut(key).is_some_and(|one| !one.lingering && !one.is_finished())
-                });
-                if !busy || now_ms >= until_ms {
-                    self.stop = Stop::Closing { begun: false };
-                    self.step_stop(now_ms);
-                }
+            Some(Err(line)) => {
+                process::warn(&format!("the certificates stay as they were: {line}"));
             }
-            Stop::Closing { begun: false } if !self.hub.engine.log.is_switching() => {
-                self.hub.engine.log.begin_close();
-                self.stop = Stop::Closing { begun: true };
-            }
-            Stop::No | Stop::Closing { .. } => {}
         }
     }
-
-    fn is_closed(&self) -> bool {
-        let engine = &self.hub.engine;
-        let is_closed = engine.log.is_closed() && !engine.scrub.is_busy();
-        self.stop == Stop::Closing { begun: true } && is_closed
-    }
-
-    fn finish(mut self) -> Result<Ended, String> {
-        let summary = self.hub.engine.log.finish_close();
-        if let Some((base, file)) = summary.unused {
-            self.files.close(file);
-            // Left behind it costs space until the next start, which removes it.
-            let _ = self.files.remove(Root::Data, &format::segment_name(base));
-        }
-        if let Some((FileId(file), length)) = summary.cut {
-            let _ = self.files.truncate(FileId(file), length);
-        }
-        // Nobody is to wait for a server that answers no more.
-        let doors = self.listeners.iter().map(Listener::descriptor);
-        let rooms = self.sockets.values().map(|socket| socket.descriptor.as_raw_fd());
-        for descriptor in doors.chain(rooms) {
-            // SAFETY: shutdown on an open socket touches no memory.
-            unsafe { libc::shutdown(descriptor, libc::SHUT_RDWR) };
-        }
-        self.close_hooks();
-        match self.hub.engine.log.broken() {
-            Some(line) => Err(format!("stopped, but the log is not closed: {line}")),
-            None => Ok(self.ended),
-        }
-    }
-
-    /// The last hooks, which find every file as it stays.
-    fn close_hooks(&mut self) {
-        let Some(hook) = self.hooks.take().and_then(HookThread::finish) else { return };
-        process::hear_hang_up(&self.signals, false);
-        let engine = &self.hub.engine;
-        let names: Vec<&[u8]> = engine.namespaces.iter().map(|one| &*one.name).collect();
-        hook.close(names.into_iter(), engine.log.current().base, self.signals.as_raw_fd());
-    }
-}
-
-/// Sends as much as the socket takes at once; an error is left to the ring's send of the rest.
-fn send_now(socket: RawFd, bytes: &[u8]) -> usize {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: a live slice, and a socket that is open.
-    let sent = unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), flags) };
-    sent.max(0) as usize
 }

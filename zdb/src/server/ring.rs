@@ -20,7 +20,7 @@ const RWF_DSYNC: i32 = 2;
 /// `IORING_RECVSEND_POLL_FIRST`.
 const RECVSEND_POLL_FIRST: u16 = 1;
 /// How long a turn waits for its batch to fill, in microseconds.
-const BATCH_WAIT_US: u32 = 30;
+pub const BATCH_WAIT_US: u32 = 30;
 
 /// What a completion is about. The kind is the upper byte of the user data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +108,7 @@ pub struct Ring {
     buffers: ReceiveBuffers,
     zeroes: AlignedBuffer,
     has_min_wait: bool,
+    batch_wait_us: u32,
     /// Sends handed in since the last wait: they mostly complete at once and are no news.
     sends: usize,
     timespec: Box<Timespec>,
@@ -115,7 +116,7 @@ pub struct Ring {
 
 impl Ring {
     /// Sets the ring up, or says in one line what to do about it.
-    pub fn new() -> Result<Self, String> {
+    pub fn new(batch_wait_us: u32) -> Result<Self, String> {
         let ring = IoUring::builder()
             .setup_cqsize(COMPLETIONS)
             .setup_submit_all()
@@ -130,7 +131,15 @@ impl Ring {
         })?;
         let has_min_wait = ring.params().is_feature_min_timeout();
         let zeroes = AlignedBuffer::new(crate::limits::ZERO_UNIT_BYTES as usize);
-        Ok(Self { ring, buffers, zeroes, has_min_wait, sends: 0, timespec: Box::default() })
+        Ok(Self {
+            ring,
+            buffers,
+            zeroes,
+            has_min_wait,
+            batch_wait_us,
+            sends: 0,
+            timespec: Box::default(),
+        })
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
@@ -296,7 +305,7 @@ impl Ring {
         let want = if batch == 0 { 0 } else { batch + sends };
         let mut args = SubmitArgs::new();
         if self.has_min_wait && want > 1 {
-            args = args.min_wait_usec(BATCH_WAIT_US);
+            args = args.min_wait_usec(self.batch_wait_us);
         }
         let want = if self.has_min_wait { want } else { batch.min(1) };
         match self.ring.submitter().submit_with_args(want, &args) {

@@ -27,6 +27,7 @@ pub struct TlsFiles {
 }
 
 /// What new connections begin with.
+#[derive(Clone)]
 pub struct Tls {
     files: TlsFiles,
     config: Arc<ServerConfig>,
@@ -200,11 +201,13 @@ impl TlsSession {
     }
 
     /// Encrypts the next part of `sending`, from `sent` on, where all bytes before are on their way. What
-    /// TLS itself has to say goes first.
-    pub fn fill(&mut self, sending: &mut Output, sent: &mut usize) {
+    /// TLS itself has to say goes first. Returns how many bytes `sending` held, where all of them are
+    /// encrypted now.
+    pub fn fill(&mut self, sending: &mut Output, sent: &mut usize) -> usize {
         if !self.wire.is_empty() {
-            return;
+            return 0;
         }
+        let mut released = 0;
         if !self.is_handshaking() && !sending.is_empty() {
             let mut slices = Vec::new();
             sending.slices(*sent, &mut slices);
@@ -217,6 +220,7 @@ impl TlsSession {
                 }
             }
             if *sent >= sending.len() {
+                released = sending.len();
                 sending.clear();
                 *sent = 0;
             }
@@ -227,6 +231,7 @@ impl TlsSession {
                 break;
             }
         }
+        released
     }
 
     /// The encrypted bytes that are not out yet.

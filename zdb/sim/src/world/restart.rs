@@ -237,6 +237,7 @@ impl World {
             few_hashes: false,
             prompt: false,
             scrub: false,
+            has_threads: false,
         };
         let engine = start(&MemoryFiles::default(), &setup).expect("an empty disk is no obstacle");
         Hub::new(engine, state(&setup), false)

@@ -10,8 +10,10 @@ use crate::planted::{self, Bug};
 
 /// How many records are followed from one to the one before it until the cleaner gives up and keeps a record.
 const STEPS_MAX: usize = 64;
-/// The same for a namespace that keeps more versions than that.
+/// The same for a namespace that keeps more versions than that,
 const STEPS_FAR_MAX: usize = 4096;
+/// and for one that keeps them for days, in which a key may have many.
+const STEPS_DAYS_MAX: usize = 512;
 const DAY_S: u64 = 86_400;
 
 /// What is known of a record that another leads to.
@@ -64,6 +66,8 @@ pub struct Case<'a> {
     /// Unix seconds since when it is that.
     pub retention_since: u32,
     pub now_s: u64,
+    /// The time of a later record of its key, where one was met beside it.
+    pub ended_at: Option<u32>,
     /// Whether nothing that this record ended is left in older segments.
     pub older_are_clean: bool,
 }
@@ -95,10 +99,14 @@ impl Case<'_> {
             // The start did not count this record. That may be for a reason that is not known here.
             return Verdict::KeepUndecided;
         }
+        let is_days = matches!(self.retention, Retention::Days(_));
+        if is_days && self.ended_at.is_some_and(|time| self.is_past(time.into())) {
+            return self.drop_unless_needed(look);
+        }
         let mut newer = 0_u32;
         let steps_max = match self.retention {
             Retention::Versions(kept) => STEPS_MAX.max(kept as usize + 2).min(STEPS_FAR_MAX),
-            _ => STEPS_MAX,
+            _ => STEPS_DAYS_MAX,
         };
         for _ in 0..steps_max {
             if at == self.position {

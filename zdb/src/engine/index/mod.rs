@@ -9,7 +9,7 @@ mod bulk;
 mod sequence;
 mod table;
 
-pub use bulk::{Bulk, SortedBulk};
+pub use bulk::Bulk;
 pub use sequence::{SKIP_IDS_MAX, SequenceTable};
 pub use table::KeyTable;
 

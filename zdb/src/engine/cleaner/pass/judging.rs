@@ -4,21 +4,22 @@
 use super::{Item, Pass, Phase, Step, Tally};
 use crate::engine::cleaner::verdict::{Case, Look, Newest, Verdict};
 use crate::engine::index::Place;
-use crate::engine::log::format::{FLAG_UNVERIFIED, Head, Kind, Verified};
+use crate::engine::log::format::{FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
 use crate::engine::log::packed::Residue;
 use crate::engine::log::sidecar::PageEnd;
-use crate::engine::namespace::{Keys, Namespace};
+use crate::engine::namespace::{Keys, Namespace, Retention};
 use crate::engine::{Engine, Waiter, control_entry, entry_of, sequential_id};
 use crate::limits::CLEANER_READS_MAX;
 use crate::planted::{self, Bug};
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 impl Pass {
     pub(super) fn judge(&mut self, engine: &mut Engine) -> Step {
         let mut asked = HashSet::new();
-        for at in 0..self.items.len() {
+        for (at, ended_at) in self.ended_at(engine).into_iter().enumerate() {
             while self.items[at].verdict.is_none() && asked.len() < CLEANER_READS_MAX {
-                match self.judge_one(engine, at) {
+                match self.judge_one(engine, at, ended_at) {
                     Verdict::Ask(position) if self.learn(engine, position) => {}
                     Verdict::Ask(position) => {
                         asked.insert(position);
@@ -47,7 +48,38 @@ impl Pass {
         Step::Go
     }
 
-    fn judge_one(&self, engine: &Engine, at: usize) -> Verdict {
+    /// For each record of the window, the time of the oldest later one of its key in it. A key that is written
+    /// over and over has more versions than are followed from the newest one down.
+    fn ended_at(&self, engine: &Engine) -> Vec<Option<u32>> {
+        let mut ended_at = vec![None; self.items.len()];
+        let mut later: HashMap<(u32, &[u8]), u32> = HashMap::new();
+        for (at, item) in self.items.iter().enumerate().rev() {
+            let slot = engine.namespaces.slot_of(item.head.namespace);
+            let namespace = slot.and_then(|slot| engine.namespaces.get(slot));
+            let keeps_days =
+                namespace.is_some_and(|one| matches!(one.settings.retention, Retention::Days(_)));
+            if keeps_days && matches!(item.head.kind, Kind::Set | Kind::Delete) {
+                let bytes = &self.bytes[item.bytes.clone()];
+                let key = &bytes[RECORD_HEAD_BYTES..item.head.payload_offset()];
+                let time = item.head.timestamp;
+                let entry = later.entry((item.head.namespace, key));
+                ended_at[at] = match entry {
+                    Entry::Occupied(mut later) => {
+                        let known = *later.get();
+                        later.insert(known.min(time));
+                        Some(known)
+                    }
+                    Entry::Vacant(later) => {
+                        later.insert(time);
+                        None
+                    }
+                };
+            }
+        }
+        ended_at
+    }
+
+    fn judge_one(&self, engine: &Engine, at: usize, ended_at: Option<u32>) -> Verdict {
         let item = &self.items[at];
         if !matches!(item.head.kind, Kind::Set | Kind::Delete) {
             return Verdict::Keep;
@@ -62,14 +94,13 @@ impl Pass {
             Keys::Sequential(table) => {
                 let place = sequential_id(record.key()).and_then(|id| table.get(id));
                 let newest = place.map(|place| Newest { position: place.get() });
-                return self
-                    .case(engine, item, &record, newest, true, namespace)
-                    .judge(&mut |position| self.look(position));
+                let case = self.case(engine, item, &record, newest, true, namespace);
+                return Case { ended_at, ..case }.judge(&mut |position| self.look(position));
             }
         };
         let newest = newest.map(|entry| Newest { position: entry.place.get() });
-        self.case(engine, item, &record, newest, is_sequential, namespace)
-            .judge(&mut |position| self.look(position))
+        let case = self.case(engine, item, &record, newest, is_sequential, namespace);
+        Case { ended_at, ..case }.judge(&mut |position| self.look(position))
     }
 
     fn case<'a>(
@@ -90,6 +121,7 @@ impl Pass {
             retention: namespace.settings.retention,
             retention_since: namespace.retention_since,
             now_s: engine.now.unix_s(),
+            ended_at: None,
             older_are_clean: !self.is_undecided && self.older_clean_until > item.position,
         }
     }
