@@ -5,12 +5,17 @@
 //! `cargo run -p compat-tests --example make_fixture`; what is in git is never made anew.
 
 use crate::offline::history;
-use crate::server::{Setup, workspace_dir};
+use crate::server::{Setup, poll, workspace_dir};
 use crate::{Client, Reply, Server, args};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+
+/// What takes longer has hung.
+const CLEAN_TIME_MAX: Duration = Duration::from_secs(60);
+const CLEAN_ROUNDS_MAX: usize = 10;
 
 /// Where the directories of the versions are kept.
 pub fn dir() -> PathBuf {
@@ -36,6 +41,8 @@ struct Namespace {
     keys: BTreeMap<Vec<u8>, Vec<Version>>,
     deleted: Vec<Vec<u8>>,
     next_id: u64,
+    /// One more than the highest id that was given out.
+    ids_given: u64,
 }
 
 /// Writes to a server, and keeps a list of what it wrote.
@@ -80,6 +87,10 @@ impl Maker {
         let reply = self.client.call(args!["SET", key, value, time.to_string()]);
         let key = if is_new_id { reply.into_bytes().to_vec() } else { key.to_vec() };
         let namespace = self.current();
+        if is_new_id {
+            let id = u64::from_le_bytes(key[..].try_into().expect("an id"));
+            namespace.ids_given = id + 1;
+        }
         namespace.keys.entry(key).or_default().push((Some(time), value.to_vec()));
         // An update uses an id up, too.
         namespace.next_id += 1;
@@ -106,7 +117,66 @@ impl Maker {
         self.ok(&["FLUSH"]);
         let namespace = self.current();
         namespace.deleted.extend(std::mem::take(&mut namespace.keys).into_keys());
-        namespace.next_id = 0;
+        (namespace.next_id, namespace.ids_given) = (0, 0);
+    }
+
+    /// Lets the cleaner look at everything until it finds no more.
+    fn clean(&mut self) {
+        let mut before = None;
+        let rested = poll(CLEAN_TIME_MAX, || {
+            let info = self.client.call(args!["INFO", "all"]).into_bytes();
+            let info = String::from_utf8_lossy(&info).into_owned();
+            let field = |name: &str| {
+                let found = info.lines().find_map(|line| line.strip_prefix(name));
+                found.expect("INFO tells it").trim().to_owned()
+            };
+            if field("cleaner_state:") != "resting" {
+                return None;
+            }
+            let cleaned = field("cleaner_segments_cleaned:");
+            if before.as_ref() == Some(&cleaned) {
+                return Some(());
+            }
+            before = Some(cleaned);
+            self.ok(&["DEBUG", "CLEAN"]);
+            None
+        });
+        assert!(rested.is_some(), "the cleaner does not come to its end");
+    }
+
+    /// Namespaces that have more versions of a key than they want. Only after a start: what was read or written
+    /// lately is in memory, and still shown from there.
+    fn uncleaned(&mut self) -> Vec<&'static str> {
+        let most = [("newest", 1), ("two before", 3), ("cleaned ids", 1), ("skipped ids", 1)];
+        let mut found = Vec::new();
+        for (name, most) in most {
+            self.select(name);
+            let keys: Vec<Vec<u8>> = self.current().keys.keys().cloned().collect();
+            if keys.iter().any(|key| history(&mut self.client, key).len() > most) {
+                found.push(name);
+            }
+        }
+        found
+    }
+
+    /// Of the versions in the list only those stay that the cleaner has left: the newest ones.
+    fn forget_cleaned(&mut self) {
+        let name = self.selected.clone();
+        let mut namespace = self.namespaces.remove(&name).expect("a namespace is selected");
+        for (key, versions) in &mut namespace.keys {
+            let left = history(&mut self.client, key);
+            assert!(!left.is_empty() && left.len() <= versions.len(), "{name}: {left:?}");
+            versions.drain(..versions.len() - left.len());
+            let newest = versions.iter().rev().map(|(_, value)| value);
+            assert!(newest.eq(left.iter().map(|(_, value)| value)), "{name}: {left:?}");
+        }
+        self.namespaces.insert(name, namespace);
+    }
+
+    /// The next id as the server tells it.
+    fn next_id(&mut self, namespace: &str) -> u64 {
+        let info = self.client.call(args!["NSINFO", namespace]).into_bytes();
+        next_id_in(&String::from_utf8_lossy(&info))
     }
 
     fn list(&self) -> Value {
@@ -121,6 +191,7 @@ impl Maker {
                 "name": name,
                 "settings": namespace.settings,
                 "next_id": namespace.next_id,
+                "ids_given": namespace.ids_given,
                 "keys": keys.collect::<Vec<Value>>(),
                 "deleted": namespace.deleted.iter().map(|key| to_hex(key)).collect::<Vec<_>>(),
             })
@@ -192,9 +263,107 @@ pub fn make(home: &Path) -> Value {
     maker.change("frozen", "freeze", "1");
     maker.ok(&["NSJUMP"]);
     maker.set(b"last", b"value", 13);
+    make_cleaned(&mut server, &mut maker);
     let list = maker.list();
     server.terminate();
     list
+}
+
+/// What the cleaner left: versions as namespaces keep them, tombstones, and the ids of records that are gone.
+fn make_cleaned(server: &mut Server, maker: &mut Maker) {
+    maker.create("newest", &[("history", "0")]);
+    maker.create("two before", &[("history", "2")]);
+    // As many days as nobody will wait for.
+    maker.create("days", &[("history", "36500d")]);
+    maker.create("skipped ids", &[("mode", "seq"), ("history", "0")]);
+    maker.ok(&["NSJUMP"]);
+    make_skipped(server, maker);
+    for name in ["newest", "two before", "days"] {
+        maker.select(name);
+        for round in 0..6u32 {
+            for key in 0..8u32 {
+                let value = format!("{name}: round {round} of key {key} ").repeat(20);
+                let time = if name == "days" { 4_000_000_000 } else { 20 };
+                maker.set(format!("key {key}").as_bytes(), value.as_bytes(), time + round);
+            }
+        }
+        maker.delete(b"key 5");
+        maker.ok(&["NSJUMP"]);
+    }
+    maker.create("cleaned ids", &[("mode", "seq"), ("history", "0")]);
+    maker.select("cleaned ids");
+    for id in 0..40u64 {
+        maker.set(b"", format!("value of {id}").repeat(20).as_bytes(), 30);
+    }
+    for id in (0..40u64).filter(|id| id % 8 != 1) {
+        maker.delete(&id.to_le_bytes());
+    }
+    // The cleaner leaves the last segment alone.
+    maker.ok(&["NSJUMP"]);
+    maker.select("default");
+    maker.set(b"last of all", b"value", 14);
+    // The cleaner leaves alone what is not durable yet.
+    for _ in 0..CLEAN_ROUNDS_MAX {
+        maker.clean();
+        server.terminate();
+        server.resume();
+        maker.client = server.connect();
+        if maker.uncleaned().is_empty() {
+            break;
+        }
+    }
+    assert_eq!(maker.uncleaned(), [""; 0], "the cleaner has left something");
+    for name in ["newest", "two before", "days", "cleaned ids", "skipped ids"] {
+        maker.select(name);
+        maker.forget_cleaned();
+    }
+    // Whatever has ids may have given some out in the bytes that were lost.
+    for (name, skips) in
+        [("ids", true), ("frozen", true), ("skipped ids", true), ("cleaned ids", false)]
+    {
+        let next = maker.next_id(name);
+        let listed = &mut maker.namespaces.get_mut(name).expect("it was made").next_id;
+        let is_right = if skips { next > *listed } else { next == *listed };
+        assert!(is_right, "{name}: {next} after {listed} ids");
+        *listed = next;
+    }
+}
+
+/// A segment loses its end, so that nobody knows how many ids were given out there; then the cleaner takes it.
+fn make_skipped(server: &mut Server, maker: &mut Maker) {
+    maker.select("skipped ids");
+    for id in 0..40u64 {
+        maker.set(b"", format!("value of {id} ").repeat(80).as_bytes(), 40);
+    }
+    server.terminate();
+    let newest = |directory: PathBuf, ending: &str| {
+        let entries = std::fs::read_dir(directory).expect("a directory");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        paths.filter(|path| path.extension().is_some_and(|one| one == ending)).max()
+    };
+    let log = newest(server.data_dir(), "log").expect("a segment");
+    let mut bytes = std::fs::read(&log).expect("the segment");
+    let from = bytes.len() * 3 / 4;
+    let noise = bytes[from..].iter_mut().enumerate();
+    noise.for_each(|(at, byte)| *byte = (at * 37 % 251) as u8 | 1);
+    std::fs::write(&log, bytes).expect("the segment");
+    std::fs::remove_file(newest(server.index_dir(), "sidecar").expect("a sidecar"))
+        .expect("the sidecar");
+    server.resume();
+    maker.client = server.connect();
+    maker.select("skipped ids");
+    let mut lost = 0;
+    for id in 0..40u64 {
+        let key = id.to_le_bytes();
+        if maker.client.call(args!["GET", key]) == Reply::Nil {
+            maker.current().keys.remove(&key[..]);
+            lost += 1;
+        } else {
+            maker.set(&key, format!("newer value of {id}").as_bytes(), 41);
+        }
+    }
+    assert!((1..20).contains(&lost), "{lost} ids are lost");
+    maker.ok(&["NSJUMP"]);
 }
 
 /// Packs the directories below `home` and their list as a version.
@@ -220,20 +389,39 @@ fn tar(flags: &[&str], archive: &Path, home: &Path, names: &[&str]) {
     assert!(status.success(), "tar {flags:?} {}", archive.display());
 }
 
+/// The next id in what NSINFO says.
+fn next_id_in(info: &str) -> u64 {
+    let next = info.lines().find_map(|line| line.strip_prefix("next_internal_id: 0x"));
+    let next = next.expect("NSINFO tells it");
+    u64::from_str_radix(next, 16).expect("a number").swap_bytes()
+}
+
 /// Compares a server with a list.
 #[track_caller]
 pub fn compare(server: &Server, list: &Value) {
+    compare_all(server, list, false);
+}
+
+/// The same after a repair, which writes all anew: where versions are gone, the next id may be another one, but
+/// not one that was given out.
+#[track_caller]
+pub fn compare_saved(server: &Server, list: &Value) {
+    compare_all(server, list, true);
+}
+
+#[track_caller]
+fn compare_all(server: &Server, list: &Value, is_saved: bool) {
     let mut client = server.connect();
     let namespaces = list["namespaces"].as_array().expect("a list");
     let listed = client.call(args!["NSLIST"]).into_array();
     assert_eq!(listed.len(), namespaces.len(), "{listed:?}");
     for namespace in namespaces {
-        compare_namespace(&mut client, namespace);
+        compare_namespace(&mut client, namespace, is_saved);
     }
 }
 
 #[track_caller]
-fn compare_namespace(client: &mut Client, namespace: &Value) {
+fn compare_namespace(client: &mut Client, namespace: &Value, is_saved: bool) {
     let name = namespace["name"].as_str().expect("a name");
     let setting = |property: &str| namespace["settings"][property].as_str();
     let keys = namespace["keys"].as_array().expect("a list");
@@ -250,8 +438,13 @@ fn compare_namespace(client: &mut Client, namespace: &Value) {
         format!("password: {}", yes_no(setting("password").is_some())),
         format!("data_limits_bytes: {}", setting("maxsize").unwrap_or("0")),
         format!("mode: {}", if is_sequential { "sequential" } else { "userkey" }),
+        format!("history: {}", setting("history").unwrap_or("forever")),
     ];
-    if is_sequential {
+    if is_sequential && is_saved && namespace["ids_given"].is_u64() {
+        let next = next_id_in(&info);
+        let given = namespace["ids_given"].as_u64().expect("a number");
+        assert!(next >= given, "{name}: the next id is {next}, but {given} were given out");
+    } else if is_sequential {
         let next = namespace["next_id"].as_u64().expect("a number");
         wanted.push(format!("next_internal_id: {:#010x}", next.swap_bytes()));
     }

@@ -168,6 +168,12 @@ pub const IMPORT_LOST_KEYS_MAX: usize = 64 << 10;
 pub const IMPORT_LOST_RANGES_MAX: usize = 1 << 20;
 /// Lines about damage that an import prints; the others are counted.
 pub const IMPORT_DAMAGE_LINES_MAX: usize = 1000;
+/// Bytes that a scrub reads at once.
+pub const SCRUB_READ_BYTES: u64 = scaled(256 << 10, 8 << 10);
+/// Damaged places that a scrub remembers, so that each is told once.
+pub const SCRUB_DAMAGE_MAX: usize = scaled(1024, 64) as usize;
+/// Longest time between two passes of the scrub, in days.
+pub const SCRUB_DAYS_MAX: u64 = 36_500;
 /// Keys whose newest version is lost that a repair remembers up to its end, some 64 bytes each.
 pub const REPAIR_LOST_KEYS_MAX: usize = scaled(1 << 20, 64) as usize;
 

@@ -246,6 +246,7 @@ fn recover(
         is_on: settings.cleaner,
         rate_bytes: settings.cleaner_rate_bytes,
     };
+    engine.scrub.set(settings.scrub_rate, settings.scrub_days);
     process::give_back_memory();
     for line in &report.damage {
         process::warn(&format!("damage: {line}"));
@@ -311,6 +312,8 @@ fn settings(options: &Options) -> Result<Settings, String> {
         rotate_s: options.rotate.into(),
         cleaner: options.cleaner,
         cleaner_rate_bytes: options.cleaner_rate,
+        scrub_rate: options.scrub_rate,
+        scrub_days: options.scrub_days,
         clients_max: options.maxclients.into(),
         timeout_s: options.timeout.into(),
         verbose: options.verbose,

@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
-use crate::limits::{ADMIN_PASSWORD_BYTES_MAX, SEGMENT_BYTES_MIN, THREADS_MAX};
+use crate::limits::{ADMIN_PASSWORD_BYTES_MAX, SCRUB_DAYS_MAX, SEGMENT_BYTES_MIN, THREADS_MAX};
 
 /// First size of a segment that is too large: places in a segment fit 32 bits.
 const SEGMENT_BYTES_END: u64 = u32::MAX as u64;
@@ -156,6 +156,13 @@ pub struct Options {
     /// Bytes of data files that this works through in a second at most; 0 = no limit.
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size, help_heading = OPERATION)]
     pub cleaner_rate: u64,
+    /// Read closed data files again at so many bytes a second to verify them, while no client waits for
+    /// the disk; 0 = never.
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_size, help_heading = OPERATION)]
+    pub scrub_rate: u64,
+    /// Days from the beginning of one such pass to that of the next; 0 = only on DEBUG SCRUB START.
+    #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=SCRUB_DAYS_MAX), help_heading = OPERATION)]
+    pub scrub_days: u64,
     /// Leave the terminal once the server listens.
     #[arg(long, help_heading = OPERATION)]
     pub background: bool,

@@ -55,7 +55,12 @@ impl Model {
             }
             (b"CLEAN", []) => Ok(Reply::ok()),
             (b"HELP", []) => Ok(Reply::Array(vec![Reply::Simple("DEBUG <subcommand>".into())])),
-            (b"CLEAN" | b"SLEEP" | b"HELP", _) => Err("Unexpected arguments"),
+            (b"SCRUB", [word]) => match word.to_ascii_uppercase().as_slice() {
+                b"START" if self.scrub_is_off() => Err("The scrub is off: scrub-rate is 0"),
+                b"START" | b"STOP" => Ok(Reply::ok()),
+                _ => Err("Invalid argument (START or STOP)"),
+            },
+            (b"CLEAN" | b"SCRUB" | b"SLEEP" | b"HELP", _) => Err("Unexpected arguments"),
             _ => Err(unknown(arguments)),
         }
     }

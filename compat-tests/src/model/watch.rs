@@ -28,6 +28,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("maxclients", "10000"),
     ("maxsize", "0"),
     ("rotate", "0"),
+    ("scrub-days", "30"),
+    ("scrub-rate", "4194304"),
     ("slowlog-log-slower-than", "10000"),
     ("slowlog-max-len", "128"),
     ("timeout", "0"),
@@ -107,7 +109,7 @@ pub(super) fn unknown(arguments: &[&[u8]]) -> &'static str {
         ),
         ("CLIENT", "UNBLOCK", "no command blocks here"),
         ("COMMAND", "GETKEYSANDFLAGS", "use COMMAND GETKEYS"),
-        ("DEBUG", "SEGFAULT", "only SLEEP makes sense here"),
+        ("DEBUG", "SEGFAULT", "only SLEEP and SCRUB make sense here"),
         (
             "LATENCY",
             "DOCTOR",
@@ -339,6 +341,10 @@ impl Model {
     }
 
     /// What CONFIG REWRITE did not keep is as it was at first.
+    pub(super) fn scrub_is_off(&self) -> bool {
+        self.watch.settings.get("scrub-rate").is_some_and(|rate| rate == "0")
+    }
+
     pub(super) fn restart_settings(&mut self) {
         self.watch = Watch { kept: self.watch.kept.clone(), ..Watch::default() };
         self.watch.settings = self.watch.kept.clone();
@@ -515,7 +521,7 @@ fn checked(name: &str, value: String) -> Result<String, &'static str> {
         },
         "cleaner" if matches!(&*value, "yes" | "no") => return Ok(value),
         "cleaner" => "takes yes or no",
-        "cache" | "cleaner-rate" | "maxsize" => {
+        "cache" | "cleaner-rate" | "maxsize" | "scrub-rate" => {
             match value.strip_suffix('M').map(str::parse::<u64>) {
                 Some(Ok(mib)) => return Ok((mib << 20).to_string()),
                 _ if number.is_some() => return Ok(value),
@@ -535,6 +541,9 @@ fn checked(name: &str, value: String) -> Result<String, &'static str> {
         }
         "slowlog-max-len" if number.is_some_and(|count| count > 65536) => {
             "takes a number of at most 65536"
+        }
+        "scrub-days" if number.is_some_and(|days| days > 36500) => {
+            "takes a number of days of at most 36500"
         }
         "rotate" | "timeout" if number.is_some_and(|seconds| seconds > i32::MAX as u64) => {
             "takes a number of seconds of at most 2147483647"
@@ -593,6 +602,10 @@ network_rx_bytes: 0
 network_rx_mb: 0.00
 network_tx_bytes: 0
 network_tx_mb: 0.00
+# scrub
+scrub_running: 0
+scrub_position: 0
+scrub_due: 0
 ";
 
 /// Redis's sections.

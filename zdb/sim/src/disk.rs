@@ -7,7 +7,7 @@
 //! Every call that changes something is a step, and steps are counted: at a chosen one the machine stops.
 //! Until it is switched on again nothing changes any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use zdb::disk::aligned::AlignedBuffer;
@@ -91,6 +91,8 @@ struct Inode {
     durable: Content,
     /// What leads from `durable` to `now`.
     changes: Vec<Change>,
+    /// Blocks that cannot be read.
+    rotten: BTreeSet<u64>,
 }
 
 impl Inode {
@@ -401,6 +403,24 @@ impl MemoryFiles {
         self.state().open.clear();
     }
 
+    /// A bit of a file changes while nobody looks.
+    pub fn flip(&self, root: Root, name: &str, offset: u64, bit: u8) {
+        let mut state = self.state();
+        let inode = state.named(root, name).expect("a file that is there");
+        for content in [&mut inode.now, &mut inode.durable] {
+            if let Some(block) = content.blocks.get_mut(&(offset / BLOCK)) {
+                Arc::make_mut(block)[(offset % BLOCK) as usize] ^= bit;
+            }
+        }
+    }
+
+    /// A block of a file cannot be read any more.
+    pub fn rot(&self, root: Root, name: &str, offset: u64) {
+        let mut state = self.state();
+        let inode = state.named(root, name).expect("a file that is there");
+        inode.rotten.insert(offset / BLOCK);
+    }
+
     /// Takes what was not flushed, or a part of it.
     pub fn cut_power(&self, random: &mut Random) {
         let state = &mut *self.state();
@@ -447,7 +467,12 @@ impl MemoryFiles {
         let mut state = self.state();
         let mut random = state.plan.as_ref().map(|plan| Random(plan.random.0));
         let trouble = state.begin(Call::Reads);
-        let read = find(&mut state)?.now.read(offset, out);
+        let inode = find(&mut state)?;
+        let end = offset + out.len() as u64;
+        if inode.rotten.range(offset / BLOCK..end.div_ceil(BLOCK)).next().is_some() {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        let read = inode.now.read(offset, out);
         match (trouble, &mut random) {
             (None, _) => {}
             (Some(Trouble::Flips), Some(random)) => flip(&mut out[..read], random),

@@ -9,6 +9,7 @@ pub mod recount;
 pub mod reply;
 pub mod requests;
 pub mod run;
+pub mod scrub;
 pub mod steps;
 pub mod sweep;
 pub mod words;

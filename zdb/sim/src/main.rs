@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 use zdb::planted::{self, BUGS};
 use zdb_sim::run::run;
-use zdb_sim::{client, steps};
+use zdb_sim::{client, scrub, steps};
 
 /// Runs between two words to the process that waits for them.
 const REPORT_SEEDS: u64 = 50;
@@ -15,6 +15,8 @@ const REPORT_SEEDS: u64 = 50;
 const TWICE_SEEDS: u64 = 200;
 /// Seeds that each planted bug gets unless told otherwise.
 const PLANTED_SEEDS: u64 = 5000;
+/// Scrubs unless told otherwise.
+const SCRUB_SEEDS: u64 = 500;
 /// Runs that once found something: a seed and what it found.
 const KNOWN: &str = include_str!("../known-seeds");
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         (Task::Steps, None) => work_steps(&options),
         (Task::Planted, None) => find_planted(&options),
         (Task::Known, None) => run_known(),
+        (Task::Scrub, None) => scrub_all(&options),
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -47,6 +50,7 @@ enum Task {
     Steps,
     Planted,
     Known,
+    Scrub,
 }
 
 struct Options {
@@ -92,6 +96,7 @@ impl Options {
                 "steps" => self.task = Task::Steps,
                 "planted" => self.task = Task::Planted,
                 "known" => self.task = Task::Known,
+                "scrub" => self.task = Task::Scrub,
                 "--seeds" => self.seeds = Some(number(value()?)?),
                 "--seconds" => self.seconds = Some(number(value()?)?),
                 "--jobs" => self.jobs = number(value()?)?.max(1),
@@ -254,6 +259,26 @@ fn run_known() -> bool {
     }
     println!("{count} known seeds find nothing any more");
     count > 0
+}
+
+/// Damage that a scrub has to find.
+fn scrub_all(options: &Options) -> bool {
+    tell_the_seed("scrub --seeds 1 --first ", None);
+    let seeds = options.seeds.unwrap_or(SCRUB_SEEDS);
+    let mut sum = scrub::Seen::default();
+    for at in 0..seeds {
+        let seed = options.first.wrapping_add(at);
+        SEED.store(seed, Relaxed);
+        sum.add(scrub::run(seed));
+    }
+    let scrub::Seen { damaged, packed, packed_beside } = sum;
+    println!(
+        "{seeds} scrubs find {damaged} damaged places and nothing else, over {packed} cleaned segments and \
+         {packed_beside} more that were cleaned meanwhile"
+    );
+    // So many runs look at everything.
+    let is_all = damaged > 0 && packed > 0 && packed_beside > 0;
+    is_all || seeds < SCRUB_SEEDS
 }
 
 // -------------------------------------------------------------------- steps and bugs

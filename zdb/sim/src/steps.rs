@@ -113,6 +113,7 @@ fn setup(setting: u64) -> Setup {
         protect: false,
         few_hashes: false,
         prompt: true,
+        scrub: false,
         has_threads: false,
     }
 }

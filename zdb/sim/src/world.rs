@@ -26,6 +26,12 @@ use zdb::hub::{Hub, Peer};
 use zdb::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use zdb::output::Output;
 
+/// A scrub that takes more turns does not come to its end.
+const SCRUB_ROUNDS_MAX: usize = 100_000;
+/// Bytes a second that a scrub reads.
+const SCRUB_RATE: u64 = 1 << 20;
+/// What is due later is not waited for.
+const SOON_MS: u64 = 3_600_000;
 /// Most bytes that one receive brings.
 const PIECE_BYTES_MAX: usize = 16 << 10;
 const BLOCK: u64 = format::BLOCK;
@@ -53,6 +59,8 @@ pub struct Setup {
     /// The disk ends what it is asked for before the clock moves: then a power cut takes no more than the
     /// policy allows, by the clock.
     pub prompt: bool,
+    /// A scrub begins again whenever one has ended.
+    pub scrub: bool,
     /// Sockets are in threads of their own: they take replies also while earlier ones are on their way.
     pub has_threads: bool,
 }
@@ -238,6 +246,43 @@ impl World {
         self.moment
     }
 
+    /// Begins a scrub where none runs.
+    pub fn scrub(&mut self) {
+        if !self.setup.scrub {
+            return;
+        }
+        self.check_scrub();
+        let engine = &mut self.hub.engine;
+        if engine.scrub.rate() == 0 {
+            engine.scrub.set(SCRUB_RATE, 1);
+        }
+        engine.start_scrub();
+    }
+
+    /// What no crash tore and no read changed is whole.
+    fn check_scrub(&self) {
+        if !(self.bad_reads || self.bad_start || self.has_gaps) {
+            let damaged: Vec<u64> = self.hub.engine.scrub.damage().collect();
+            assert!(damaged.is_empty(), "a scrub takes what is at {damaged:x?} for damaged");
+        }
+    }
+
+    /// Lets the pass of a scrub come to its end. A log that takes no more writes is not read either.
+    pub fn end_scrub(&mut self) {
+        for _ in 0..SCRUB_ROUNDS_MAX {
+            let engine = &self.hub.engine;
+            let is_over = !engine.scrub.is_running() || engine.log.broken().is_some();
+            if is_over || self.files.is_stopped() || self.hub.stopping {
+                return self.check_scrub();
+            }
+            self.turn();
+            self.finish_all();
+            self.turn();
+            self.advance(20);
+        }
+        panic!("a scrub does not come to its end");
+    }
+
     /// Whether nothing happened that makes counters and contents differ.
     pub fn is_trusted(&self) -> bool {
         let broken = self.hub.engine.log.broken().is_some();
@@ -271,16 +316,18 @@ impl World {
         self.pass(until_ms.saturating_sub(self.now.monotonic_ms));
     }
 
-    fn pass(&mut self, ms: u64) {
+    pub fn pass(&mut self, ms: u64) {
         self.now.monotonic_ms += ms;
         self.now.unix_us += ms * 1000;
         self.hub.set_time(self.now);
     }
 
-    /// To when something is due, or a little.
+    /// To when something is due for clients, or a little.
     pub fn advance_to_deadline(&mut self) {
         let due = [self.hub.engine.log.deadline_ms(), self.hub.deadline_ms()];
-        let due = due.into_iter().flatten().min().unwrap_or(0);
+        // The next pass of a scrub is waited for by nobody.
+        let soon_ms = self.now.monotonic_ms + SOON_MS;
+        let due = due.into_iter().flatten().min().filter(|due_ms| *due_ms < soon_ms).unwrap_or(0);
         self.advance(due.saturating_sub(self.now.monotonic_ms).max(20));
     }
 
@@ -505,6 +552,7 @@ impl World {
                     self.hub.close_behind_replies(key);
                 }
                 self.hub.engine.log.flush();
+                self.hub.engine.scrub.end();
             }
             Stop::Closing { begun: false } if !self.hub.engine.log.is_switching() => {
                 self.hub.engine.log.begin_close();
@@ -665,7 +713,7 @@ impl World {
                 .collect();
             let closing = self.hub.stopping;
             // Clients that are gone may have left requests that a pause or the log holds.
-            let soon_ms = self.now.monotonic_ms + 3_600_000;
+            let soon_ms = self.now.monotonic_ms + SOON_MS;
             // On a full disk the cleaner looks for room again and again.
             let is_due = self.hub.deadline_ms().is_some_and(|due_ms| due_ms < soon_ms);
             let held = is_due && round <= IDLE_ROUNDS_MAX || runs_on;

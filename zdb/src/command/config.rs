@@ -122,6 +122,9 @@ impl Context<'_> {
         }
         let options = Options { is_on: settings.cleaner, rate_bytes: settings.cleaner_rate_bytes };
         self.engine.cleaner.options = options;
+        if (settings.scrub_rate, settings.scrub_days) != (before.scrub_rate, before.scrub_days) {
+            self.engine.scrub.set(settings.scrub_rate, settings.scrub_days);
+        }
         self.server.slow_log.shorten(settings.slowlog_entries_max);
     }
 }

@@ -48,10 +48,23 @@ pub fn debug(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
             context.engine.cleaner.ask();
             context.ok(out)
         }
+        (b"SCRUB", 3) => scrub(context, request, out),
         (b"HELP", 2) => context.help(out, help::DEBUG),
-        (b"CLEAN" | b"SLEEP" | b"HELP", _) => context.error(out, "Unexpected arguments"),
+        (b"CLEAN" | b"SCRUB" | b"SLEEP" | b"HELP", _) => context.error(out, "Unexpected arguments"),
         _ => context.unknown_subcommand(out, request),
     }
+}
+
+fn scrub(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    match request.get(2).to_ascii_uppercase().as_slice() {
+        b"START" if context.engine.scrub.rate() == 0 => {
+            return context.error(out, "The scrub is off: scrub-rate is 0");
+        }
+        b"START" => context.engine.start_scrub(),
+        b"STOP" => context.engine.stop_scrub(),
+        _ => return context.error(out, "Invalid argument (START or STOP)"),
+    }
+    context.ok(out)
 }
 
 /// A master without replicas; the offset is the log's position.

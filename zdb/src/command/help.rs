@@ -66,6 +66,8 @@ pub const DEBUG: &[&str] = &[
     "    Looks through all data files now for space to give back, whatever the setting cleaner says.",
     "SLEEP <seconds>",
     "    Stops the whole server for up to 60 seconds; decimals allowed.",
+    "SCRUB <START|STOP>",
+    "    Begins to read all closed files and verify them, due or not, or ends it; INFO scrub shows it.",
     "HELP",
     "    Prints this help.",
 ];

@@ -162,6 +162,19 @@ fn zdb_sections(context: &Context<'_>, text: &mut Text<'_>) {
             text.field(&format!("ns{slot}"), space(namespace));
         }
     }
+    if text.section("scrub", true) {
+        let scrub = &engine.scrub;
+        text.field("scrub_running", u8::from(scrub.is_running()));
+        text.field("scrub_position", scrub.position());
+        text.field("scrub_segments_done", scrub.segments_done());
+        text.field("scrub_read_bytes", scrub.stats.read_bytes);
+        text.field("scrub_records", scrub.stats.records);
+        text.field("scrub_damaged", scrub.damaged());
+        text.field("scrub_passes", scrub.stats.passes);
+        text.field("scrub_began", scrub.began_s());
+        text.field("scrub_ended", scrub.ended_s());
+        text.field("scrub_due", scrub.due_s(engine.now.unix_s()).unwrap_or(0));
+    }
 }
 
 fn redis_sections(context: &Context<'_>, text: &mut Text<'_>) {

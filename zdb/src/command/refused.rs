@@ -270,7 +270,7 @@ const SUBCOMMANDS: &[(&str, &[Reason])] = &[
     (
         "DEBUG",
         &[(
-            "only SLEEP makes sense here",
+            "only SLEEP and SCRUB make sense here",
             &[
                 "AOFSTAT",
                 "ASSERT",

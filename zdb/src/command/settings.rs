@@ -2,7 +2,7 @@
 //! that no flag gave, then CONFIG SET; CONFIG REWRITE keeps them in `zdb.conf`.
 
 use crate::engine::log::Policy;
-use crate::limits::{CLEANER_RATE_BYTES, SLOWLOG_ENTRIES_MAX};
+use crate::limits::{CLEANER_RATE_BYTES, SCRUB_DAYS_MAX, SLOWLOG_ENTRIES_MAX};
 
 /// Lines of `zdb.conf` before the settings.
 const FILE_HEAD: &str = "\
@@ -34,6 +34,10 @@ pub struct Settings {
     /// in a second for that; 0: as fast as it can.
     pub cleaner: bool,
     pub cleaner_rate_bytes: u64,
+    /// Bytes a second that the scrub reads; 0: it is off.
+    pub scrub_rate: u64,
+    /// Days from one pass of the scrub to the next; 0: none begins by itself.
+    pub scrub_days: u64,
     /// Whether there are more log lines.
     pub verbose: bool,
 }
@@ -53,6 +57,8 @@ impl Default for Settings {
             rotate_s: 0,
             cleaner: true,
             cleaner_rate_bytes: CLEANER_RATE_BYTES,
+            scrub_rate: 4 << 20,
+            scrub_days: 30,
             verbose: false,
         }
     }
@@ -161,6 +167,23 @@ pub const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        name: "scrub-days",
+        flags: &["scrub-days"],
+        get: |settings| settings.scrub_days.to_string(),
+        set: |settings, value| {
+            settings.scrub_days = Some(number(value)?)
+                .filter(|days| *days <= SCRUB_DAYS_MAX)
+                .ok_or("{} takes a number of days of at most 36500")?;
+            Ok(())
+        },
+    },
+    Setting {
+        name: "scrub-rate",
+        flags: &["scrub-rate"],
+        get: |settings| settings.scrub_rate.to_string(),
+        set: |settings, value| size(value).map(|given| settings.scrub_rate = given),
+    },
+    Setting {
         name: "slowlog-log-slower-than",
         flags: &[],
         get: |settings| settings.slowlog_slower_than_us.to_string(),
@@ -200,6 +223,7 @@ const SECONDS_MAX: u64 = i32::MAX as u64;
 
 const _: () = {
     assert!(SLOWLOG_ENTRIES_MAX == 65536, "as the text of slowlog-max-len says");
+    assert!(SCRUB_DAYS_MAX == 36_500, "as the text of scrub-days says");
     assert!(SECONDS_MAX == 2147483647, "as the texts of rotate and timeout say");
 };
 
@@ -291,6 +315,8 @@ mod tests {
             ("maxclients", "7"),
             ("maxsize", "1024"),
             ("rotate", "60"),
+            ("scrub-days", "7"),
+            ("scrub-rate", "2097152"),
             ("slowlog-log-slower-than", "-1"),
             ("slowlog-max-len", "3"),
             ("timeout", "9"),

@@ -188,7 +188,7 @@ pub const COMMANDS: &[Command] = commands! {
         "From now on each request ends with the id of its owner." => watch::master;
     "role" Any, false, FAST, NO_KEYS, "server", "", "The part in a replication: master." => control::role;
     "debug" AtLeast(2), true, ADMIN, NO_KEYS, "server", "subcommand [argument ...]",
-        "SLEEP stops the server for a time." => control::debug;
+        "SLEEP stops the server for a time; SCRUB begins or ends a verification of the files." => control::debug;
     "reset" Any, false, FAST, NO_KEYS, "connection", "", "Makes the connection new." => control::reset;
     "quit" Any, false, FAST, NO_KEYS, "connection", "", "Closes the connection." => system::quit;
     "stop" Any, false, ADMIN, NO_KEYS, "server", "",

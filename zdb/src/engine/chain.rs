@@ -8,6 +8,7 @@ use super::scanner::Scanner;
 use super::walk::Ending;
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
+use crate::limits::SEGMENT_BYTES_MIN;
 
 /// No segment has so many addresses: the next one after a header that cannot be read begins behind all that the
 /// header may say when it is read again.
@@ -136,7 +137,7 @@ fn read_header(files: &dyn Files, base: u64) -> Option<SegmentHeader> {
 /// happens when all of it is durable.
 fn was_cut(size: u64, capacity: u64) -> bool {
     let mut made = capacity;
-    while made > size && made > BLOCK {
+    while made > size && made / 2 >= SEGMENT_BYTES_MIN.min(capacity) {
         made = (made / 2).next_multiple_of(BLOCK);
     }
     made != size

@@ -2,15 +2,12 @@
 //! to the counters and the ids of their namespaces.
 
 use super::index::{PagePool, Place, SKIP_IDS_MAX, SequenceTable};
-use super::log::format::{self, Kind};
+use super::log::format::{ID_RECORD_BYTES_MIN, Kind};
 use super::log::packed::Residue;
 use super::log::sidecar::LogEntry;
 use super::namespace::{Keys, Namespaces};
 use super::{apply, apply_sequential, count};
 use std::collections::HashMap;
-
-/// Bytes of the smallest record that gives an id out.
-const ID_RECORD_BYTES_MIN: u64 = format::record_bytes(size_of::<u64>(), 0);
 
 /// Of the segment whose records are being played.
 #[derive(Default)]
@@ -99,6 +96,21 @@ impl Forgotten {
             Keys::User(_) => return apply(namespaces, pool, slot, entry, end),
         }
         count(namespace, entry, end);
+    }
+
+    /// So many ids may have been given out by records that are gone and of which nothing is known.
+    pub fn ids_lost_max(&self) -> u64 {
+        self.ids_lost_max
+    }
+
+    /// Adds the next ids of sequential namespaces that are not there: their own records may be lost, and a
+    /// record of a key may come.
+    pub fn add_lost(&self, next_ids: &mut HashMap<u32, u64>) {
+        let lost = self.residues.values().filter(|(residue, is_met)| !is_met && residue.ids > 0);
+        for (residue, _) in lost {
+            let next = next_ids.entry(residue.namespace).or_default();
+            *next = next.saturating_add(residue.ids).max(residue.ids_floor);
+        }
     }
 
     /// Behind the last record of the segment.

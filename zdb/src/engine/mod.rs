@@ -17,6 +17,7 @@ mod reading;
 pub mod recovery;
 mod reservations;
 pub mod scanner;
+pub mod scrub;
 pub mod walk;
 
 use crate::disk::{Completion, Done, FileId, Operation, Token};
@@ -25,12 +26,13 @@ use bytes::Bytes;
 use cache::RecordCache;
 use cleaner::Cleaner;
 use index::{Entry, HashSecret, KeyHash, PagePool, Place, SequenceTable};
-use log::format::{self, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
+use log::format::{self, FLAG_ID, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
 use log::sidecar::LogEntry;
 use log::{Jump, Log, Member, Refusal};
 use namespace::{Keys, Namespace, Namespaces, Retention};
 use reading::Spot;
 pub use reading::Stretch;
+use scrub::Scrub;
 use std::collections::HashMap;
 use std::io;
 
@@ -173,6 +175,7 @@ pub struct Engine {
     pub answers: Vec<(Waiter, Answer)>,
     /// What happened that hooks are told of, in its order. Whoever drives the engine takes them.
     pub events: Vec<Event>,
+    pub scrub: Scrub,
     /// Limit of live payload bytes of `default` for this run; 0 = none.
     run_limit: u64,
     pool: PagePool,
@@ -205,6 +208,7 @@ impl Engine {
             free_bytes: (0, 0),
             answers: Vec::new(),
             events: Vec::new(),
+            scrub: Scrub::default(),
             run_limit: 0,
             pool,
             secret,
@@ -386,12 +390,17 @@ impl Engine {
     ) -> Head {
         assert!(key.len() <= KEY_BYTES_MAX, "the command checked the key's length");
         let namespace = self.namespaces.get(slot).expect("the command looked the namespace up");
+        let of_mode = match &namespace.keys {
+            Keys::User(_) => 0,
+            Keys::Sequential(_) => FLAG_ID,
+        };
+        let of_predecessor = match predecessor {
+            Some(Predecessor { verified: false, .. }) => FLAG_UNVERIFIED,
+            _ => 0,
+        };
         Head {
             kind,
-            flags: match predecessor {
-                Some(Predecessor { verified: false, .. }) => FLAG_UNVERIFIED,
-                _ => 0,
-            },
+            flags: of_mode | of_predecessor,
             key_length: key.len() as u8,
             payload_length: 0,
             payload_check: 0,
@@ -483,6 +492,9 @@ impl Engine {
         if Log::owns(token) {
             return self.log.completed(self.now.monotonic_ms, token, result);
         }
+        if self.scrub.owns(token) {
+            return self.scrub_completed(token, result);
+        }
         match self.pending.remove(&token) {
             Some(pending @ Pending::Record { .. }) => self.record_read(pending, result),
             Some(Pending::Range { waiter, spot }) => self.range_read(waiter, spot, result),
@@ -517,11 +529,17 @@ impl Engine {
         }
     }
 
+    /// When the cleaner or the scrub has something to do, in milliseconds of the loop's clock.
+    pub fn deadline_ms(&self) -> Option<u64> {
+        [self.cleaner_deadline_ms(), self.scrub_deadline_ms()].into_iter().flatten().min()
+    }
+
     /// The tidy-up after each turn: what is due becomes operations.
     pub fn pump(&mut self) {
         self.log.now_s = self.now.unix_s();
         self.clean();
         self.log.pump(self.now.monotonic_ms);
+        self.step_scrub();
         self.events.extend(self.log.jumps.drain(..).map(Event::Jumped));
     }
 

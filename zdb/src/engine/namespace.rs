@@ -1,7 +1,7 @@
 //! Namespaces: storage reservations that share the log. Each has its settings and its own index.
 
-use crate::engine::index::{KeyTable, PagePool, SequenceTable};
-use crate::engine::log::format::{self, Head, Kind, RECORD_HEAD_BYTES};
+use crate::engine::index::{KeyTable, PagePool, SKIP_IDS_MAX, SequenceTable};
+use crate::engine::log::format::{self, FLAG_ID, Head, Kind, RECORD_HEAD_BYTES};
 use crate::engine::log::sidecar::LogEntry;
 use crate::limits::{HISTORY_DAYS_MAX, HISTORY_VERSIONS_MAX, PAYLOAD_BYTES_MAX};
 use std::collections::HashMap;
@@ -282,6 +282,14 @@ impl Namespace {
         }
     }
 
+    pub fn use_up_ids(&mut self, count: u64) {
+        if let Keys::Sequential(table) = &mut self.keys
+            && let Some(last) = count.min(SKIP_IDS_MAX).checked_sub(1)
+        {
+            table.reserve(table.next_id().saturating_add(last));
+        }
+    }
+
     /// Counts the bytes of a record of a key, and of what it replaces. The order of the records does not
     /// matter here.
     pub fn count_bytes(&mut self, entry: &LogEntry) {
@@ -383,18 +391,36 @@ impl Namespaces {
 
     /// A namespace for the records of one whose own record is lost, so that its keys are not: locked, so
     /// that nobody writes before somebody has looked, and named by its id, which does not depend on
-    /// what else is left of it.
+    /// what else is left of it. Its mode follows from its first key.
     pub fn stand_in(&mut self, id: u32) -> usize {
+        let settings = Settings { access: Access::Locked, ..Settings::new(Mode::User) };
         let mut name = format!("recovered-{id}").into_bytes();
         while self.find(&name).is_some() {
             name.push(b'+');
         }
-        let settings = Settings { access: Access::Locked, ..Settings::new(Mode::User) };
         let slot = self.insert(id, &name, settings, 0);
         if let Some(namespace) = self.get_mut(slot) {
             namespace.recorded = true;
         }
         slot
+    }
+
+    /// Makes a namespace one of ids, of which a record says so, if it has no keys yet. True where it was not.
+    pub fn settle_mode(&mut self, slot: usize, flags: u8) -> bool {
+        let Some(namespace) = self.get(slot) else { return false };
+        let is_new =
+            flags & FLAG_ID != 0 && namespace.settings.mode == Mode::User && !namespace.used;
+        if is_new {
+            let settings = namespace.settings.clone();
+            let since = namespace.retention_since;
+            self.change(slot, Settings { mode: Mode::Sequential, ..settings }, since);
+        }
+        is_new
+    }
+
+    /// Uses up as many ids of every sequential namespace as records may be lost.
+    pub fn use_up_ids(&mut self, count: u64) {
+        self.slots.iter_mut().flatten().for_each(|namespace| namespace.use_up_ids(count));
     }
 
     /// Does what a namespace's own record says.

@@ -255,19 +255,24 @@ impl Engine {
 
     /// Closes a file that no segment has any more, once nobody reads it.
     pub(super) fn retire(&mut self, file: FileId) {
+        self.scrub.forget(file);
         self.retired.push(file);
         self.close_if_unread(file);
     }
 
     /// A read has ended; another one of the same file may have begun in its stead.
     fn read_ended(&mut self, spot: Spot) {
+        self.file_read(spot.file);
+    }
+
+    pub(super) fn file_read(&mut self, file: FileId) {
         if !self.retired.is_empty() {
-            self.close_if_unread(spot.file);
+            self.close_if_unread(file);
         }
     }
 
     fn close_if_unread(&mut self, file: FileId) {
-        let is_read = self.pending.values().any(|one| one.reads(file));
+        let is_read = self.pending.values().any(|one| one.reads(file)) || self.scrub.reads(file);
         if let Some(at) = self.retired.iter().position(|one| *one == file).filter(|_| !is_read) {
             self.retired.swap_remove(at);
             self.operations.push((Token(0), Operation::Close { file }));

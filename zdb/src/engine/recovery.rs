@@ -19,12 +19,13 @@ use super::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageBuilder, PageEn
 use super::log::{Log, LogStart, Policy};
 use super::namespace::{Applied, Keys, Mode, Namespaces};
 use super::scanner::{Scanner, Unreadable};
-use super::walk::{Ending, Item, Walk};
+use super::scrub::{self, Scrub};
+use super::walk::{self, Ending, Item, Walk};
 use super::{Engine, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
 use crate::limits::scaled;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -142,20 +143,27 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         changes_count: 0,
         merging: None,
         keys_merged: 0,
+        ids_lost_max: 0,
+        ids_of_lost: HashMap::new(),
         forgotten: Forgotten::default(),
     };
     let mut previous_end = 0;
     let mut end_of_log = 0;
     recovery.remove_unfinished(&names);
     let chain = recovery.open_segments(id, &bases)?;
+    let oldest_s = chain.links.iter().map(|link| link.header.created).min().unwrap_or(0);
     for (at, link) in chain.links.iter().enumerate() {
         let Link { header, file, size, .. } = link;
+        let ids_lost_before = recovery.ids_lost_max;
         let ended = if header.packed.is_some() {
             recovery.load_packed(link)?
         } else {
             let segment = Segment::new(header.base, header.capacity, *size, *file);
             recovery.load_segment(segment, chain.ending(at), at + 1 == chain.links.len())?
         };
+        if let Some(segment) = recovery.segments.last_mut() {
+            segment.ids_lost_max = recovery.ids_lost_max - ids_lost_before;
+        }
         end_of_log = header.base + header.capacity;
         previous_end = if ended.sealed { 0 } else { ended.end };
     }
@@ -178,6 +186,8 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
     let start = LogStart { id, segments, next_base: end_of_log, previous_end };
     let log = Log::new(start, buffer, options.policy, options.segment_bytes);
     let mut engine = Engine::new(log, namespaces, pool, secret, options.cache_bytes);
+    let scrub = files.read_small(Root::Index, scrub::FILE_NAME).unwrap_or_default();
+    engine.scrub = Scrub::restored(&scrub, oldest_s);
     engine.free_bytes =
         (files.free_bytes(Root::Data).unwrap_or(0), files.free_bytes(Root::Index).unwrap_or(0));
     Ok((engine, report))
@@ -263,6 +273,10 @@ struct Recovery<'a> {
     /// Those before them are merged on another thread while this one reads on; the tables are there meanwhile.
     merging: Option<JoinHandle<(PagePool, Vec<KeyTable>)>>,
     keys_merged: usize,
+    /// Records that may have been in damaged bytes so far.
+    ids_lost_max: u64,
+    /// Next ids of namespaces that are lost, by the residues of packed segments.
+    ids_of_lost: HashMap<u32, u64>,
     /// Of the packed segment that is being loaded.
     forgotten: Forgotten,
 }
@@ -367,7 +381,7 @@ impl Recovery<'_> {
             Kind::Set | Kind::Delete => {
                 let slot = match self.last_slot {
                     Some((id, slot)) if id == entry.namespace => slot,
-                    _ => self.slot_or_stand_in(entry.namespace),
+                    _ => self.slot_or_stand_in(entry.namespace, entry.flags),
                 };
                 self.last_slot = Some((entry.namespace, slot));
                 self.apply(slot, entry);
@@ -388,7 +402,8 @@ impl Recovery<'_> {
                     }
                 }
             }
-            Kind::Padding | Kind::Seal | Kind::Batch => {}
+            Kind::Padding => self.use_up_ids(entry.key),
+            Kind::Seal | Kind::Batch => {}
         }
     }
 
@@ -410,18 +425,34 @@ impl Recovery<'_> {
         blocks[within as usize..].to_vec()
     }
 
-    /// The slot of a namespace, or of its stand-in.
-    fn slot_or_stand_in(&mut self, id: u32) -> usize {
-        if let Some(slot) = self.namespaces.slot_of(id) {
-            return slot;
+    /// Ids that may have been given out in damaged bytes are not given out again.
+    fn use_up_ids(&mut self, count: u64) {
+        self.ids_lost_max = self.ids_lost_max.saturating_add(count);
+        self.namespaces.use_up_ids(count);
+    }
+
+    /// The slot of a record's namespace, or of its stand-in.
+    fn slot_or_stand_in(&mut self, id: u32, flags: u8) -> usize {
+        let slot = match self.namespaces.slot_of(id) {
+            Some(slot) => slot,
+            None => {
+                let slot = self.namespaces.stand_in(id);
+                let name = self.namespaces.get(slot).map(|one| &one.name[..]).unwrap_or_default();
+                self.report.damage.push(format!(
+                    "the settings of namespace {:?} are lost: it is there, and locked",
+                    String::from_utf8_lossy(name)
+                ));
+                self.forgotten.meet(id, &mut self.namespaces);
+                slot
+            }
+        };
+        if self.namespaces.settle_mode(slot, flags)
+            && let Some(namespace) = self.namespaces.get_mut(slot)
+        {
+            let known = self.ids_of_lost.get(&id).copied().unwrap_or(0);
+            namespace.use_up_ids(known.saturating_add(self.ids_lost_max));
+            self.forgotten.meet(id, &mut self.namespaces);
         }
-        let slot = self.namespaces.stand_in(id);
-        let name = self.namespaces.get(slot).map(|one| &one.name[..]).unwrap_or_default();
-        self.report.damage.push(format!(
-            "the settings of namespace {:?} are lost: it is there, in user mode and locked",
-            String::from_utf8_lossy(name)
-        ));
-        self.forgotten.meet(id, &mut self.namespaces);
         slot
     }
 
@@ -483,14 +514,19 @@ impl Recovery<'_> {
                 Item::Damaged { start, end, lost, is_half_written } => {
                     // A write that a power cut took in part was never durable: what was there before it
                     // counts.
+                    let head = lost.as_ref().map(|(head, _)| head);
+                    let ids = walk::ids_lost_max(start, end, head);
                     let lost = lost.filter(|_| !is_half_written);
                     self.report_damaged(base, start - base, end - start);
                     if let Some((head, key)) = lost {
                         self.step_over(&mut builder, start, &head, &key);
                     }
+                    self.lose_ids(&mut builder, end, ids);
                 }
             }
         }
+        let ids = walk.ids_lost_behind();
+        self.lose_ids(&mut builder, walk.position(), ids);
         let (position, sealed) = (walk.position(), walk.is_sealed());
         let was_durable = walk.was_durable();
         self.judge_unreadable(base, &walk, ending)?;
@@ -521,6 +557,14 @@ impl Recovery<'_> {
         Ok(Ended { end: position, sealed })
     }
 
+    /// The sidecar keeps it for later starts, which do not see the damage.
+    fn lose_ids(&mut self, builder: &mut PageBuilder, position: u64, count: u64) {
+        if count > 0 {
+            builder.push(&LogEntry::damage(position, count), position);
+            self.use_up_ids(count);
+        }
+    }
+
     fn report_damaged(&mut self, base: u64, offset: u64, bytes: u64) {
         self.report.damage.push(format!(
             "segment {} at offset {offset}: {bytes} bytes are damaged",
@@ -536,7 +580,7 @@ impl Recovery<'_> {
                 self.take(builder, (position, position + head.bytes()), head, key, &[]);
             }
             Kind::Namespace => {
-                self.slot_or_stand_in(head.namespace);
+                self.slot_or_stand_in(head.namespace, 0);
                 self.namespaces.keep_history(head.namespace);
             }
             Kind::Padding | Kind::Seal | Kind::NamespaceEnd | Kind::Batch => {}
@@ -585,7 +629,7 @@ impl Recovery<'_> {
             builder.push(&control_entry(position, head), end);
             return self.apply_namespace(head, key, payload);
         }
-        let slot = self.slot_or_stand_in(head.namespace);
+        let slot = self.slot_or_stand_in(head.namespace, head.flags);
         let namespace = self.namespaces.get(slot).expect("slots by id are in use");
         let entry = entry_of(position, head, key, namespace, || self.secret.hash(key));
         builder.push(&entry, end);

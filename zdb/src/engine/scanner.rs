@@ -4,6 +4,7 @@ use super::log::buffer::WriteBuffer;
 use super::log::format::{
     self, ALIGN, BLOCK, Head, Kind, RECORD_BYTES_MAX, RECORD_HEAD_BYTES, SEGMENT_HEADER_BYTES,
 };
+use super::walk;
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files};
 use crate::limits::KEY_BYTES_MAX;
@@ -11,9 +12,6 @@ use std::io;
 
 /// Bytes of the log in memory while it is scanned.
 const WINDOW_BYTES: u64 = 16 << 20;
-
-/// What a disk writes as a whole, in bytes.
-const SECTOR: u64 = 512;
 
 const _: () = assert!(WINDOW_BYTES >= RECORD_BYTES_MAX + 2 * BLOCK);
 
@@ -242,28 +240,15 @@ impl<'a> Scanner<'a> {
         }))
     }
 
-    /// Whether a damaged record with a whole head was never written as a whole: what a power cut took reads
-    /// as zeroes, for a block of a segment is written once, and only zeroes before. Damage does not make a
-    /// whole sector zero; a block that cannot be read, which is zeroes here, is no proof.
+    /// Whether a damaged record with a whole head was never written as a whole. A block that cannot be read,
+    /// which is zeroes here, is no sign of it.
     pub fn is_half_written(&mut self, position: u64, head: &Head) -> Result<bool, String> {
-        let start = position + head.payload_offset() as u64;
-        let end = start + u64::from(head.payload_length);
+        let end = position + head.bytes();
         self.bytes(position, head.bytes())?;
-        if self.unreadable.iter().any(|one| one.start < end && start < one.end) {
+        if self.unreadable.iter().any(|one| one.start < end && position < one.end) {
             return Ok(false);
         }
-        let bytes = self.bytes(position, head.bytes())?;
-        let mut at = start;
-        while at < end {
-            let next = ((at / SECTOR + 1) * SECTOR).min(end);
-            let sector = bytes.get((at - position) as usize..(next - position) as usize);
-            // Behind the end of the file there is nothing either.
-            if sector.is_none_or(|sector| sector.iter().all(|byte| *byte == 0)) {
-                return Ok(true);
-            }
-            at = next;
-        }
-        Ok(false)
+        Ok(walk::is_half_written(self.bytes(position, head.bytes())?, position, head))
     }
 
     /// Whether bytes that are not zero follow.

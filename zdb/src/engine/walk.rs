@@ -1,9 +1,15 @@
 //! A segment item by item: which records count, and what is damaged between them. A start takes them into
 //! the index; the offline commands look at the same.
 
-use super::log::format::{ALIGN, BATCH_HEAD_BYTES, FLAG_MEMBER, Head, Kind};
+use super::log::format::{
+    ALIGN, BATCH_HEAD_BYTES, BLOCK, FLAG_MEMBER, FLAGS_KNOWN, Head, ID_RECORD_BYTES_MIN, Kind,
+    Verified,
+};
 use super::scanner::Scanner;
 use crate::planted::{self, Bug};
+
+/// What a disk writes as a whole, in bytes.
+const SECTOR: u64 = 512;
 
 pub enum Item {
     /// A whole record, padding and seal too. `end` is that of the batch that it is in, or its own.
@@ -17,6 +23,17 @@ pub enum Item {
     Damaged { start: u64, end: u64, lost: Option<(Head, Vec<u8>)>, is_half_written: bool },
 }
 
+/// How many records that gave ids out may have been in damaged bytes. One with a whole head is not among
+/// them: its id is known, or was never durable.
+pub fn ids_lost_max(start: u64, end: u64, head: Option<&Head>) -> u64 {
+    match head {
+        Some(head) if head.kind != Kind::Batch => {
+            end.saturating_sub(start + head.bytes()) / ID_RECORD_BYTES_MIN
+        }
+        _ => (end - start) / ID_RECORD_BYTES_MIN,
+    }
+}
+
 /// What is known of a segment before it is read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ending {
@@ -28,11 +45,61 @@ pub struct Ending {
     pub was_cut: bool,
 }
 
+/// Whether a damaged record with a whole head was never written as a whole: what a power cut took reads as
+/// zeroes, for a block of a segment is written once, and only zeroes before. Damage does not make a whole
+/// sector zero. `bytes` are those of the record, as far as the file has them.
+pub fn is_half_written(bytes: &[u8], position: u64, head: &Head) -> bool {
+    // Zeroes are all that these hold.
+    if matches!(head.kind, Kind::Padding | Kind::Seal) {
+        return false;
+    }
+    let start = position + head.payload_offset() as u64;
+    let end = start + u64::from(head.payload_length);
+    let mut at = start;
+    while at < end {
+        let next = ((at / SECTOR + 1) * SECTOR).min(end);
+        let sector = bytes.get((at - position) as usize..(next - position) as usize);
+        // Behind the end of the file there is nothing either.
+        if sector.is_none_or(|sector| sector.iter().all(|byte| *byte == 0)) {
+            return true;
+        }
+        at = next;
+    }
+    false
+}
+
+/// What is wrong with a record whose checksums are right: one word for programs, and a line.
+pub fn wrong_form(position: u64, record: &Verified<'_>) -> Option<(&'static str, &'static str)> {
+    let head = record.head;
+    let bytes = record.bytes();
+    let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    let behind = &bytes[head.payload_offset() + head.payload_length as usize..];
+    if !is_zero(behind) {
+        return Some(("padding", "the bytes between this record and the next are not zero"));
+    }
+    if head.sequence > position / ALIGN {
+        return Some(("record", "its sequence number is of a later place"));
+    }
+    if head.flags & !FLAGS_KNOWN != 0 {
+        return Some(("record", "it has flags that this zdb does not know"));
+    }
+    if head.previous.get() >= position && !head.previous.is_none() {
+        return Some(("previous", "the version before it would be behind it"));
+    }
+    let is_filler = matches!(head.kind, Kind::Padding | Kind::Seal);
+    if is_filler && (!(position + head.bytes()).is_multiple_of(BLOCK) || !is_zero(record.payload()))
+    {
+        return Some(("padding", "a padding that is not zeroes up to the end of a block"));
+    }
+    None
+}
+
 pub struct Walk<'a> {
     pub scanner: Scanner<'a>,
     position: u64,
     known_end: Option<u64>,
     may_be_torn: bool,
+    was_cut: bool,
     sealed: bool,
     has_gaps: bool,
     /// End of the whole batch that the position is in.
@@ -55,6 +122,7 @@ impl<'a> Walk<'a> {
             position: from,
             known_end: ending.known_end,
             may_be_torn,
+            was_cut: ending.was_cut,
             sealed: false,
             has_gaps: false,
             batch_end: from,
@@ -117,14 +185,27 @@ impl<'a> Walk<'a> {
         };
         let end = self.known_end.map_or(end, |known| end.min(known));
         let is_half_written = match &lost {
-            // Zeroes are all that these hold.
-            Some((head, _)) if matches!(head.kind, Kind::Padding | Kind::Seal) => false,
             Some((head, _)) if self.may_be_torn => self.scanner.is_half_written(start, head)?,
             _ => false,
         };
         self.has_gaps = true;
         self.position = end;
         Ok(Some(Item::Damaged { start, end, lost, is_half_written }))
+    }
+
+    /// How many durable records that gave ids out may be behind the last whole one: in a file that was cut
+    /// behind its last record, and of which nothing else tells where that was. What a crash tore in another
+    /// one was never durable. Nor is that in the rest of the last block, where a start has cut it: a file that
+    /// a stop cut, of which that block alone is damaged, looks the same.
+    pub fn ids_lost_behind(&self) -> u64 {
+        if self.sealed || self.known_end.is_some() || !self.was_cut {
+            return 0;
+        }
+        let end = self.scanner.end();
+        if end <= self.position.next_multiple_of(BLOCK) {
+            return 0;
+        }
+        (end - self.position) / ID_RECORD_BYTES_MIN
     }
 
     /// The bytes of a record that was just met.

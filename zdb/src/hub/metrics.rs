@@ -274,12 +274,37 @@ impl Hub {
         ] {
             text.counter(name, help, value);
         }
+        self.scrub(text);
         let (data, index) = engine.free_bytes;
         text.each(
             ("zdb_disk_free_bytes", "gauge", "Free bytes of the file systems."),
             "directory",
             [("data", data), ("index", index)].into_iter(),
         );
+    }
+
+    fn scrub(&self, text: &mut Text) {
+        let scrub = &self.engine.scrub;
+        for (name, help, value) in [
+            ("zdb_scrub_read_bytes_total", "Bytes read by the scrub.", scrub.stats.read_bytes),
+            ("zdb_scrub_records_total", "Records that it found whole.", scrub.stats.records),
+            ("zdb_scrub_passes_total", "Passes that came to their end.", scrub.stats.passes),
+        ] {
+            text.counter(name, help, value);
+        }
+        for (name, help, value) in [
+            ("zdb_scrub_running", "1 while a pass runs.", scrub.is_running().into()),
+            ("zdb_scrub_position_bytes", "Position of the running pass.", scrub.position()),
+            ("zdb_scrub_segments_done", "Segments it is done with.", scrub.segments_done()),
+            ("zdb_scrub_damaged", "Damaged places that are known.", scrub.damaged()),
+            (
+                "zdb_scrub_ended_timestamp_seconds",
+                "End of the last whole pass, in seconds since the epoch; 0: none yet.",
+                scrub.ended_s(),
+            ),
+        ] {
+            text.gauge(name, help, value);
+        }
     }
 
     fn memory(&self, text: &mut Text) {

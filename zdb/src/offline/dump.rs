@@ -5,7 +5,7 @@ use super::output::{Lines, Object};
 use super::stored::{Flow, Lost, Seen, Stop, StoredLog, Trouble, Visitor};
 use super::{EXIT_DAMAGED, EXIT_WHOLE, Places};
 use crate::engine::chain::Link;
-use crate::engine::log::format::{self, FLAG_MEMBER, FLAG_UNVERIFIED, Head, Kind};
+use crate::engine::log::format::{self, FLAG_ID, FLAG_MEMBER, FLAG_UNVERIFIED, Head, Kind};
 use crate::engine::log::packed::Residue;
 use crate::engine::namespace::{DEFAULT_ID, Mode, Settings};
 use crate::engine::sequential_id;
@@ -174,7 +174,7 @@ impl Dump<'_> {
         }
         let name = if is_key || is_namespace { name } else { "-".into() };
         let mut flags = String::new();
-        for (flag, sign) in [(FLAG_MEMBER, 'b'), (FLAG_UNVERIFIED, 'u')] {
+        for (flag, sign) in [(FLAG_MEMBER, 'b'), (FLAG_ID, 'i'), (FLAG_UNVERIFIED, 'u')] {
             if head.flags & flag != 0 {
                 flags.push(sign);
             }
@@ -214,6 +214,9 @@ impl Dump<'_> {
             let mut flags = Vec::new();
             if head.flags & FLAG_MEMBER != 0 {
                 flags.push("batch");
+            }
+            if head.flags & FLAG_ID != 0 {
+                flags.push("id");
             }
             if head.flags & FLAG_UNVERIFIED != 0 {
                 flags.push("unverified");

@@ -17,7 +17,9 @@ use super::output::{Lines, Progress};
 use super::stored::{Flow, Lost, Seen, Stop, StoredLog, Trouble, Visitor};
 use crate::engine::chain::Link;
 use crate::engine::index::{KeyHash, SKIP_IDS_MAX};
-use crate::engine::log::format::{self, Head, Kind, SEGMENT_HEADER_BYTES};
+use crate::engine::log::format::{
+    self, FLAG_ID, Head, ID_RECORD_BYTES_MIN, Kind, SEGMENT_HEADER_BYTES,
+};
 use crate::engine::log::packed::Residue;
 use crate::engine::log::sidecar::LogEntry;
 use crate::engine::namespace::{Access, DEFAULT_ID, DEFAULT_NAME, Mode, Retention, Settings};
@@ -26,9 +28,6 @@ use crate::import::report::shown_key;
 use crate::import::writer::Writer;
 use crate::limits::{NAMESPACE_NAME_BYTES_MAX, REPAIR_LOST_KEYS_MAX};
 use std::collections::{BTreeMap, HashMap};
-
-/// Bytes of the smallest record that gives an id out.
-const ID_RECORD_BYTES_MIN: u64 = format::record_bytes(size_of::<u64>(), 0);
 
 /// What came of a repair.
 #[derive(Clone, Debug, Default)]
@@ -90,8 +89,11 @@ pub struct Replay<'a> {
     slots: HashMap<u32, usize>,
     /// Lost newest versions, by slot and by hash or id.
     lost: BTreeMap<(usize, u64), LostVersion>,
-    /// Of each sequential namespace, by slot: ids that may have been given out behind its last one.
+    /// Of each sequential namespace, by slot: ids that may have been given out in lost bytes. A whole record
+    /// behind these says nothing of them, as it may be a newer version of an id that was among them.
     ids_lost_max: HashMap<usize, u64>,
+    /// The same for a namespace of which nothing was known before.
+    ids_lost_max_anywhere: u64,
     /// One past the highest id that is known to have been given out.
     ids_given: HashMap<usize, u64>,
     /// The same behind the packed segment whose records come, of namespaces that are made in it, by their id.
@@ -112,6 +114,7 @@ impl<'a> Replay<'a> {
             writer,
             lost: BTreeMap::new(),
             ids_lost_max: HashMap::new(),
+            ids_lost_max_anywhere: 0,
             ids_given: HashMap::new(),
             ids_given_to_come: HashMap::new(),
             ids_forgotten_max: 0,
@@ -280,6 +283,9 @@ impl<'a> Replay<'a> {
         }
         let slot = self.writer.create(&name, &settings)?;
         self.enter(id, slot);
+        if self.is_sequential(slot) && self.ids_lost_max_anywhere > 0 {
+            self.lose_ids(slot, self.ids_lost_max_anywhere);
+        }
         let name = self.shown_name(slot);
         let mode = if self.is_sequential(slot) { "sequential" } else { "user" };
         self.loss(&format!(
@@ -297,9 +303,12 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// The sidecar has ids as they are, and keys as hashes.
+    /// Its flag tells, but not in the oldest logs. The sidecar has ids as they are, and keys as hashes.
     fn mode_of(&self, seen: &Seen<'_>) -> Mode {
         let key = seen.record.key();
+        if seen.record.head.flags & FLAG_ID != 0 {
+            return Mode::Sequential;
+        }
         match (sequential_id(key), seen.entry) {
             (Some(id), Some(entry)) if entry.key == id && self.writer.hash(key).get() != id => {
                 Mode::Sequential
@@ -340,10 +349,6 @@ impl<'a> Replay<'a> {
             let name = self.shown_name(slot);
             self.loss(&format!("id {id} of namespace {name}, which is far from all others"));
             return Ok(());
-        }
-        if id >= next {
-            // It tells how many were given out before.
-            self.ids_lost_max.remove(&slot);
         }
         Ok(self.writer.set_id(slot, id, seen.record.payload(), seen.record.head.timestamp)?)
     }
@@ -418,6 +423,11 @@ impl<'a> Replay<'a> {
             .filter(|(_, slot)| self.is_sequential(*slot))
             .collect();
         let is_one = lost.head.as_ref().is_some_and(|(head, _)| head.kind != Kind::Batch);
+        if !is_one && !lost.is_covered {
+            let count = lost.bytes / ID_RECORD_BYTES_MIN;
+            let sum = self.ids_lost_max_anywhere.saturating_add(count);
+            self.ids_lost_max_anywhere = sum.min(SKIP_IDS_MAX);
+        }
         for (id, slot) in sequential {
             let count = match &lost.head {
                 Some((head, _)) if is_one => u64::from(head.namespace == id),

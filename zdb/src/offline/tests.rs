@@ -10,7 +10,9 @@ use crate::disk::system::SystemFiles;
 use crate::disk::{FileId, Files, Root};
 use crate::engine::chain::Link;
 use crate::engine::log::Policy;
-use crate::engine::log::format::{BLOCK, Kind, segment_base};
+use crate::engine::log::format::{
+    BLOCK, Head, Kind, RECORD_HEAD_BYTES, Verified, encode, segment_base, segment_name,
+};
 use crate::engine::namespace::{Access, Mode, Retention, Settings};
 use crate::engine::recovery::{self, IMPORT_UNFINISHED_NAME, StartOptions};
 use crate::import::writer::Writer;
@@ -19,8 +21,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Rounds of damage unless `ZDB_DAMAGE_ROUNDS` asks for others.
 const ROUNDS: u64 = 60;
@@ -247,6 +249,102 @@ fn a_whole_log_is_whole_and_its_repair_tells_the_same_story() {
     let again = check(to.read_only()).expect("a check of the new log");
     assert_eq!((again.damaged, again.keys, again.versions), (0, summary.keys, summary.versions));
     assert_eq!(again.live_bytes, summary.live_bytes);
+}
+
+/// The first record that replaces something in a namespace.
+struct FindReplacing {
+    namespace: u32,
+    found: Option<(u64, u64, Vec<u8>)>,
+}
+
+impl Visitor for FindReplacing {
+    fn segment(&mut self, _: &Link) -> Flow {
+        Ok(())
+    }
+
+    fn record(&mut self, seen: &Seen<'_>) -> Flow {
+        let head = seen.record.head;
+        if head.namespace == self.namespace && head.replaced.is_some() && self.found.is_none() {
+            self.found = Some((seen.base, seen.position, seen.record.bytes().to_vec()));
+        }
+        Ok(())
+    }
+
+    fn lost(&mut self, _: Lost) -> Flow {
+        Ok(())
+    }
+
+    fn trouble(&mut self, _: Trouble) -> Flow {
+        Ok(())
+    }
+
+    fn note(&mut self, _: &str) -> Flow {
+        Ok(())
+    }
+
+    fn advance(&mut self, _: u64) {}
+}
+
+/// Lines that are kept.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A whole record that counts wrong what it replaces, in a namespace of keys and in one of ids.
+#[test]
+fn a_wrong_length_of_the_version_before_is_found() {
+    for name in ["user", "ids"] {
+        let home = Home::new();
+        let mut writer =
+            Writer::start(home.writable(), SEGMENT_BYTES_MIN, IMPORT_UNFINISHED_NAME, None)
+                .expect("a new log");
+        let mode = if name == "ids" { Mode::Sequential } else { Mode::User };
+        let slot = writer.create(name.as_bytes(), &Settings::new(mode)).expect("a namespace");
+        for payload in [&b"four"[..], b"eleven byte"] {
+            match mode {
+                Mode::User => writer.set_user(slot, b"key", payload, 1).expect("a version"),
+                Mode::Sequential => writer.set_id(slot, 3, payload, 1).expect("a version"),
+            }
+        }
+        let namespace = writer.namespace(slot).id;
+        writer.finish().expect("the end");
+        assert_eq!(check(home.read_only()).expect("a check").damaged, 0);
+        let log = StoredLog::open(home.read_only()).expect("the log");
+        let seed = log.id.seed();
+        let mut find = FindReplacing { namespace, found: None };
+        assert!(log.visit(&|_| true, &mut find).is_ok(), "a walk that nobody stops");
+        let (base, position, mut bytes) = find.found.expect("a record that replaces one");
+        let record = Verified::check(&bytes.clone(), seed, position).expect("it is whole").head;
+        assert_eq!(record.replaced, Some(4));
+        let (key, payload) = bytes[RECORD_HEAD_BYTES..]
+            [..record.payload_offset() - RECORD_HEAD_BYTES + record.payload_length as usize]
+            .split_at(record.key_length.into());
+        let (key, payload) = (key.to_vec(), payload.to_vec());
+        let head = Head { replaced: Some(5), ..record };
+        encode(&mut bytes, seed, position, &head, &key, &payload);
+        drop(log);
+        let path = home.data().join(segment_name(base));
+        let mut segment = std::fs::read(&path).expect("the segment");
+        segment[(position - base) as usize..][..bytes.len()].copy_from_slice(&bytes);
+        std::fs::write(&path, segment).expect("the segment");
+        let kept = Kept::default();
+        let log = StoredLog::open(home.read_only()).expect("the log");
+        let mut lines = Lines::to(Box::new(kept.clone()));
+        check::check(&log, 0, false, &mut lines).expect("a check");
+        lines.flush();
+        let text = String::from_utf8(kept.0.lock().expect("no panic").clone()).expect("text");
+        let told = text.contains("it says that it replaces 5 bytes, but it is 4 bytes");
+        assert!(told, "{text}");
+    }
 }
 
 /// Damages one file at random, and says how.

@@ -3,7 +3,7 @@
 
 use crate::disk::{Files, Root};
 use crate::engine::index::Place;
-use crate::engine::log::format::{self, SEGMENT_HEADER_BYTES};
+use crate::engine::log::format::{self, Kind, SEGMENT_HEADER_BYTES};
 use crate::engine::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageEnd, PageHeader};
 use std::io;
 
@@ -109,11 +109,13 @@ impl Witness {
             let (header, offset) = *self.pages.get(self.next_page)?;
             self.next_page += 1;
             let body = &self.bytes[offset + PAGE_HEADER_BYTES..][..header.body_bytes];
-            let entries: Vec<LogEntry> = sidecar::entries(header.first, body).collect();
+            let mut entries: Vec<LogEntry> = sidecar::entries(header.first, body).collect();
             if entries.len() != header.count as usize {
                 let line = "a page has another number of entries than it says".into();
                 self.troubles.push((offset as u64, line));
             }
+            // Of no record, but of damage that a start met.
+            entries.retain(|entry| entry.kind != Kind::Padding);
             self.entries = entries.into_iter().peekable();
         }
         self.entries.peek()

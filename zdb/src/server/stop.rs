@@ -48,6 +48,7 @@ impl Server {
                 }
                 // Those that wait for a flush get it now.
                 self.hub.engine.log.flush();
+                self.hub.engine.scrub.end();
                 self.step_stop(now_ms);
             }
             Stop::Draining { until_ms } => {
@@ -65,7 +66,9 @@ impl Server {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.stop == Stop::Closing { begun: true } && self.hub.engine.log.is_closed()
+        let engine = &self.hub.engine;
+        let is_closed = engine.log.is_closed() && !engine.scrub.is_busy();
+        self.stop == Stop::Closing { begun: true } && is_closed
     }
 
     pub(super) fn finish(mut self) -> Result<Ended, String> {

@@ -67,7 +67,8 @@ impl World {
                 return;
             }
             let log = &self.hub.engine.log;
-            if self.stop == (Stop::Closing { begun: true }) && log.is_closed() {
+            let is_closed = log.is_closed() && !self.hub.engine.scrub.is_busy();
+            if self.stop == (Stop::Closing { begun: true }) && is_closed {
                 break;
             }
             assert!(round < QUIET_ROUNDS_MAX, "the log does not close");
@@ -235,6 +236,7 @@ impl World {
             protect: false,
             few_hashes: false,
             prompt: false,
+            scrub: false,
             has_threads: false,
         };
         let engine = start(&MemoryFiles::default(), &setup).expect("an empty disk is no obstacle");

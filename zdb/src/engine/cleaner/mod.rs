@@ -149,7 +149,7 @@ impl Cleaner {
 
 impl Engine {
     /// When the cleaner has something to do again, in milliseconds of the loop's clock.
-    pub fn deadline_ms(&self) -> Option<u64> {
+    pub(super) fn cleaner_deadline_ms(&self) -> Option<u64> {
         if self.log.is_closing() || self.log.broken().is_some() {
             return None;
         }
@@ -454,6 +454,12 @@ impl Engine {
                 self.cleaner.surveyed = 0;
                 self.cleaner.survey_ms = self.now.monotonic_ms + CLEANER_SURVEY_MS;
                 return;
+            }
+            Ended::Unreadable(line) => {
+                self.cleaner.stats.failures += 1;
+                self.log.notices.push(line);
+                // Not again and again on a disk that would sleep.
+                self.rest(pass, self.log.appended() + self.log.segment_bytes());
             }
             Ended::Damaged { base, line } => {
                 self.cleaner.stats.failures += 1;

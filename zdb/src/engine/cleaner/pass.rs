@@ -27,6 +27,8 @@ pub enum Ended {
     NotWorth,
     /// It may go better another time.
     Failed(String),
+    /// The disk does not give what was there.
+    Unreadable(String),
     /// What is damaged is better left as it is.
     Damaged {
         base: u64,
@@ -73,6 +75,8 @@ struct Source {
     /// Where its records end in the file.
     records_end: u64,
     packed: Option<PackedHeader>,
+    /// So many ids may have been given out in bytes that a start found damaged.
+    ids_lost_max: u64,
 }
 
 /// A record in the window.
@@ -156,6 +160,7 @@ impl Pass {
             file: segment.file,
             records_end: segment.records_end(),
             packed: segment.packed.as_ref().map(|packed| packed.header),
+            ids_lost_max: segment.ids_lost_max,
         });
         let before_bytes: u64 = list[range.clone()].iter().map(Segment::file_bytes).sum();
         let older = list[..range.start].iter().map(super::clean_until).min();
@@ -266,6 +271,12 @@ impl Pass {
         self.fail(Ended::Failed(format!("cannot clean segment {name}: {what}: {error}")))
     }
 
+    fn fail_read(&mut self, what: &str, error: &io::Error) -> Step {
+        let name = format::segment_name(self.source().base);
+        let line = format!("segment {name} is not cleaned for now: {what}: {error}");
+        self.fail(Ended::Unreadable(line))
+    }
+
     fn fail_damaged(&mut self) -> Step {
         let (base, offset) = (self.source().base, self.offset + self.window as u64);
         let name = format::segment_name(base);
@@ -335,7 +346,7 @@ impl Pass {
                 Step::Go
             }
             Some(Ok(_)) => unreachable!("a read gives bytes"),
-            Some(Err(error)) => self.fail_at("cannot read its header", &error),
+            Some(Err(error)) => self.fail_read("cannot read its header", &error),
         }
     }
 
@@ -371,7 +382,7 @@ impl Pass {
                 Step::Go
             }
             Some(Ok(_)) => unreachable!("a read gives bytes"),
-            Some(Err(error)) => self.fail_at("cannot read its trailer", &error),
+            Some(Err(error)) => self.fail_read("cannot read its trailer", &error),
         }
     }
 
@@ -386,7 +397,7 @@ impl Pass {
                 let wanted = if whole < end - until { whole } else { end - until } as usize;
                 if wanted == 0 {
                     let error = io::Error::from(io::ErrorKind::UnexpectedEof);
-                    return self.fail_at("cannot read it", &error);
+                    return self.fail_read("cannot read it", &error);
                 }
                 self.bytes.extend_from_slice(&bytes[..wanted]);
                 engine.pay(wanted as u64);
@@ -403,7 +414,7 @@ impl Pass {
                 Step::Go
             }
             None if until >= end => match self.bytes.is_empty() {
-                true => self.end_source(),
+                true => self.end_source(engine),
                 false => self.fail_damaged(),
             },
             None => {
@@ -412,7 +423,7 @@ impl Pass {
                 self.ask(engine, Operation::Read { file, offset: until, length })
             }
             Some(Ok(_)) => unreachable!("a read gives bytes"),
-            Some(Err(error)) => self.fail_at("cannot read it", &error),
+            Some(Err(error)) => self.fail_read("cannot read it", &error),
         }
     }
 
@@ -464,7 +475,8 @@ impl Pass {
         Ok(())
     }
 
-    fn end_source(&mut self) -> Step {
+    fn end_source(&mut self, engine: &Engine) -> Step {
+        self.lose_ids(engine);
         for (namespace, local) in std::mem::take(&mut self.local) {
             let tally = self
                 .tallies

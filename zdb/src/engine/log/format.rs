@@ -43,6 +43,13 @@ const NOT_REPLACED: u32 = u32::MAX;
 pub const FLAG_UNVERIFIED: u8 = 1;
 /// Set on a record in a batch: alone it counts only where its batch was surely durable once.
 pub const FLAG_MEMBER: u8 = 2;
+/// Set where the key is the id of a sequential namespace: the mode is then known where the namespace's own
+/// record is lost.
+pub const FLAG_ID: u8 = 4;
+pub const FLAGS_KNOWN: u8 = FLAG_UNVERIFIED | FLAG_MEMBER | FLAG_ID;
+
+/// Bytes of the smallest record that gives an id out.
+pub const ID_RECORD_BYTES_MIN: u64 = record_bytes(size_of::<u64>(), 0);
 
 /// Bytes before the first record of a batch: its head and a key of zeroes that aligns what follows.
 pub const BATCH_HEAD_BYTES: usize =

@@ -470,6 +470,11 @@ impl Log {
         self.durable
     }
 
+    /// The segments that take no more records and are durable.
+    pub fn closed(&self) -> &[Segment] {
+        self.segments.before_last(usize::from(self.open) + usize::from(self.switch.is_some()))
+    }
+
     /// Whether it comes to its end, or has.
     pub fn is_closing(&self) -> bool {
         self.closing

@@ -108,6 +108,12 @@ impl Residue {
         self.ids_floor = self.ids_floor.max(id).saturating_add(1);
     }
 
+    /// Takes damaged bytes in which so many ids may have been given out.
+    pub fn lose_ids(&mut self, count: u64) {
+        self.ids = self.ids.saturating_add(count);
+        self.ids_floor = self.ids_floor.saturating_add(count);
+    }
+
     /// Takes what an earlier cleaning left of addresses behind those so far.
     pub fn follow(&mut self, later: &Self) {
         self.keys_added += later.keys_added;

@@ -76,6 +76,8 @@ pub struct Segment {
     /// Where the records are in the file, if not each at its position.
     pub packed: Option<Box<Packed>>,
     pub pages: Vec<Page>,
+    /// So many ids may have been given out in its damaged bytes.
+    pub ids_lost_max: u64,
     /// Length of the sidecar with all pages so far.
     pub sidecar_bytes: u64,
     /// Pages before this one are on disk or kept.
@@ -93,6 +95,7 @@ impl Segment {
             file,
             packed: None,
             pages: Vec::new(),
+            ids_lost_max: 0,
             sidecar_bytes: 0,
             settled: 0,
         }
@@ -178,6 +181,11 @@ impl Segments {
 
     pub fn list(&self) -> &[Segment] {
         &self.list
+    }
+
+    /// All but so many at the end.
+    pub fn before_last(&self, count: usize) -> &[Segment] {
+        &self.list[..self.list.len().saturating_sub(count)]
     }
 
     pub fn last_mut(&mut self) -> Option<&mut Segment> {

@@ -54,6 +54,25 @@ pub struct PageHeader {
     pub namespaces: u64,
 }
 
+impl LogEntry {
+    /// A place in the log where as many records may have been that are damaged: so many ids may have been
+    /// given out there.
+    pub fn damage(position: u64, records_max: u64) -> Self {
+        Self {
+            position,
+            kind: Kind::Padding,
+            flags: 0,
+            namespace: 0,
+            key: records_max,
+            key_length: 0,
+            payload_length: 0,
+            fingerprint: 0,
+            timestamp: 0,
+            replaced: None,
+        }
+    }
+}
+
 pub fn namespace_bit(namespace: u32) -> u64 {
     1 << (namespace % 64)
 }

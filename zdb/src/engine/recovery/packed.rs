@@ -5,7 +5,8 @@ use crate::disk::{FileId, Root};
 use crate::engine::chain::{Chain, Link};
 use crate::engine::forgotten::Forgotten;
 use crate::engine::log::format::{
-    self, BLOCK, Kind, PackedHeader, RECORD_HEAD_BYTES, SEGMENT_HEADER_BYTES, Verified,
+    self, BLOCK, ID_RECORD_BYTES_MIN, Kind, PackedHeader, RECORD_HEAD_BYTES, SEGMENT_HEADER_BYTES,
+    Verified,
 };
 use crate::engine::log::packed::{self, Found, Packed, Trailer};
 use crate::engine::log::segments::Segment;
@@ -58,7 +59,9 @@ impl Recovery<'_> {
             Some(trailer) => Forgotten::begin(trailer.residues, &mut self.namespaces),
             None => {
                 let addresses = link.header.capacity.saturating_sub(SEGMENT_HEADER_BYTES);
-                Forgotten::unknown(addresses.saturating_sub(header.record_bytes))
+                let forgotten = Forgotten::unknown(addresses.saturating_sub(header.record_bytes));
+                self.ids_lost_max = self.ids_lost_max.saturating_add(forgotten.ids_lost_max());
+                forgotten
             }
         };
         let mut segment = Segment::packed(base, link.header.capacity, link.file, packed);
@@ -70,7 +73,9 @@ impl Recovery<'_> {
         if ended.is_none() {
             self.scan_packed(&mut segment, link.size, resume)?;
         }
-        std::mem::take(&mut self.forgotten).end(&mut self.namespaces);
+        let forgotten = std::mem::take(&mut self.forgotten);
+        forgotten.add_lost(&mut self.ids_of_lost);
+        forgotten.end(&mut self.namespaces);
         self.segments.push(segment);
         Ok(Ended { end: header.end, sealed: true })
     }
@@ -135,10 +140,16 @@ impl Recovery<'_> {
                     }
                 }
                 PackedItem::Damaged { positions, .. } if positions.1 <= from => {}
-                PackedItem::Damaged { start, end, lost, .. } => {
+                PackedItem::Damaged { start, end, lost, positions } => {
                     self.report_damaged(base, start, end - start);
+                    let is_known = lost.is_some();
                     if let Some(lost) = lost {
                         self.step_over(&mut builder, lost.position, &lost.head, &lost.key);
+                    }
+                    if !is_known {
+                        // More than were there, where the residue of a namespace counts them, too.
+                        let ids = (end - start) / ID_RECORD_BYTES_MIN;
+                        self.lose_ids(&mut builder, positions.1, ids);
                     }
                 }
             }

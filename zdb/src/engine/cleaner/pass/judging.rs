@@ -17,8 +17,7 @@ use std::collections::{HashMap, HashSet};
 impl Pass {
     pub(super) fn judge(&mut self, engine: &mut Engine) -> Step {
         let mut asked = HashSet::new();
-        let ended_at = self.ended_at(engine);
-        for (at, ended_at) in ended_at.into_iter().enumerate() {
+        for (at, ended_at) in self.ended_at(engine).into_iter().enumerate() {
             while self.items[at].verdict.is_none() && asked.len() < CLEANER_READS_MAX {
                 match self.judge_one(engine, at, ended_at) {
                     Verdict::Ask(position) if self.learn(engine, position) => {}
@@ -198,6 +197,22 @@ impl Pass {
             let tally = self.tally(id);
             if let (false, Some(id)) = (tally.has_ids, sequential_id(record.key())) {
                 tally.residue.use_id(id);
+            }
+        }
+    }
+
+    /// What is behind the end of a source, where a start found damage, is not there any more for later starts:
+    /// the residue tells of the ids.
+    pub(super) fn lose_ids(&mut self, engine: &Engine) {
+        let count = self.source().ids_lost_max;
+        if count == 0 {
+            return;
+        }
+        for namespace in engine.namespaces.iter() {
+            if matches!(namespace.keys, Keys::Sequential(_)) {
+                let tally = self.tally(namespace.id);
+                tally.is_needed = true;
+                tally.residue.lose_ids(count);
             }
         }
     }
