@@ -34,7 +34,8 @@ fn wait_for(client: &mut Client, name: &str, value: u64) {
 
 fn serve(home: &Path, flags: &[&str]) -> Server {
     let size = SEGMENT_BYTES.to_string();
-    Setup::new().home(home).flags(&["--datasize", &size]).flags(flags).start()
+    let days = ["--datasize", &size, "--scrub-days", "30"];
+    Setup::new().home(home).flags(&days).flags(flags).start()
 }
 
 /// Three closed segments with a key each, and an open one.
@@ -173,6 +174,46 @@ fn a_pass_begins_when_it_is_due_and_goes_on_after_a_stop() {
     let mut server = serve(home.path(), &[]);
     assert_eq!(field(&mut server.connect(), "scrub_began"), 0);
     server.terminate();
+}
+
+/// What the cleaner wrote is read record by record, with what stands behind the records.
+#[test]
+fn cleaned_files_are_read_too() {
+    let home = scratch_dir();
+    let mut server = serve(home.path(), &["--scrub-rate", "1G"]);
+    let mut client = server.connect();
+    client.expect(args!["NSSET", "default", "history", "0"], Reply::ok());
+    for number in 0..60 {
+        let key = format!("key {}", number % 10);
+        let value = format!("value {number} ").repeat(500);
+        client.expect(args!["SET", &key, value], Reply::bulk(key.clone()));
+    }
+    client.expect(args!["NSJUMP"], Reply::ok());
+    client.expect(args!["CONFIG", "SET", "appendfsync", "always"], Reply::ok());
+    client.expect(args!["SET", "last", "durable"], Reply::bulk("last"));
+    let cleaned = poll(TIME_MAX, || {
+        client.expect(args!["DEBUG", "CLEAN"], Reply::ok());
+        let text = client.call(args!["INFO", "all"]).into_bytes();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        text.lines().any(|line| line == "cleaner_segments_written: 1").then_some(())
+    });
+    assert!(cleaned.is_some(), "nothing is cleaned");
+    pass(&mut client);
+    // The settings of the namespace and the newest version of each key.
+    assert_eq!(field(&mut client, "scrub_records"), 11);
+    assert_eq!(field(&mut client, "scrub_damaged"), 0);
+    let path = segments(home.path()).remove(0);
+    let bytes = std::fs::metadata(&path).expect("the file").len();
+    // In a record, and in the stops, with which the file ends.
+    for (offset, damaged) in [(4096 + 20_000, 1), (bytes - 4096, 2)] {
+        flip(&path, offset);
+        pass(&mut client);
+        assert_eq!(field(&mut client, "scrub_damaged"), damaged, "{:#?}", server.log());
+    }
+    server.terminate();
+    let log = Stopped { home };
+    let told = log.expect(1, "check", &[]);
+    assert!(told.contains("2 damages"), "{told}");
 }
 
 /// It finds what `zdb check` finds.

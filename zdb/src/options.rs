@@ -161,7 +161,7 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_size, help_heading = OPERATION)]
     pub scrub_rate: u64,
     /// Days from the beginning of one such pass to that of the next; 0 = only on DEBUG SCRUB START.
-    #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=SCRUB_DAYS_MAX), help_heading = OPERATION)]
+    #[arg(long, value_name = "DAYS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=SCRUB_DAYS_MAX), help_heading = OPERATION)]
     pub scrub_days: u64,
     /// Leave the terminal once the server listens.
     #[arg(long, help_heading = OPERATION)]

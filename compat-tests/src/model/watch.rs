@@ -28,7 +28,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("maxclients", "10000"),
     ("maxsize", "0"),
     ("rotate", "0"),
-    ("scrub-days", "30"),
+    ("scrub-days", "0"),
     ("scrub-rate", "4194304"),
     ("slowlog-log-slower-than", "10000"),
     ("slowlog-max-len", "128"),

@@ -58,7 +58,7 @@ impl Default for Settings {
             cleaner: true,
             cleaner_rate_bytes: CLEANER_RATE_BYTES,
             scrub_rate: 4 << 20,
-            scrub_days: 30,
+            scrub_days: 0,
             verbose: false,
         }
     }

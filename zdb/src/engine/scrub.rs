@@ -268,7 +268,8 @@ impl Engine {
             return;
         }
         if self.scrub.rate > 0 {
-            if !self.scrub.is_oldest_kept && !self.log.closed().is_empty() {
+            let is_awaited = self.scrub.days > 0 && !self.log.closed().is_empty();
+            if is_awaited && !self.scrub.is_oldest_kept {
                 if self.scrub.oldest_s == 0 {
                     self.scrub.oldest_s = now_s;
                 }
