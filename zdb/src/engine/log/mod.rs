@@ -131,7 +131,7 @@ pub struct Log {
     /// Bytes that new segments leave free on the disk.
     pub reserve_bytes: u64,
     /// When a segment could not be made last, with the reserve left alone.
-    no_room_ms: u64,
+    no_room_ms: Option<u64>,
     prepared: Prepared,
     switch: Option<Switch>,
     appended: u64,
@@ -222,7 +222,7 @@ impl Log {
             open: false,
             room: Room::Free,
             reserve_bytes: 0,
-            no_room_ms: 0,
+            no_room_ms: None,
             prepared: Prepared::Nothing,
             switch: None,
             appended: position,

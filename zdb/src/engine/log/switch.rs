@@ -32,7 +32,8 @@ impl Log {
             Prepared::Requested { .. } => Err(Refusal::Wait),
             // It is kept for the delete that asked for it.
             Prepared::Ready(_, Room::Reserve)
-                if room == Room::Free && now_ms < self.no_room_ms + RETRY_MS =>
+                if room == Room::Free
+                    && self.no_room_ms.is_some_and(|at| now_ms < at + RETRY_MS) =>
             {
                 Err(Refusal::Failed)
             }
@@ -79,6 +80,14 @@ impl Log {
     /// Whether there was no room for a segment.
     pub fn is_full(&self) -> bool {
         self.stats.disk_full
+    }
+
+    /// There may be room again where there was none.
+    pub fn try_again(&mut self) {
+        self.no_room_ms = None;
+        if matches!(self.prepared, Prepared::Failed { .. }) {
+            self.prepared = Prepared::Nothing;
+        }
     }
 
     /// The size that segments are made with.
@@ -224,7 +233,7 @@ impl Log {
             Err(error) => {
                 self.prepared = Prepared::Failed { at_ms: now_ms, source };
                 if source == Room::Free {
-                    self.no_room_ms = now_ms;
+                    self.no_room_ms = Some(now_ms);
                 }
                 self.stats.disk_full =
                     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
