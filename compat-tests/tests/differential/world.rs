@@ -74,6 +74,11 @@ impl Played {
                     && same(&expected[1], &got[1])
                     && expected[2] == got[2]
             }
+            // The record of a token may be one of a namespace that has ended: the cleaner takes it away.
+            (b"HISTORY", Reply::Error(expected), Reply::Error(got)) => {
+                let is_strange = &**expected == "Invalid arguments (invalid key)";
+                expected == got || is_strange && &**got == "No more history"
+            }
             (b"KEYCUR", Reply::Bulk(_), Reply::Bulk(cursor)) => cursor.len() == 17,
             _ => same(expected, got),
         }
