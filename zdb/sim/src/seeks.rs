@@ -68,6 +68,7 @@ fn measure(policy: Policy, tenants: u64) -> (Moves, Moves) {
         protect: false,
         few_hashes: false,
         prompt: true,
+        scrub: false,
         has_threads: false,
     };
     let mut world = World::new(setup);
