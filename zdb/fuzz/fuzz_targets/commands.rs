@@ -50,6 +50,7 @@ fn setup(choices: &mut Choices<'_>) -> Setup {
         protect: more & 1 == 1,
         few_hashes: more & 6 == 6,
         prompt: false,
+        scrub: false,
         has_threads: shape & 64 != 0,
     }
 }

@@ -221,6 +221,7 @@ fn serve(data: &Path, index: &Path) -> World {
             protect: false,
             few_hashes: false,
             prompt: false,
+            scrub: false,
             has_threads: false,
         },
     )
