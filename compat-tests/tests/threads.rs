@@ -101,6 +101,70 @@ fn clients_move_to_other_threads() {
     }
 }
 
+/// The number behind a name in the list of clients.
+fn listed(admin: &mut Client, id: i64, name: &str) -> u64 {
+    let list = admin.call(args!["CLIENT", "LIST", "ID", id.to_string()]).into_bytes();
+    let list = String::from_utf8_lossy(&list).into_owned();
+    let value = list.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    value.expect("the list has it").parse().expect("a number")
+}
+
+/// A client that takes no reply before all its requests are out is read on while others move.
+#[test]
+fn a_client_that_takes_nothing_yet_is_not_waited_for() {
+    let server = Server::start(&["--threads", "3", "--threads-busy", "1"]);
+    let mut slow = server.connect();
+    let Reply::Integer(id) = slow.call(args!["CLIENT", "ID"]) else { panic!("ids are numbers") };
+    let value = "v".repeat(64 << 10);
+    slow.expect(args!["SET", "big", &value], Reply::bulk("big"));
+    let mut admin = server.connect();
+    let mut replies = 0;
+    let mut looks = 0;
+    while looks < 200 {
+        if listed(&mut admin, id, "obl") == 0 {
+            assert!(replies < 1000, "the socket takes everything");
+            slow.send_raw(&encoded(args!["GET", "big"])).expect("the server reads");
+            replies += 1;
+            looks = 0;
+        }
+        looks += 1;
+    }
+    // Others keep the first thread busy until some of them have moved.
+    let moved = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            let (server, moved) = (&server, &moved);
+            scope.spawn(move || {
+                let mut client = server.connect();
+                let requests = encoded(args!["PING"]).repeat(100);
+                for round in 0.. {
+                    assert!(round < 100_000, "nobody moves");
+                    client.pipeline(&requests, 100).1.expect("all replies come");
+                    let info = client.call(args!["INFO", "clients"]).into_bytes();
+                    let info = String::from_utf8_lossy(&info).into_owned();
+                    let line = info.lines().find_map(|one| one.strip_prefix("moved_connections:"));
+                    let count = line.expect("INFO counts them").trim().parse().expect("a number");
+                    moved.fetch_max(count, Ordering::Relaxed);
+                    if moved.load(Ordering::Relaxed) >= 4 {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let mut requests = Vec::new();
+    for number in 0..300 {
+        encode(args!["SET", format!("key{number}"), &value], &mut requests);
+    }
+    slow.send_raw(&requests).expect("the server reads on");
+    for _ in 0..replies {
+        assert_eq!(slow.receive().expect("a reply"), Reply::bulk(&value));
+    }
+    for number in 0..300 {
+        assert_eq!(slow.receive().expect("a reply"), Reply::bulk(format!("key{number}")));
+    }
+}
+
 /// A client says hardly anything: it stays where it is served most cheaply.
 #[test]
 fn a_quiet_server_moves_nobody() {

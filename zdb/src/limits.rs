@@ -170,6 +170,8 @@ pub const IMPORT_LOST_RANGES_MAX: usize = 1 << 20;
 pub const IMPORT_DAMAGE_LINES_MAX: usize = 1000;
 /// Bytes that a scrub reads at once.
 pub const SCRUB_READ_BYTES: u64 = scaled(256 << 10, 8 << 10);
+/// Blocks of a segment that the disk fails to give, one behind the other, until a scrub asks for no more of it.
+pub const SCRUB_FAILED_BLOCKS_MAX: u64 = scaled(1024, 8);
 /// Damaged places that a scrub remembers, so that each is told once.
 pub const SCRUB_DAMAGE_MAX: usize = scaled(1024, 64) as usize;
 /// Longest time between two passes of the scrub, in days.

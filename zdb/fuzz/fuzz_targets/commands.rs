@@ -50,7 +50,7 @@ fn setup(choices: &mut Choices<'_>) -> Setup {
         protect: more & 1 == 1,
         few_hashes: more & 6 == 6,
         prompt: false,
-        scrub: false,
+        scrub: more & 8 == 8,
         has_threads: shape & 64 != 0,
     }
 }

@@ -162,16 +162,20 @@ fn newer_head(engine: &Engine, task: &mut Task, fetched: &Fetched) -> Option<Pla
         return None;
     }
     let namespace = engine.namespaces.get(task.slot).filter(|one| one.id == task.namespace)?;
-    let (TaskKind::Read { key, head: Some(head), .. }
-    | TaskKind::History { key, head: Some(head), version: None, .. }) = &mut task.kind
-    else {
-        return None;
+    let (key, head, mut is_dead) = match &mut task.kind {
+        TaskKind::Read { key, head: Some(head), is_dead, .. } => (key, head, Some(is_dead)),
+        TaskKind::History { key, head: Some(head), version: None, .. } => (key, head, None),
+        _ => return None,
     };
-    let newest = engine.find(namespace, engine.hash(key))?.place;
-    (newest != *head).then(|| {
-        *head = newest;
-        newest
-    })
+    let newest = engine.find(namespace, engine.hash(key))?;
+    if newest.place == *head {
+        return None;
+    }
+    *head = newest.place;
+    if let Some(is_dead) = &mut is_dead {
+        **is_dead = newest.is_dead();
+    }
+    Some(newest.place)
 }
 
 /// Gets a record from memory or asks the disk for it; either way it arrives as an answer.

@@ -544,8 +544,9 @@ impl Engine {
     }
 
     pub fn take_operations(&mut self, out: &mut Vec<(Token, Operation)>) {
-        out.append(&mut self.log.operations);
+        // A file that goes makes room for a segment.
         out.append(&mut self.operations);
+        out.append(&mut self.log.operations);
     }
 }
 

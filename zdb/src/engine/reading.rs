@@ -276,6 +276,7 @@ impl Engine {
         if let Some(at) = self.retired.iter().position(|one| *one == file).filter(|_| !is_read) {
             self.retired.swap_remove(at);
             self.operations.push((Token(0), Operation::Close { file }));
+            self.log.try_again();
         }
     }
 

@@ -186,7 +186,7 @@ impl Scrub {
 
     /// Whether the disk still works for it.
     pub fn is_busy(&self) -> bool {
-        self.reading.is_some() || self.saving.is_some()
+        self.reading.is_some() || self.saving.is_some() || self.is_changed
     }
 
     pub(super) fn owns(&self, token: Token) -> bool {
@@ -264,10 +264,8 @@ impl Engine {
     /// Hands out the next read, if it is time for it and nobody else reads.
     pub(super) fn step_scrub(&mut self) {
         let (now_s, now_ms) = (self.now.unix_s(), self.now.monotonic_ms);
-        if self.scrub.is_ending || self.log.broken().is_some() {
-            return;
-        }
-        if self.scrub.rate > 0 {
+        let may_read = !self.scrub.is_ending && self.log.broken().is_none();
+        if self.scrub.rate > 0 && may_read {
             let is_awaited = self.scrub.days > 0 && !self.log.closed().is_empty();
             if is_awaited && !self.scrub.is_oldest_kept {
                 if self.scrub.oldest_s == 0 {

@@ -169,12 +169,16 @@ impl Sockets {
 
     // ---------------------------------------------------------------- to another thread
 
-    /// Gets so many sockets ready to leave, none of them encrypted.
+    /// Gets sockets ready to leave until they are so many, none of them encrypted, and none whose client may
+    /// not take what is being sent to it.
     pub fn part_with(&mut self, count: usize) {
         let may_leave = |socket: &&mut Box<Socket>| {
             let is_plain = socket.encrypter == Encrypter::Nobody;
-            is_plain && !socket.is_leaving && !socket.is_ended && !socket.is_lingering
+            let is_open = !socket.is_ended && !socket.is_lingering;
+            is_plain && is_open && !socket.is_leaving && !socket.is_sending
         };
+        let leaving = self.slots.iter().flatten().filter(|socket| socket.is_leaving).count();
+        let count = count.saturating_sub(leaving);
         let sockets = self.slots.iter_mut().flatten().filter(may_leave).take(count);
         let keys: Vec<u64> = sockets
             .map(|socket| {
@@ -418,7 +422,9 @@ impl Sockets {
         if socket.key != key {
             return;
         }
-        let is_wanted = socket.wants_input && !socket.is_leaving;
+        // A client may take what is sent only when all that it says was read.
+        let may_leave = socket.is_leaving && !socket.is_sending;
+        let is_wanted = socket.wants_input && !may_leave;
         if !socket.is_ended && (socket.is_lingering || is_wanted) {
             if !socket.is_receiving && !socket.is_starved {
                 let descriptor = socket.descriptor.as_raw_fd();

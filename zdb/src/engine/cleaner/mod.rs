@@ -520,7 +520,6 @@ impl Engine {
         for segment in old {
             self.retire(segment.file);
         }
-        self.log.try_again();
     }
 
     /// The sidecar of a packed segment was written, or could not be.

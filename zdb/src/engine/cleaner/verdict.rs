@@ -100,7 +100,10 @@ impl Case<'_> {
             return Verdict::KeepUndecided;
         }
         let is_days = matches!(self.retention, Retention::Days(_));
-        if is_days && self.ended_at.is_some_and(|time| self.is_past(time.into())) {
+        if is_days
+            && at > self.position
+            && self.ended_at.is_some_and(|time| self.is_past(time.into()))
+        {
             return self.drop_unless_needed(look);
         }
         let mut newer = 0_u32;
@@ -204,5 +207,48 @@ impl Case<'_> {
             (flags, previous) = (record.flags, record.previous);
         }
         Verdict::KeepUndecided
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::index::Place;
+
+    /// What is said of a version at 100 that ended long ago by what was met beside it, where the index leads to
+    /// `newest` and that is one of its own versions.
+    fn verdict(newest: u64) -> Verdict {
+        let head = Head {
+            kind: Kind::Set,
+            flags: 0,
+            key_length: 3,
+            payload_length: 0,
+            payload_check: 0,
+            sequence: 0,
+            timestamp: 0,
+            namespace: 1,
+            previous: Place::new(0),
+            replaced: None,
+        };
+        let case = Case {
+            position: 100,
+            head: &head,
+            key: b"key",
+            newest: Some(Newest { position: newest }),
+            is_sequential: false,
+            retention: Retention::Days(1),
+            retention_since: 0,
+            now_s: 10 * DAY_S,
+            ended_at: Some(0),
+            older_are_clean: true,
+        };
+        case.judge(&mut |_| Look::Unknown)
+    }
+
+    #[test]
+    fn only_what_the_index_has_a_newer_version_of_has_ended() {
+        assert_eq!(verdict(200), Verdict::Drop);
+        assert_eq!(verdict(100), Verdict::Keep);
+        assert_eq!(verdict(50), Verdict::KeepUndecided);
     }
 }

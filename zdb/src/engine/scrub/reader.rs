@@ -11,7 +11,7 @@ use crate::engine::log::format::{
 use crate::engine::log::packed;
 use crate::engine::log::segments::Segment;
 use crate::engine::walk;
-use crate::limits::{KEY_BYTES_MAX, SCRUB_READ_BYTES};
+use crate::limits::{KEY_BYTES_MAX, SCRUB_FAILED_BLOCKS_MAX, SCRUB_READ_BYTES};
 use std::io;
 
 /// Bytes that hold the head and the key of any record.
@@ -25,6 +25,13 @@ pub struct Damage {
     pub what: String,
     /// Of the record that was there, where its head is whole.
     pub head: Option<Head>,
+}
+
+/// What the disk does not give, in whole blocks.
+struct Unreadable {
+    start: u64,
+    end: u64,
+    error: String,
 }
 
 pub struct Reader {
@@ -56,7 +63,9 @@ pub struct Reader {
     again_at: Option<u64>,
     /// The block that failed once.
     failed_at: Option<u64>,
-    unreadable: Vec<(u64, String)>,
+    unreadable: Vec<Unreadable>,
+    /// Blocks that failed since the last one that the disk gave.
+    failed_in_a_row: u64,
     /// Whole records so far.
     pub records: u64,
 }
@@ -90,6 +99,7 @@ impl Reader {
             again_at: None,
             failed_at: None,
             unreadable: Vec::new(),
+            failed_in_a_row: 0,
             records: 0,
         }
     }
@@ -118,6 +128,7 @@ impl Reader {
                 let whole = bytes.len() as u64 / BLOCK * BLOCK;
                 self.window.extend_from_slice(&bytes[..whole.min(length) as usize]);
                 self.next_read += whole.min(length);
+                self.failed_in_a_row = 0;
             }
             Ok(_) => self.read_failed(length, "the file is cut short"),
             Err(error) => self.read_failed(length, &error.to_string()),
@@ -132,9 +143,35 @@ impl Reader {
             self.failed_at = Some(self.next_read);
         } else {
             // Zeroes, which no record of this place survives.
-            self.unreadable.push((self.next_read, error.to_owned()));
+            self.note_unreadable(BLOCK, error);
             self.window.resize(self.window.len() + BLOCK as usize, 0);
             self.next_read += BLOCK;
+            self.failed_in_a_row += 1;
+            if self.failed_in_a_row == SCRUB_FAILED_BLOCKS_MAX {
+                self.give_up(error);
+            }
+        }
+    }
+
+    fn note_unreadable(&mut self, length: u64, error: &str) {
+        let (start, end) = (self.next_read, self.next_read + length);
+        match self.unreadable.last_mut() {
+            Some(last) if last.end == start && last.error == error => last.end = end,
+            _ => self.unreadable.push(Unreadable { start, end, error: error.to_owned() }),
+        }
+    }
+
+    /// The disk gives nothing of the records any more: asking for each block that is left, twice, would take
+    /// hours.
+    fn give_up(&mut self, error: &str) {
+        if self.at < self.records_end {
+            let end = self.records_end.next_multiple_of(BLOCK);
+            self.note_unreadable(end.saturating_sub(self.next_read), error);
+            self.gap.get_or_insert(self.at);
+            self.at = self.records_end;
+            self.window.clear();
+            self.window_start = self.records_end / BLOCK * BLOCK;
+            self.next_read = self.window_start;
         }
     }
 
@@ -241,6 +278,7 @@ impl Reader {
         self.window_start = self.at / BLOCK * BLOCK;
         self.next_read = self.window_start;
         self.unreadable.clear();
+        self.failed_in_a_row = 0;
     }
 
     fn header_damaged(&mut self, line: &str, damage: &mut Vec<Damage>) {
@@ -291,13 +329,12 @@ impl Reader {
             damage.push(Damage { start, end, what: self.cause(start, end), head: None });
         }
         let at = self.at;
-        self.unreadable.retain(|(position, _)| position + BLOCK > at);
+        self.unreadable.retain(|one| one.end > at);
     }
 
     fn unreadable_in(&self, start: u64, end: u64) -> Option<&str> {
-        let is_in = |position: u64| position < end && start < position + BLOCK;
-        let found = self.unreadable.iter().find(|(position, _)| is_in(*position));
-        found.map(|(_, error)| error.as_str())
+        let found = self.unreadable.iter().find(|one| one.start < end && start < one.end);
+        found.map(|one| one.error.as_str())
     }
 
     fn cause(&self, start: u64, end: u64) -> String {
@@ -305,5 +342,52 @@ impl Reader {
             Some(error) => format!("cannot be read ({error})"),
             None => "are damaged".into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many blocks of records.
+    const BLOCKS: u64 = 5000;
+
+    fn reader() -> Reader {
+        let capacity = (BLOCKS + 1) * BLOCK;
+        let segment = Segment::new(0, capacity, capacity, FileId(0));
+        Reader { records_end: capacity, end: capacity, ..Reader::new(7, &segment, false) }
+    }
+
+    fn failed() -> io::Result<&'static [u8]> {
+        Err(io::Error::from_raw_os_error(5))
+    }
+
+    #[test]
+    fn a_disk_that_is_gone_is_not_asked_for_every_block() {
+        let (mut reader, mut damage, mut reads) = (reader(), Vec::new(), 0);
+        while let Some((_, length)) = reader.wanted() {
+            reader.take(failed(), length, &mut damage);
+            assert!(reader.unreadable.len() <= 1);
+            reads += 1;
+        }
+        assert!(reads < 2 * SCRUB_FAILED_BLOCKS_MAX + 300, "{reads} reads");
+        let spans: Vec<_> = damage.iter().map(|one| (one.start, one.end)).collect();
+        assert_eq!(spans, [(0, SEGMENT_HEADER_BYTES), (SEGMENT_HEADER_BYTES, reader.end)]);
+        assert!(damage.iter().all(|one| one.what.starts_with("cannot be read (")));
+    }
+
+    #[test]
+    fn blocks_that_fail_in_turn_are_all_asked_for() {
+        let (mut reader, mut damage) = (reader(), Vec::new());
+        let zeroes = vec![0; BLOCK as usize];
+        let mut last = 0;
+        while let Some((start, length)) = reader.wanted() {
+            let is_good = length == BLOCK && start / BLOCK % 2 == 1;
+            let read = if is_good { Ok(&zeroes[..]) } else { failed() };
+            reader.take(read, length, &mut damage);
+            last = start;
+        }
+        assert_eq!(last, BLOCKS * BLOCK);
+        assert_eq!(damage.last().map(|one| one.end), Some(reader.end));
     }
 }

@@ -49,18 +49,23 @@ impl Pass {
     }
 
     /// For each record of the window, the time of the oldest later one of its key in it. A key that is written
-    /// over and over has more versions than are followed from the newest one down.
+    /// over and over has more versions than are followed from the newest one down. A record that the index does
+    /// not know, though it is the latest, ends none: it may not count for a reason that is not known here.
     fn ended_at(&self, engine: &Engine) -> Vec<Option<u32>> {
         let mut ended_at = vec![None; self.items.len()];
         let mut later: HashMap<(u32, &[u8]), u32> = HashMap::new();
         for (at, item) in self.items.iter().enumerate().rev() {
             let slot = engine.namespaces.slot_of(item.head.namespace);
             let namespace = slot.and_then(|slot| engine.namespaces.get(slot));
-            let keeps_days =
-                namespace.is_some_and(|one| matches!(one.settings.retention, Retention::Days(_)));
-            if keeps_days && matches!(item.head.kind, Kind::Set | Kind::Delete) {
+            let is_days = |one: &&Namespace| matches!(one.settings.retention, Retention::Days(_));
+            let is_of_key = matches!(item.head.kind, Kind::Set | Kind::Delete);
+            if let Some(namespace) = namespace.filter(is_days).filter(|_| is_of_key) {
                 let bytes = &self.bytes[item.bytes.clone()];
                 let key = &bytes[RECORD_HEAD_BYTES..item.head.payload_offset()];
+                let newest = newest_of(engine, namespace, key);
+                if newest.is_none_or(|newest| newest.position < item.position) {
+                    continue;
+                }
                 let time = item.head.timestamp;
                 let entry = later.entry((item.head.namespace, key));
                 ended_at[at] = match entry {
@@ -89,17 +94,8 @@ impl Pass {
             return Verdict::Drop;
         };
         let record = Verified::with_head(item.head, &self.bytes[item.bytes.clone()]);
-        let (newest, is_sequential) = match &namespace.keys {
-            Keys::User(table) => (table.get(&engine.pool, engine.hash(record.key())), false),
-            Keys::Sequential(table) => {
-                let place = sequential_id(record.key()).and_then(|id| table.get(id));
-                let newest = place.map(|place| Newest { position: place.get() });
-                let case = self.case(engine, item, &record, newest, true, namespace);
-                return Case { ended_at, ..case }.judge(&mut |position| self.look(position));
-            }
-        };
-        let newest = newest.map(|entry| Newest { position: entry.place.get() });
-        let case = self.case(engine, item, &record, newest, is_sequential, namespace);
+        let newest = newest_of(engine, namespace, record.key());
+        let case = self.case(engine, item, &record, newest, namespace);
         Case { ended_at, ..case }.judge(&mut |position| self.look(position))
     }
 
@@ -109,7 +105,6 @@ impl Pass {
         item: &'a Item,
         record: &Verified<'a>,
         newest: Option<Newest>,
-        is_sequential: bool,
         namespace: &Namespace,
     ) -> Case<'a> {
         Case {
@@ -117,7 +112,7 @@ impl Pass {
             head: &item.head,
             key: record.key(),
             newest,
-            is_sequential,
+            is_sequential: matches!(namespace.keys, Keys::Sequential(_)),
             retention: namespace.settings.retention,
             retention_since: namespace.retention_since,
             now_s: engine.now.unix_s(),
@@ -256,4 +251,13 @@ impl Pass {
             self.pages.push(self.page.finish(self.page_seed, PageEnd::Open, end));
         }
     }
+}
+
+/// What the index holds for a key.
+fn newest_of(engine: &Engine, namespace: &Namespace, key: &[u8]) -> Option<Newest> {
+    let place = match &namespace.keys {
+        Keys::User(table) => table.get(&engine.pool, engine.hash(key))?.place,
+        Keys::Sequential(table) => table.get(sequential_id(key)?)?,
+    };
+    Some(Newest { position: place.get() })
 }
