@@ -158,7 +158,7 @@ fn by_mode(
     report: &ScaleReport,
     figure: impl Fn(&super::found::Growth) -> Option<f64>,
 ) -> Vec<Line> {
-    let modes = [("user", "keys of clients (user)"), ("seq", "ids of the server (seq)")];
+    let modes = [("user", "keys (user)"), ("seq", "ids (sequential)")];
     let lines = modes.iter().map(|(mode, name)| {
         let own = report.growth.iter().filter(|growth| growth.mode == *mode);
         let points = own.filter_map(|growth| Some((growth.keys as f64, figure(growth)?)));
