@@ -62,7 +62,9 @@ pub struct Scan {
     /// Segment and page that come next.
     segment: usize,
     page: usize,
-    /// First position of the page that is being read.
+    /// Base of the segment whose page is being read, and the page's first position. That of damage can be the end
+    /// of the segment.
+    page_base: u64,
     page_first: u64,
     candidates: Vec<Candidate>,
     reads: Vec<Option<Stretch>>,
@@ -207,6 +209,7 @@ fn begin(
         from,
         segment: 0,
         page: 0,
+        page_base: 0,
         page_first: 0,
         candidates: Vec::new(),
         reads: Vec::new(),
@@ -330,7 +333,7 @@ impl Scan {
             if outside || one.header.namespaces & namespace_bit(self.namespace) == 0 {
                 continue;
             }
-            self.page_first = one.header.first;
+            (self.page_base, self.page_first) = (segment.base, one.header.first);
             match one.in_memory() {
                 Some(bytes) => {
                     self.collect(
@@ -558,18 +561,14 @@ pub fn advance(
         // The scan begins; segments may have been replaced since it was asked for.
         Answer::Page(Ok(bytes)) if bytes.is_empty() => scan.place_at_start(engine),
         Answer::Page(Ok(bytes)) => {
-            let segment = engine.log.segments.of(scan.page_first);
-            let (base, seed) =
-                segment.map_or((0, 0), |one| (one.base, engine.log.segments.page_seed(one)));
-            if sidecar::read_page(&bytes, seed).is_none() {
-                return page_lost(engine, scan, base, out);
+            let segments = &engine.log.segments;
+            let seed = segments.of(scan.page_base).map(|segment| segments.page_seed(segment));
+            if seed.and_then(|seed| sidecar::read_page(&bytes, seed)).is_none() {
+                return page_lost(engine, scan, out);
             }
             scan.collect(engine, sidecar::entries(scan.page_first, &bytes[PAGE_HEADER_BYTES..]));
         }
-        Answer::Page(Err(_)) => {
-            let base = engine.log.segments.of(scan.page_first).map_or(0, |segment| segment.base);
-            return page_lost(engine, scan, base, out);
-        }
+        Answer::Page(Err(_)) => return page_lost(engine, scan, out),
         Answer::Record(_) | Answer::Written(_) | Answer::Work(_) => {
             unreachable!("scans ask for pages and ranges")
         }
@@ -594,8 +593,8 @@ pub fn advance(
     }
 }
 
-fn page_lost(engine: &mut Engine, scan: &Scan, base: u64, out: &mut Output) -> Step {
-    engine.report_lost_page(base);
+fn page_lost(engine: &mut Engine, scan: &Scan, out: &mut Output) -> Step {
+    engine.report_lost_page(scan.page_base);
     out.writer(scan.protocol).error("Internal Error");
     Step::Finished { rests_on: 0 }
 }
