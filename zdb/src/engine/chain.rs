@@ -172,11 +172,15 @@ impl Chain {
 
     /// What the next segment says about the end of one.
     pub fn ending(&self, at: usize) -> Ending {
-        let next = self.links.get(at + 1).map(|next| next.header.previous_end);
+        // A header that is lost says nothing: not that there was a seal before it, either.
+        let next = self.links.get(at + 1);
+        let is_followed = next.is_some();
+        let next = next.filter(|next| next.damage.is_none()).map(|next| next.header.previous_end);
         let Link { header, size, .. } = &self.links[at];
         Ending {
             known_end: next.filter(|end| *end != 0),
             is_sealed: next == Some(0),
+            is_followed,
             was_cut: was_cut(*size, header.capacity),
         }
     }

@@ -595,7 +595,7 @@ impl Recovery<'_> {
         walk: &Walk<'_>,
         ending: Ending,
     ) -> Result<(), String> {
-        let is_closed = walk.is_sealed() || ending.known_end.is_some() || ending.is_sealed;
+        let is_closed = walk.is_sealed() || ending.known_end.is_some() || ending.is_followed;
         let name = format::segment_name(base);
         for Unreadable { start, end, error } in walk.scanner.unreadable() {
             let place = format!(

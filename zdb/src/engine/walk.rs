@@ -41,6 +41,8 @@ pub struct Ending {
     pub known_end: Option<u64>,
     /// Whether its end was durable once: a seal was before the next segment was begun.
     pub is_sealed: bool,
+    /// Whether another segment comes after it, whatever that tells.
+    pub is_followed: bool,
     /// Whether its file was cut behind the last record.
     pub was_cut: bool,
 }
