@@ -12,11 +12,11 @@ use crate::engine::{Engine, Waiter, control_entry, entry_of, sequential_id};
 use crate::limits::CLEANER_READS_MAX;
 use crate::planted::{self, Bug};
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 impl Pass {
     pub(super) fn judge(&mut self, engine: &mut Engine) -> Step {
-        let mut asked = HashSet::new();
+        let mut asked = BTreeSet::new();
         for (at, ended_at) in self.ended_at(engine).into_iter().enumerate() {
             while self.items[at].verdict.is_none() && asked.len() < CLEANER_READS_MAX {
                 match self.judge_one(engine, at, ended_at) {
