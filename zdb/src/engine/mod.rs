@@ -515,6 +515,7 @@ impl Engine {
             Some(Pending::Work { waiter }) => self.answer(waiter, Answer::Work(result)),
             Some(Pending::Sidecar { base }) => self.sidecar_stored(base, result),
             Some(Pending::Removal) => {
+                self.cleaner.removals -= 1;
                 if let Err(error) = result {
                     // The next start removes them.
                     self.log.notices.push(format!("cannot remove a cleaned segment: {error}"));

@@ -98,6 +98,8 @@ pub struct Cleaner {
     walks: usize,
     /// Packed segments of which the sidecar is on its way.
     storing: HashSet<u64>,
+    /// Removals of files that were replaced: their space comes back when these end.
+    pub(super) removals: usize,
     held_walks: Vec<Waiter>,
     is_replacing: bool,
     /// Somebody asked for a look at everything now, and for what follows from it.
@@ -115,6 +117,7 @@ impl Cleaner {
 
     pub fn state(&self) -> &'static str {
         match self.stage {
+            Stage::Resting if self.removals > 0 => "removing",
             Stage::Resting if !self.options.is_on => "off",
             Stage::Resting => "resting",
             Stage::Surveying(_) => "surveying",
@@ -516,6 +519,7 @@ impl Engine {
         if !names.is_empty() {
             let token = self.ask(Operation::Remove { names });
             self.pending.insert(token, Pending::Removal);
+            self.cleaner.removals += 1;
         }
         for segment in old {
             self.retire(segment.file);
