@@ -7,6 +7,7 @@ mod metrics;
 mod orders;
 mod outlet;
 mod pipeline;
+mod replication;
 mod stalled;
 mod watchers;
 
@@ -25,6 +26,7 @@ use crate::resp::Request;
 use connection::{Blocked, Reply, SpareInputs};
 use meter::Meter;
 use pipeline::Batch;
+use replication::Affairs;
 use std::collections::VecDeque;
 use watchers::Watchers;
 
@@ -69,6 +71,9 @@ pub struct Hub {
     /// When clients that do not read were last looked for.
     stalled_looked_ms: u64,
     batch: Box<Batch>,
+    affairs: Affairs,
+    /// Replicas that asked for the log in this turn.
+    syncs: Vec<(u64, crate::command::replication::SyncRequest)>,
 }
 
 #[derive(Default)]
@@ -120,6 +125,8 @@ impl Hub {
             spare_inputs: SpareInputs::default(),
             stalled_looked_ms: 0,
             batch: Box::default(),
+            affairs: Affairs::default(),
+            syncs: Vec::new(),
         }
     }
 
@@ -129,6 +136,19 @@ impl Hub {
     /// told why, and let go.
     pub fn connected(&mut self, peer: Peer) -> u64 {
         let refusal = self.refusal(&peer);
+        self.open(peer, refusal)
+    }
+
+    /// Takes the connection to the master.
+    fn open_link(&mut self, peer: Peer) -> u64 {
+        let key = self.open(peer, None);
+        let connection = self.get_mut(key).expect("just opened");
+        connection.session.is_link = true;
+        connection.is_watching = true;
+        key
+    }
+
+    fn open(&mut self, peer: Peer, refusal: Option<&'static str>) -> u64 {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             (self.slots.len() - 1) as u32
@@ -187,6 +207,14 @@ impl Hub {
             .filter(|connection| connection.key == key)
     }
 
+    fn get(&self, key: u64) -> Option<&Connection> {
+        self.slots
+            .get((key & 0xff_ffff) as usize)?
+            .connection
+            .as_deref()
+            .filter(|connection| connection.key == key)
+    }
+
     pub fn keys(&self) -> Vec<u64> {
         self.slots.iter().filter_map(|slot| slot.connection.as_ref()).map(|one| one.key).collect()
     }
@@ -219,6 +247,13 @@ impl Hub {
         let Some(mut connection) = self.take(key) else { return };
         self.server.stats.received_bytes += bytes.len() as u64;
         connection.active_ms = self.engine.now.monotonic_ms;
+        if connection.session.is_link && !connection.closing {
+            connection.stash(bytes, &mut self.spare_inputs);
+            self.input_bytes += bytes.len();
+            self.touch(&mut connection);
+            self.put_back(connection);
+            return self.link_received(key);
+        }
         if !connection.closing {
             if connection.has_input() {
                 connection.stash(bytes, &mut self.spare_inputs);
@@ -252,7 +287,7 @@ impl Hub {
 
     fn go_on(&mut self, connection: &mut Connection) {
         // Nobody overtakes those before him in the queue.
-        if !connection.is_queued {
+        if !connection.is_queued && !connection.session.is_link {
             self.run_stashed(connection, self.share());
         }
     }
@@ -328,7 +363,7 @@ impl Hub {
             Outcome::Stop => {
                 // SHUTDOWN has no reply: that of a request behind it would pass for one.
                 connection.closing = true;
-                self.stopping = true;
+                self.stop();
             }
             Outcome::Done
             | Outcome::DoneAt(_)
@@ -516,6 +551,15 @@ impl Hub {
 
     /// The tidy-up after each turn: what the turn made possible happens, what is due is asked for.
     pub fn settle(&mut self) {
+        self.settle_requests();
+        if self.replicates() {
+            // What was written goes to replicas in the same turn.
+            self.run_replication();
+            self.engine.pump();
+        }
+    }
+
+    fn settle_requests(&mut self) {
         if self.output_bytes > OUTPUT_BYTES_LAST_MAX {
             self.let_stalled_go();
         }
@@ -570,6 +614,9 @@ impl Hub {
                 }
             }
             Waiter::Cleaner(_) => unreachable!("the engine keeps the cleaner's answers"),
+            Waiter::Node(_) | Waiter::Replica(_) | Waiter::Link => {
+                self.replication_answer(waiter, answer);
+            }
             Waiter::Task { task, part } => {
                 if let Some(finished) = self.tasks.resume(&mut self.engine, task, part, answer) {
                     self.finish(finished);

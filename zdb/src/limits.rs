@@ -32,6 +32,9 @@ pub const SELECT_PASSWORD_BYTES_MAX: usize = 255;
 /// Size of the write buffer in bytes. It holds at least four of the largest records, and two of it
 /// fit Docker's default of 64 MiB for /dev/shm.
 pub const WRITE_BUFFER_BYTES: usize = scaled(32 << 20, 512 << 10) as usize;
+/// Room that the largest record needs in the write buffer behind what is on its way: a record that is partly on
+/// the disk must be whole in the buffer, to be read.
+pub const RECORD_ROOM_BYTES: u64 = (PAYLOAD_BYTES_MAX + 4096) as u64;
 /// How many bytes of records wait before a write is started without a timer's help.
 pub const WRITE_UNIT_BYTES: u64 = scaled(512 << 10, 16 << 10);
 /// Largest single write to a segment in bytes.
@@ -94,6 +97,23 @@ pub const THREADS_MAX: u16 = 64;
 
 /// What may wait for a client that is sent things unasked (MONITOR, mirrors) before it is let go, in bytes.
 pub const PUSH_OUTPUT_BYTES_MAX: usize = scaled(32 << 20, 256 << 10) as usize;
+
+/// Bytes of the log that wait for a replica to take them, and those that it is sent at once.
+pub const REPLICA_OUTPUT_BYTES_MAX: usize = scaled(4 << 20, 64 << 10) as usize;
+pub const REPLICA_CHUNK_BYTES: u64 = scaled(256 << 10, 8 << 10);
+/// Terms that a replica tells of its log: by these it is found where it parts from another one.
+pub const REPLICA_TERMS_MAX: usize = 64;
+/// How often a master tells its replicas how far it is, and they it, in milliseconds.
+pub const REPLICA_STATUS_MS: u64 = 1000;
+/// After such a silence the other side of a link is taken for gone, in milliseconds.
+pub const REPLICA_SILENCE_MS: u64 = 10_000;
+/// How long after a broken link it is tried again, and how long an attempt may take, in milliseconds.
+pub const REPLICA_RETRY_MS: u64 = 1000;
+pub const REPLICA_DIAL_MS: u64 = 5000;
+/// Longest name of a host, in bytes.
+pub const HOST_BYTES_MAX: usize = 255;
+/// Most replicas that may be asked for before a write is acknowledged.
+pub const MIN_REPLICAS_MAX: usize = 16;
 
 /// Clients that are turned away and still get to read why, at once; further ones are just closed.
 pub const REJECTED_CLIENTS_MAX: u64 = 128;

@@ -9,6 +9,7 @@ use zdb::command::{
     HookRuns, Latencies, Machine, Rates, SETTINGS_FILE_NAME, ServerState, ServerStats, Settings,
     SlowLog, Table, Throttle,
 };
+use zdb::command::replication::{Address, Replication};
 use zdb::disk::Files;
 use zdb::disk::system::SystemFiles;
 use zdb::engine::Engine;
@@ -136,6 +137,7 @@ impl Start<'_> {
         let mut state = state(options, mode, settings, &listeners);
         state.clients_possible = clients_possible;
         state.tls_kernel = tls.as_ref().is_some_and(|tls| tls.kernel().is_ok());
+        state.replication.master_password = options.master_password()?;
         state.admin_password =
             self.admin_password.as_ref().map(|password| password.as_bytes().to_vec());
         warn_of_strangers(&state, &listeners);
@@ -159,8 +161,23 @@ impl Start<'_> {
         }
         let hub = Hub::new(engine, state, options.null);
         let signals = (self.signals, self.hang_up);
-        let server =
-            Server::new(hub, files, listeners, (hook, metrics, tls), signals, options.threads())?;
+        let reopen = {
+            let options = options.clone();
+            move |files: &dyn Files, settings: &Settings| {
+                let mut engine = recover(&options, files, mode, settings)?;
+                engine.limit_default(settings.default_bytes_max);
+                Ok(engine)
+            }
+        };
+        let server = Server::new(
+            hub,
+            files,
+            listeners,
+            (hook, metrics, tls),
+            signals,
+            options.threads(),
+            Box::new(reopen),
+        )?;
         process::say(&format!("zdb ready on {}", names.join(" and ")));
         if let Some(child) = child {
             *terminal = None;
@@ -248,6 +265,9 @@ fn recover(
     };
     engine.scrub.set(settings.scrub_rate, settings.scrub_days);
     process::give_back_memory();
+    if let Some(line) = &report.aside {
+        process::warn(line);
+    }
     for line in &report.damage {
         process::warn(&format!("damage: {line}"));
     }
@@ -317,6 +337,10 @@ fn settings(options: &Options) -> Result<Settings, String> {
         clients_max: options.maxclients.into(),
         timeout_s: options.timeout.into(),
         verbose: options.verbose,
+        replica_of: options.replicaof.clone().unwrap_or_default(),
+        min_replicas: options.min_replicas.into(),
+        nodes: options.nodes.into(),
+        replica_priority: options.replica_priority,
         ..Settings::default()
     };
     settings.policy = match options.sync_policy() {
@@ -327,6 +351,11 @@ fn settings(options: &Options) -> Result<Settings, String> {
         }
         SyncPolicy::No => Policy::No,
     };
+    if let Some(text) = &options.replicaof
+        && Address::parse(text).is_none()
+    {
+        return Err(format!("--replicaof {text:?}: it takes a host and a port, as in \"10.0.0.1 9900\""));
+    }
     let path = options.data.join(SETTINGS_FILE_NAME);
     match std::fs::read_to_string(&path) {
         Ok(text) => settings
@@ -372,6 +401,13 @@ fn warn_of_strangers(state: &ServerState, listeners: &[Listener]) {
     }
 }
 
+/// What tells this run of the server from others: 40 hexadecimal digits, as in Redis.
+fn run_id() -> String {
+    let mut bytes = [0; 20];
+    process::fill_random(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn state(
     options: &Options,
     mode: Option<namespace::Mode>,
@@ -384,6 +420,8 @@ fn state(
     process::fill_random(&mut instance);
     let is_plain = |one: &&Listener| one.wire() == Wire::Plain && one.port().is_some();
     let port = |found: Option<&Listener>| found.and_then(Listener::port).unwrap_or(0).to_string();
+    let own_port = listeners.iter().find(is_plain).or(listeners.first());
+    let own_port = own_port.and_then(Listener::port).unwrap_or(0);
     let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_string();
     let fixed_settings = vec![
         ("appendonly", "yes".into()),
@@ -425,5 +463,6 @@ fn state(
         latencies: Latencies::default(),
         slow_log: SlowLog::default(),
         tls_kernel: false,
+        replication: Replication { run_id: run_id(), port: own_port, ..Replication::default() },
     }
 }

@@ -134,6 +134,25 @@ pub struct Options {
     #[arg(long, value_name = "DIR|none", default_value = "/dev/shm", help_heading = DURABILITY)]
     buffer: PathBuf,
 
+    /// Copy this server, and take no writes: host and port in one word. What REPLICAOF says later counts for
+    /// more, where CONFIG REWRITE has kept it. Example: "10.0.0.1 9900".
+    #[arg(long, value_name = "HOST PORT", help_heading = REPLICATION)]
+    pub replicaof: Option<String>,
+    /// Password that the master wants, from the first line of a file.
+    #[arg(long, value_name = "FILE", help_heading = REPLICATION)]
+    masterauth_file: Option<PathBuf>,
+    /// Acknowledge a write when so many replicas have it, too, as safe as --sync says. A master then begins to
+    /// write only when it is sure that no other one does.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=16), help_heading = REPLICATION)]
+    pub min_replicas: u8,
+    /// Servers that have the log, this one included; the same on each; 0 = two for each of --min-replicas, and
+    /// one.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=32), help_heading = REPLICATION)]
+    pub nodes: u8,
+    /// Which replica Sentinel takes first: the lowest; 0 = never this one.
+    #[arg(long, value_name = "N", default_value_t = 100, help_heading = REPLICATION)]
+    pub replica_priority: u32,
+
     /// Threads serving clients: what clients cost in the kernel is shared by them, commands run in one.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(THREADS_MAX)), help_heading = RESOURCES)]
     threads: u16,
@@ -192,6 +211,7 @@ const STORAGE: &str = "Storage";
 const NETWORK: &str = "Network";
 const ACCESS: &str = "Access";
 const DURABILITY: &str = "Durability";
+const REPLICATION: &str = "Replication";
 const RESOURCES: &str = "Resources";
 const OPERATION: &str = "Operation";
 
@@ -309,7 +329,8 @@ impl Options {
         let paths = [&mut self.data, &mut self.index].into_iter().chain(buffer);
         let paths = paths.chain(&mut self.hook).chain(&mut self.logfile);
         let paths = paths.chain(&mut self.tls_cert).chain(&mut self.tls_key);
-        for path in paths.chain(&mut self.tls_ca) {
+        let paths = paths.chain(&mut self.tls_ca).chain(&mut self.masterauth_file);
+        for path in paths {
             *path = std::path::absolute(&*path)
                 .map_err(|error| format!("no absolute path for {}: {error}", path.display()))?;
         }
@@ -374,15 +395,17 @@ impl Options {
 
     /// The administrator's password, from the flag or the file.
     pub fn admin_password(&self) -> Result<Option<Password>, String> {
-        let Some(path) = &self.admin_file else { return Ok(self.admin.clone()) };
-        let refused = |what: &str| format!("--admin-file {}: {what}", path.display());
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| refused(&format!("cannot read it: {error}")))?;
-        let password = Password(text.lines().next().unwrap_or_default().to_string());
-        match refuse_password(&password) {
-            Some(text) => Err(refused(&text)),
-            None => Ok(Some(password)),
+        match &self.admin_file {
+            Some(path) => password_in("--admin-file", path).map(Some),
+            None => Ok(self.admin.clone()),
         }
+    }
+
+    /// The password for the master.
+    pub fn master_password(&self) -> Result<Option<Vec<u8>>, String> {
+        let path = self.masterauth_file.as_deref();
+        let password = path.map(|path| password_in("--masterauth-file", path)).transpose()?;
+        Ok(password.map(|password| password.as_bytes().to_vec()))
     }
 
     /// Lines for the log: what was accepted but should be written otherwise.
@@ -538,6 +561,18 @@ fn find_flag(command: &Command, word: &str) -> Option<bool> {
     };
     let may_be_bare = arg.get_num_args().is_some_and(|count| count.min_values() == 0);
     Some(matches!(arg.get_action(), ArgAction::Set) && !may_be_bare)
+}
+
+/// The first line of a file.
+fn password_in(flag: &str, path: &Path) -> Result<Password, String> {
+    let refused = |what: &str| format!("{flag} {}: {what}", path.display());
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| refused(&format!("cannot read it: {error}")))?;
+    let password = Password(text.lines().next().unwrap_or_default().to_string());
+    match refuse_password(&password) {
+        Some(text) => Err(refused(&text)),
+        None => Ok(password),
+    }
 }
 
 /// What is wrong with a password, in words that do not show it.

@@ -487,7 +487,7 @@ impl Files for MemoryFiles {
         let mut state = self.state();
         state.whole(Call::Reads)?;
         let of = state.names.keys().filter(|(data, _)| *data == (root == Root::Data));
-        Ok(of.map(|(_, name)| name.clone()).collect())
+        Ok(of.map(|(_, name)| name.clone()).filter(|name| !name.contains('/')).collect())
     }
 
     fn open(&self, root: Root, name: &str) -> io::Result<FileId> {
@@ -567,6 +567,19 @@ impl Files for MemoryFiles {
         state.move_away();
         state.inode(file).change(Change::Length(length));
         Ok(())
+    }
+
+    fn extend(&self, file: FileId, length: u64) -> io::Result<()> {
+        let mut state = self.state();
+        state.whole(Call::Grows)?;
+        state.inode(file).change(Change::Length(length));
+        Ok(())
+    }
+
+    /// Names are all that directories are here.
+    fn make_directory(&self, _root: Root, _name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.whole(Call::Changes)
     }
 
     fn sync_directory(&self, root: Root) -> io::Result<()> {

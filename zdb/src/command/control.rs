@@ -66,17 +66,3 @@ fn scrub(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> O
     }
     context.ok(out)
 }
-
-/// A master without replicas; the offset is the log's position.
-pub fn role(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
-    if request.len() != 1 {
-        return context.error(out, "Unexpected arguments");
-    }
-    let position = context.engine.log.appended() as i64;
-    let mut writer = context.writer(out);
-    writer.array(3);
-    writer.bulk(b"master");
-    writer.integer(position);
-    writer.array(0);
-    Outcome::Done
-}

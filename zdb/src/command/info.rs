@@ -1,7 +1,7 @@
 //! INFO: 0-db's sections as 0-db writes them, then Redis's.
 
 use super::measure::{CommandCost, Histogram};
-use super::{Context, Outcome, settings};
+use super::{Context, Outcome, replication, settings};
 use crate::engine::namespace::{Namespace, Space};
 use crate::limits::{OUTPUT_BYTES_MAX, PUSH_OUTPUT_BYTES_MAX};
 use crate::output::Output;
@@ -242,10 +242,9 @@ fn redis_sections(context: &Context<'_>, text: &mut Text<'_>) {
         text.field("total_error_replies", stats.errors);
     }
     if text.section("Replication", true) {
-        text.field("role", "master");
-        text.field("connected_slaves", 0);
-        text.field("master_repl_offset", engine.log.appended());
-        text.field("repl_backlog_active", 0);
+        for (name, value) in replication::information(context) {
+            text.field(&name, value);
+        }
     }
     if text.section("CPU", true) {
         for (name, us) in [

@@ -24,6 +24,7 @@ mod rates;
 mod raw;
 mod redact;
 mod refused;
+pub mod replication;
 mod scan;
 mod session;
 mod settings;
@@ -54,6 +55,7 @@ use crate::engine::namespace::{Access, Namespace};
 use crate::engine::{Engine, Fetched, Waiter};
 use crate::output::Output;
 use crate::resp::{ReplyWriter, Request};
+use replication::{Gate, Replication};
 use task::TaskKind;
 
 /// How a request went.
@@ -126,6 +128,7 @@ pub struct ServerState {
     pub slow_log: SlowLog,
     /// The kernel encrypts the connections that let it.
     pub tls_kernel: bool,
+    pub replication: Replication,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -197,6 +200,8 @@ impl ServerState {
             is_monitor: false,
             is_mirror: false,
             is_master: false,
+            is_replica: false,
+            is_link: false,
         }
     }
 
@@ -339,6 +344,10 @@ pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
     }
     if let Some(text) = command.arity.refuse(request) {
         return reject(context, at, text, out);
+    }
+    let gate = context.server.replication.gate;
+    if gate != Gate::Open && context.server.table.writes(at) {
+        return reject(context, at, gate.text(), out);
     }
     if !context.server.table.is_fast(at) {
         context.session.running.since_ns = Some((context.server.machine.clock_ns)());

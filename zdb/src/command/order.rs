@@ -1,6 +1,7 @@
 //! What a command asks of the hub: things about other connections than its own.
 
 use super::Session;
+use super::replication::{Address, SyncRequest};
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Order {
@@ -31,6 +32,18 @@ pub enum Order {
     },
     /// This client watches nothing any more.
     Unwatch,
+    /// This server copies that one from now on; none: it is a master.
+    Follow(Option<Address>),
+    /// This client is a replica that wants the log.
+    Sync(Box<SyncRequest>),
+    /// It has more of it.
+    Acknowledged,
+    /// This client waits for replicas.
+    WaitReplicas {
+        count: usize,
+        /// 0: for ever.
+        ms: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +69,9 @@ impl ClientType {
     }
 
     fn of(session: &Session) -> Self {
-        if session.is_master {
+        if session.is_master || session.is_link {
             Self::Master
-        } else if session.is_mirror {
+        } else if session.is_mirror || session.is_replica {
             Self::Replica
         } else {
             Self::Normal

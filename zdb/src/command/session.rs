@@ -44,6 +44,9 @@ pub struct Session {
     pub is_mirror: bool,
     /// Its requests end with their owner: MASTER.
     pub is_master: bool,
+    /// It copies this server, or this server copies it.
+    pub is_replica: bool,
+    pub is_link: bool,
 }
 
 /// What became of the request that is looked at.

@@ -2,7 +2,8 @@
 //! that no flag gave, then CONFIG SET; CONFIG REWRITE keeps them in `zdb.conf`.
 
 use crate::engine::log::Policy;
-use crate::limits::{CLEANER_RATE_BYTES, SCRUB_DAYS_MAX, SLOWLOG_ENTRIES_MAX};
+use super::replication::Address;
+use crate::limits::{CLEANER_RATE_BYTES, MIN_REPLICAS_MAX, SCRUB_DAYS_MAX, SLOWLOG_ENTRIES_MAX};
 
 /// Lines of `zdb.conf` before the settings.
 const FILE_HEAD: &str = "\
@@ -40,6 +41,14 @@ pub struct Settings {
     pub scrub_days: u64,
     /// Whether there are more log lines.
     pub verbose: bool,
+    /// Whom the server follows: empty where nobody said, `no one`, or host and port.
+    pub replica_of: String,
+    /// Replicas that must have a write before it is acknowledged, and servers that have the log, this one
+    /// included; 0: twice as many as that and one.
+    pub min_replicas: usize,
+    pub nodes: usize,
+    /// For Sentinel: the lowest is taken first, 0 never.
+    pub replica_priority: u32,
 }
 
 impl Default for Settings {
@@ -60,6 +69,10 @@ impl Default for Settings {
             scrub_rate: 4 << 20,
             scrub_days: 0,
             verbose: false,
+            replica_of: String::new(),
+            min_replicas: 0,
+            nodes: 0,
+            replica_priority: 100,
         }
     }
 }
@@ -184,6 +197,51 @@ pub const SETTINGS: &[Setting] = &[
         set: |settings, value| size(value).map(|given| settings.scrub_rate = given),
     },
     Setting {
+        name: "min-replicas-to-write",
+        flags: &["min_replicas"],
+        get: |settings| settings.min_replicas.to_string(),
+        set: |settings, value| {
+            settings.min_replicas = Some(number(value)? as usize)
+                .filter(|count| *count <= MIN_REPLICAS_MAX)
+                .ok_or("{} takes a number of at most 16")?;
+            Ok(())
+        },
+    },
+    Setting {
+        name: "nodes",
+        flags: &["nodes"],
+        get: |settings| settings.nodes.to_string(),
+        set: |settings, value| {
+            settings.nodes = Some(number(value)? as usize)
+                .filter(|count| *count <= 2 * MIN_REPLICAS_MAX)
+                .ok_or("{} takes a number of at most 32")?;
+            Ok(())
+        },
+    },
+    Setting {
+        name: "replica-priority",
+        flags: &["replica_priority"],
+        get: |settings| settings.replica_priority.to_string(),
+        set: |settings, value| {
+            settings.replica_priority = value.parse().map_err(|_| NUMBER)?;
+            Ok(())
+        },
+    },
+    // What a client or Sentinel said later counts for more than the command line.
+    Setting {
+        name: "replicaof",
+        flags: &[],
+        get: |settings| settings.replica_of.clone(),
+        set: |settings, value| {
+            let is_known = value.is_empty() || value == "no one" || Address::parse(value).is_some();
+            if !is_known {
+                return Err("{} takes a host and a port, or no one");
+            }
+            settings.replica_of = value.into();
+            Ok(())
+        },
+    },
+    Setting {
         name: "slowlog-log-slower-than",
         flags: &[],
         get: |settings| settings.slowlog_slower_than_us.to_string(),
@@ -240,6 +298,11 @@ pub fn find(name: &[u8]) -> Option<&'static Setting> {
 }
 
 impl Settings {
+    /// Servers that have the log, this one included.
+    pub fn nodes(&self) -> usize {
+        if self.nodes == 0 { 2 * self.min_replicas + 1 } else { self.nodes }
+    }
+
     /// Sets what is named, or says what is wrong with the value.
     pub fn set(&mut self, setting: &Setting, value: &str) -> Result<(), String> {
         (setting.set)(self, value.trim()).map_err(|text| text.replace("{}", setting.name))
@@ -314,6 +377,10 @@ mod tests {
             ("loglevel", "verbose"),
             ("maxclients", "7"),
             ("maxsize", "1024"),
+            ("min-replicas-to-write", "1"),
+            ("nodes", "3"),
+            ("replica-priority", "7"),
+            ("replicaof", "10.0.0.1 9900"),
             ("rotate", "60"),
             ("scrub-days", "7"),
             ("scrub-rate", "2097152"),

@@ -2,7 +2,7 @@
 
 use super::{
     Context, Outcome, auth, batch, catalogue, client, condition, config, control, files, hooks,
-    info, keys, latency, namespaces, raw, scan, slowlog, system, watch, write,
+    info, keys, latency, namespaces, raw, replication, scan, slowlog, system, watch, write,
 };
 use crate::output::Output;
 use crate::resp::Request;
@@ -186,7 +186,16 @@ pub const COMMANDS: &[Command] = commands! {
         "Sends all requests from now on, for a peer to do the same." => watch::mirror;
     "master" Any, true, ADMIN, NO_KEYS, "server", "",
         "From now on each request ends with the id of its owner." => watch::master;
-    "role" Any, false, FAST, NO_KEYS, "server", "", "The part in a replication: master." => control::role;
+    "role" Any, false, FAST, NO_KEYS, "server", "", "The part in a replication: master or slave." => replication::role;
+    "replicaof" Any, true, ADMIN, NO_KEYS, "server", "<host port | NO ONE>",
+        "Copies another server from now on, or none." => replication::replica_of;
+    "slaveof" Any, true, ADMIN, NO_KEYS, "server", "<host port | NO ONE>",
+        "The same as REPLICAOF." => replication::replica_of;
+    "replconf" Any, true, ADMIN, NO_KEYS, "server", "[name value ...]",
+        "What a replica tells of itself." => replication::replconf;
+    "psync" Any, true, ADMIN, NO_KEYS, "server",
+        "log secret-check position promised-number promised-node <all | newest> [term ...]",
+        "Sends the log to a replica." => replication::psync;
     "debug" AtLeast(2), true, ADMIN, NO_KEYS, "server", "subcommand [argument ...]",
         "SLEEP stops the server for a time; SCRUB begins or ends a verification of the files." => control::debug;
     "reset" Any, false, FAST, NO_KEYS, "connection", "", "Makes the connection new." => control::reset;
@@ -206,6 +215,8 @@ pub struct Table {
     /// Of each command, whether it is flagged as fast, and whether it reads keys that it names.
     fast: Vec<bool>,
     lookup: Vec<bool>,
+    /// Whether it adds to the log.
+    writes: Vec<bool>,
 }
 
 impl Table {
@@ -224,7 +235,9 @@ impl Table {
             .iter()
             .map(|command| command.flags.contains(&"readonly") && command.keys != NO_KEYS)
             .collect();
-        Self { slots, fast, lookup }
+        let adds = |command: &Command| command.flags.contains(&"write") || command.name == "nsjump";
+        let writes = COMMANDS.iter().map(adds).collect();
+        Self { slots, fast, lookup, writes }
     }
 
     /// First, last and number of letters tell nearly all names apart; the rest is probing.
@@ -259,6 +272,12 @@ impl Table {
     #[inline]
     pub fn is_fast(&self, at: usize) -> bool {
         self.fast[at]
+    }
+
+    /// Whether it adds to the log.
+    #[inline]
+    pub fn writes(&self, at: usize) -> bool {
+        self.writes[at]
     }
 
     /// Whether it reads keys that it names.

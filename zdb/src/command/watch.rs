@@ -1,7 +1,7 @@
 //! MONITOR, MIRROR, MASTER and WAIT: connections that are told what others do.
 
 use super::order::Order;
-use super::{Context, Outcome};
+use super::{Context, Outcome, replication};
 use crate::limits::{WAIT_MS_DEFAULT, WAIT_MS_MAX, WAIT_MS_MIN, WAITS_MAX};
 use crate::output::Output;
 use crate::resp::Request;
@@ -30,6 +30,10 @@ pub fn master(context: &mut Context<'_>, _request: Request<'_>, out: &mut Output
 pub fn wait(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
     if !(2..=3).contains(&request.len()) {
         return context.error(out, "Invalid arguments");
+    }
+    // 0-db's names a command, that of Redis a number of replicas.
+    if request.len() == 3 && request.get(1).first().is_some_and(u8::is_ascii_digit) {
+        return replication::wait_for_replicas(context, request, out);
     }
     let command = match request.get(1) {
         b"*" | b"" => None,

@@ -160,6 +160,10 @@ pub trait Files: Send + Sync {
     fn next_written(&self, file: FileId, offset: u64) -> io::Result<Option<u64>>;
     fn sync(&self, file: FileId) -> io::Result<()>;
     fn truncate(&self, file: FileId, length: u64) -> io::Result<()>;
+    /// Makes a log file so many bytes long again, all of them allocated.
+    fn extend(&self, file: FileId, length: u64) -> io::Result<()>;
+    /// Makes a directory in one of the two, if it is not there.
+    fn make_directory(&self, root: Root, name: &str) -> io::Result<()>;
     fn sync_directory(&self, root: Root) -> io::Result<()>;
     fn remove(&self, root: Root, name: &str) -> io::Result<()>;
     /// Gives a file another name, under which there may be one already.

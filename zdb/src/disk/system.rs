@@ -402,6 +402,19 @@ impl Files for SystemFiles {
         with_file(file, |file| file.set_len(length))
     }
 
+    fn extend(&self, file: FileId, length: u64) -> io::Result<()> {
+        self.check_writable()?;
+        with_file(file, |file| allocate(file, length))
+    }
+
+    fn make_directory(&self, root: Root, name: &str) -> io::Result<()> {
+        self.check_writable()?;
+        match fs::DirBuilder::new().mode(0o700).create(self.path(root, name)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => self.sync_directory(root),
+        }
+    }
+
     fn sync_directory(&self, root: Root) -> io::Result<()> {
         File::open(self.path(root, ""))?.sync_all()
     }

@@ -6,11 +6,13 @@
 pub mod cache;
 pub mod chain;
 pub mod cleaner;
+mod copying;
 pub mod forgotten;
 pub mod identity;
 pub mod index;
 pub mod log;
 pub mod namespace;
+pub mod node;
 pub mod packed_walk;
 mod prefetch;
 mod reading;
@@ -18,9 +20,11 @@ pub mod recovery;
 mod reservations;
 pub mod scanner;
 pub mod scrub;
+pub mod sending;
+pub mod terms;
 pub mod walk;
 
-use crate::disk::{Completion, Done, FileId, Operation, Token};
+use crate::disk::{Completion, Done, FileId, Files, Operation, Token};
 use crate::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARE_BYTES_MIN};
 use bytes::Bytes;
 use cache::RecordCache;
@@ -30,11 +34,13 @@ use log::format::{self, FLAG_ID, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES,
 use log::sidecar::LogEntry;
 use log::{Jump, Log, Member, Refusal};
 use namespace::{Keys, Namespace, Namespaces, Retention};
+use node::Node;
 use reading::Spot;
 pub use reading::Stretch;
 use scrub::Scrub;
 use std::collections::HashMap;
 use std::io;
+use terms::Terms;
 
 /// The time of a turn.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,6 +66,12 @@ pub enum Waiter {
     Task { task: u64, part: usize },
     /// The cleaner, by the number of its question.
     Cleaner(u64),
+    /// What the server keeps about itself, by the number of the change.
+    Node(u64),
+    /// A replica, by its connection.
+    Replica(u64),
+    /// The link to the master.
+    Link,
 }
 
 /// A record that was asked for.
@@ -176,6 +188,12 @@ pub struct Engine {
     /// What happened that hooks are told of, in its order. Whoever drives the engine takes them.
     pub events: Vec<Event>,
     pub scrub: Scrub,
+    /// Who wrote which part of the log.
+    pub terms: Terms,
+    /// What this server is to others that have the log, too.
+    pub node: Node,
+    /// The term that begins with the next record.
+    pub term_due: Option<u64>,
     /// Limit of live payload bytes of `default` for this run; 0 = none.
     run_limit: u64,
     pool: PagePool,
@@ -209,6 +227,9 @@ impl Engine {
             answers: Vec::new(),
             events: Vec::new(),
             scrub: Scrub::default(),
+            terms: Terms::default(),
+            node: Node::default(),
+            term_due: None,
             run_limit: 0,
             pool,
             secret,
@@ -219,6 +240,11 @@ impl Engine {
             next_token: 0,
             operations: Vec::new(),
         }
+    }
+
+    /// The secret of the key hashes: all copies of a log have the same.
+    pub fn secret_bytes(&self) -> [u8; 16] {
+        self.secret.bytes()
     }
 
     // ---------------------------------------------------------------- looking up
@@ -420,6 +446,7 @@ impl Engine {
         hash: Option<KeyHash>,
         payload: &[u8],
     ) -> Result<u64, Refusal> {
+        self.begin_term_if_due()?;
         let (position, end) = match self.log.append(self.now.monotonic_ms, head, key, payload) {
             Ok(place) => place,
             Err(refusal) => {
@@ -438,6 +465,7 @@ impl Engine {
     /// Makes changes to different keys that count together or not at all, whatever happens to the
     /// machine. Their records are at most `format::BATCH_BYTES_MAX` bytes.
     pub fn change_all(&mut self, slot: usize, changes: &[Change<'_>]) -> Result<u64, Refusal> {
+        self.begin_term_if_due()?;
         self.record_namespace(slot)?;
         let hashes: Vec<KeyHash> = changes.iter().map(|one| self.secret.hash(one.key)).collect();
         let mut newest = HashMap::with_capacity(changes.len());
@@ -544,6 +572,17 @@ impl Engine {
         self.events.extend(self.log.jumps.drain(..).map(Event::Jumped));
     }
 
+    /// Whether the disk has nothing to do for it any more: another engine may take its place.
+    pub fn is_quiet(&self) -> bool {
+        self.pending.is_empty() && !self.scrub.is_busy() && self.operations.is_empty()
+    }
+
+    /// Closes all files of an engine that is not used any more.
+    pub fn close_files(&mut self, files: &dyn Files) {
+        self.log.segments.list().iter().for_each(|segment| files.close(segment.file));
+        self.retired.drain(..).for_each(|file| files.close(file));
+    }
+
     pub fn take_operations(&mut self, out: &mut Vec<(Token, Operation)>) {
         // A file that goes makes room for a segment.
         out.append(&mut self.operations);
@@ -577,14 +616,15 @@ pub fn entry_of(
     }
 }
 
-/// The entry of a record about a namespace itself.
-pub fn control_entry(position: u64, head: &Head) -> LogEntry {
+/// The entry of a record about a namespace itself, or of a term.
+pub fn control_entry(position: u64, head: &Head, key: &[u8]) -> LogEntry {
+    let number = sequential_id(key).filter(|_| head.kind == Kind::Term);
     LogEntry {
         position,
         kind: head.kind,
         flags: head.flags,
         namespace: head.namespace,
-        key: 0,
+        key: number.unwrap_or(0),
         key_length: head.key_length,
         payload_length: head.payload_length,
         fingerprint: head.fingerprint(),

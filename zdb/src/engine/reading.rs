@@ -284,7 +284,7 @@ impl Engine {
     pub(super) fn answer(&mut self, waiter: Waiter, answer: Answer) {
         match waiter {
             Waiter::Cleaner(question) => self.cleaner.answers.push((question, answer)),
-            Waiter::Connection(_) | Waiter::Task { .. } => self.answers.push((waiter, answer)),
+            _ => self.answers.push((waiter, answer)),
         }
     }
 

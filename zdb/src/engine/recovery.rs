@@ -6,6 +6,7 @@
 //! closed as it is, and the next append begins a new one: what lies behind the end of a closed segment
 //! is never taken for a record again. Damage is reported and stepped over; nothing whole is dropped.
 
+pub mod errand;
 mod packed;
 
 use super::chain::{self, Chain, Link};
@@ -17,9 +18,11 @@ use super::log::format::{self, BLOCK, Head, Kind, LogId, SEGMENT_HEADER_BYTES, V
 use super::log::segments::{self, Segment, Segments};
 use super::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageBuilder, PageEnd, PageHeader};
 use super::log::{Log, LogStart, Policy};
+use super::node::{Errand, Node};
 use super::namespace::{Applied, Keys, Mode, Namespaces};
 use super::scanner::{Scanner, Unreadable};
 use super::scrub::{self, Scrub};
+use super::terms::Terms;
 use super::walk::{self, Ending, Item, Walk};
 use super::{Engine, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
@@ -66,6 +69,8 @@ pub struct StartReport {
     pub replayed: u64,
     /// One line for each damaged stretch.
     pub damage: Vec<String>,
+    /// What was set aside, for the operator.
+    pub aside: Option<String>,
 }
 
 /// Segments that have a sidecar but no file: their records are out of reach.
@@ -104,13 +109,18 @@ pub fn unfinished(names: &[String]) -> Option<String> {
 }
 
 /// The write buffer that the last server left, if it was killed: the directory that it lies in.
-pub fn left_buffer(files: &dyn Files, names: &[String], id: LogId) -> Option<PathBuf> {
+pub fn left_buffer(
+    files: &dyn Files,
+    names: &[String],
+    id: LogId,
+    copy: Option<u32>,
+) -> Option<PathBuf> {
     if !names.iter().any(|name| name == BUFFER_PLACE_NAME) {
         return None;
     }
     let bytes = files.read_small(Root::Data, BUFFER_PLACE_NAME).ok()?;
     let last = PathBuf::from(std::ffi::OsString::from_vec(bytes));
-    WriteBuffer::is_left(&last, id).then_some(last)
+    WriteBuffer::is_left(&last, id, copy).then_some(last)
 }
 
 /// Opens the log in the two directories, or makes a new one.
@@ -121,12 +131,30 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
     if let Some(line) = unfinished(&names) {
         return Err(line);
     }
+    let mut node = errand::read_node(files, &names)?;
+    let mut aside = None;
+    if node.errand != Errand::None {
+        (node, aside) = errand::run(files, node, &options)?;
+    }
+    let (engine, mut report) = open_log(files, &options, node)?;
+    report.aside = aside;
+    Ok((engine, report))
+}
+
+fn open_log(
+    files: &dyn Files,
+    options: &StartOptions,
+    node: Node,
+) -> Result<(Engine, StartReport), String> {
+    let names = files
+        .list(Root::Data)
+        .map_err(|error| format!("cannot list the data directory: {error}"))?;
     let mut bases: Vec<u64> = names.iter().filter_map(|name| format::segment_base(name)).collect();
     bases.sort_unstable();
     let (id, secret_bytes) = identify(files, &names, &bases, &options.random)?;
-    check_last_buffer(files, &names, id, &options)?;
+    check_last_buffer(files, &names, (id, node.buffer_suffix()), options)?;
     let buffer = match &options.buffer {
-        Some(directory) => WriteBuffer::shared(directory, id)?,
+        Some(directory) => WriteBuffer::shared(directory, id, node.buffer_suffix())?,
         None => WriteBuffer::private()?,
     };
     let mut recovery = Recovery {
@@ -146,9 +174,10 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         ids_lost_max: 0,
         ids_of_lost: HashMap::new(),
         forgotten: Forgotten::default(),
+        terms: Terms::default(),
+        goes_on: node.is_named(),
     };
-    let mut previous_end = 0;
-    let mut end_of_log = 0;
+    let (mut previous_end, mut end_of_log, mut open_end) = (0, 0, None);
     recovery.remove_unfinished(&names);
     let chain = recovery.open_segments(id, &bases)?;
     let oldest_s = chain.links.iter().map(|link| link.header.created).min().unwrap_or(0);
@@ -166,6 +195,7 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         }
         end_of_log = header.base + header.capacity;
         previous_end = if ended.sealed { 0 } else { ended.end };
+        open_end = ended.is_open.then_some(ended.end);
     }
     recovery.hand_changes_over();
     recovery.take_tables_back();
@@ -183,9 +213,15 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
     report.keys = recovery.namespaces.iter().map(|namespace| namespace.live_keys).sum();
     let (segments, namespaces, pool, secret) =
         (recovery.segments, recovery.namespaces, recovery.pool, recovery.secret);
+    let terms = recovery.terms;
     let start = LogStart { id, segments, next_base: end_of_log, previous_end };
-    let log = Log::new(start, buffer, options.policy, options.segment_bytes);
+    let mut log = Log::new(start, buffer, options.policy, options.segment_bytes);
+    if let Some(end) = open_end {
+        go_on(files, &mut log, end)?;
+    }
     let mut engine = Engine::new(log, namespaces, pool, secret, options.cache_bytes);
+    engine.node = node;
+    engine.terms = terms;
     let scrub = files.read_small(Root::Index, scrub::FILE_NAME).unwrap_or_default();
     engine.scrub = Scrub::restored(&scrub, oldest_s);
     engine.free_bytes =
@@ -193,15 +229,30 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
     Ok((engine, report))
 }
 
+/// Lets the log go on in its last segment, which ends at `end`.
+fn go_on(files: &dyn Files, log: &mut Log, end: u64) -> Result<(), String> {
+    let last = log.segments.last().expect("a segment was read to its end");
+    let within = (end - last.base) % BLOCK;
+    let mut begun = AlignedBuffer::new(BLOCK as usize);
+    if within > 0 {
+        let offset = end - last.base - within;
+        files.read_at(last.file, offset, &mut begun).map_err(|error| {
+            format!("cannot read segment {}: {error}", format::segment_name(last.base))
+        })?;
+    }
+    log.go_on(end, &begun[..within as usize]);
+    Ok(())
+}
+
 /// Refuses to start beside a write buffer that the last server left in another place: it may hold
 /// acknowledged writes. Notes the place of this one's.
 fn check_last_buffer(
     files: &dyn Files,
     names: &[String],
-    id: LogId,
+    (id, copy): (LogId, Option<u32>),
     options: &StartOptions,
 ) -> Result<(), String> {
-    if let Some(last) = left_buffer(files, names, id)
+    if let Some(last) = left_buffer(files, names, id, copy)
         && options.buffer.as_ref() != Some(&last)
     {
         return Err(format!(
@@ -254,6 +305,8 @@ struct Ended {
     end: u64,
     /// By a seal record.
     sealed: bool,
+    /// It takes further records.
+    is_open: bool,
 }
 
 struct Recovery<'a> {
@@ -279,6 +332,9 @@ struct Recovery<'a> {
     ids_of_lost: HashMap<u32, u64>,
     /// Of the packed segment that is being loaded.
     forgotten: Forgotten,
+    terms: Terms,
+    /// The last segment takes further records: a copy has to have them at the same places.
+    goes_on: bool,
 }
 
 /// The part of a sidecar that verifies.
@@ -336,7 +392,8 @@ impl Recovery<'_> {
         if let Some(ended) = ended {
             return Ok(ended);
         }
-        let ended = self.scan((base, file, size), resume, ending)?;
+        let goes_on = is_last && self.goes_on;
+        let ended = self.scan((base, file, size), resume, (ending, goes_on))?;
         if !is_last && !ended.sealed && ending.known_end != Some(ended.end) {
             self.report.damage.push(format!(
                 "segment {} at offset {}: its end is missing",
@@ -363,7 +420,8 @@ impl Recovery<'_> {
             offset += bytes;
             resume = header.end;
             if header.ending != PageEnd::Open {
-                ended = Some(Ended { end: header.end, sealed: header.ending == PageEnd::Sealed });
+                let sealed = header.ending == PageEnd::Sealed;
+                ended = Some(Ended { end: header.end, sealed, is_open: false });
             }
         }
         (resume, ended)
@@ -402,6 +460,7 @@ impl Recovery<'_> {
                     }
                 }
             }
+            Kind::Term => self.terms.push(entry),
             Kind::Padding => self.use_up_ids(entry.key),
             Kind::Seal | Kind::Batch => {}
         }
@@ -483,10 +542,11 @@ impl Recovery<'_> {
         &mut self,
         (base, file, size): (u64, FileId, u64),
         from: u64,
-        ending: Ending,
+        (ending, goes_on): (Ending, bool),
     ) -> Result<Ended, String> {
         let scanner = Scanner::new(self.files, self.buffer, self.seed, base, file, size);
         let mut walk = Walk::new(scanner, from, ending)?;
+        let mut torn = None;
         let mut builder = PageBuilder::new();
         let mut pages = Vec::new();
         let seed = segments::page_seed(self.segments.sidecar_seed, base, None);
@@ -511,6 +571,13 @@ impl Recovery<'_> {
                     format::segment_name(base),
                     position - base
                 )),
+                // What follows a gap that a power cut left was never durable, and a copy has no gaps.
+                Item::Damaged { start, is_half_written, .. }
+                    if goes_on && (is_half_written || walk.scanner.is_gap(start)?) =>
+                {
+                    torn = Some(start);
+                    break;
+                }
                 Item::Damaged { start, end, lost, is_half_written } => {
                     // A write that a power cut took in part was never durable: what was there before it
                     // counts.
@@ -525,9 +592,10 @@ impl Recovery<'_> {
                 }
             }
         }
-        let ids = walk.ids_lost_behind();
-        self.lose_ids(&mut builder, walk.position(), ids);
-        let (position, sealed) = (walk.position(), walk.is_sealed());
+        let position = torn.unwrap_or(walk.position());
+        let ids = if torn.is_some() { 0 } else { walk.ids_lost_behind() };
+        self.lose_ids(&mut builder, position, ids);
+        let sealed = walk.is_sealed() && torn.is_none();
         let was_durable = walk.was_durable();
         self.judge_unreadable(base, &walk, ending)?;
         let mut scanner = walk.scanner;
@@ -543,6 +611,7 @@ impl Recovery<'_> {
             // On a read-only disk the old tail stays; the next header tells where it ends.
             let _ = self.files.truncate(file, (position - base).next_multiple_of(BLOCK));
         }
+        let is_open = goes_on && !sealed && self.make_room(file, position - base, size);
         // A sidecar is never ahead of its log: the pages wait until every record is surely on the disk.
         self.files.sync(file).map_err(|error| {
             format!("cannot flush segment {}: {error}", format::segment_name(base))
@@ -551,10 +620,23 @@ impl Recovery<'_> {
         // the end that was found here, or they would take what was dropped for damage.
         let sealed = sealed && was_durable;
         let how = if sealed { PageEnd::Sealed } else { PageEnd::Recovered };
-        pages.push(builder.finish(seed, how, position));
+        if !is_open {
+            pages.push(builder.finish(seed, how, position));
+        } else if !builder.is_empty() {
+            pages.push(builder.finish(seed, PageEnd::Open, position));
+        }
         let segment = self.segments.last_mut().expect("the segment was pushed");
         store_pages(self.files, segment, pages);
-        Ok(Ended { end: position, sealed })
+        Ok(Ended { end: position, sealed, is_open })
+    }
+
+    /// Makes the last segment ready for records behind its first `length` bytes: nothing of what a crash tore is
+    /// behind them, and all blocks are there again. False where the disk does not let it.
+    fn make_room(&self, file: FileId, length: u64, size: u64) -> bool {
+        let is_ready = errand::cut_behind(self.files, file, length)
+            .and_then(|()| self.files.extend(file, size))
+            .and_then(|()| self.files.sync(file));
+        is_ready.is_ok()
     }
 
     /// The sidecar keeps it for later starts, which do not see the damage.
@@ -576,7 +658,7 @@ impl Recovery<'_> {
     /// lost, and is not replaced by an older one.
     fn step_over(&mut self, builder: &mut PageBuilder, position: u64, head: &Head, key: &[u8]) {
         match head.kind {
-            Kind::Set | Kind::Delete => {
+            Kind::Set | Kind::Delete | Kind::Term => {
                 self.take(builder, (position, position + head.bytes()), head, key, &[]);
             }
             Kind::Namespace => {
@@ -625,9 +707,17 @@ impl Recovery<'_> {
         key: &[u8],
         payload: &[u8],
     ) {
-        if matches!(head.kind, Kind::Namespace | Kind::NamespaceEnd) {
-            builder.push(&control_entry(position, head), end);
-            return self.apply_namespace(head, key, payload);
+        match head.kind {
+            Kind::Namespace | Kind::NamespaceEnd => {
+                builder.push(&control_entry(position, head, key), end);
+                return self.apply_namespace(head, key, payload);
+            }
+            Kind::Term => {
+                let entry = control_entry(position, head, key);
+                builder.push(&entry, end);
+                return self.terms.push(&entry);
+            }
+            _ => {}
         }
         let slot = self.slot_or_stand_in(head.namespace, head.flags);
         let namespace = self.namespaces.get(slot).expect("slots by id are in use");

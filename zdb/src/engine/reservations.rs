@@ -35,6 +35,7 @@ impl Engine {
         name: &[u8],
         payload: &[u8],
     ) -> Result<u64, Refusal> {
+        self.begin_term_if_due()?;
         let head = Head {
             kind,
             flags: 0,
@@ -48,7 +49,7 @@ impl Engine {
             replaced: None,
         };
         let (position, end) = self.log.append(self.now.monotonic_ms, head, name, payload)?;
-        self.log.note(&[control_entry(position, &head)], end);
+        self.log.note(&[control_entry(position, &head, name)], end);
         Ok(end)
     }
 

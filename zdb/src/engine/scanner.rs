@@ -251,6 +251,15 @@ impl<'a> Scanner<'a> {
         Ok(walk::is_half_written(self.bytes(position, head.bytes())?, position, head))
     }
 
+    /// Whether a record whose head is damaged was never written, or not beyond the sector in which it begins.
+    pub fn is_gap(&mut self, position: u64) -> Result<bool, String> {
+        let next = (position + 1).next_multiple_of(walk::SECTOR);
+        let from = if next - position < HEAD_AND_KEY_BYTES_MAX { next } else { position };
+        let bytes = self.bytes(position, from - position + walk::SECTOR)?;
+        let bytes = bytes.get((from - position) as usize..).unwrap_or_default();
+        Ok(bytes.iter().take(walk::SECTOR as usize).all(|byte| *byte == 0))
+    }
+
     /// Whether bytes that are not zero follow.
     pub fn is_torn(&mut self, position: u64) -> Result<bool, String> {
         let bytes = self.bytes(position, BLOCK)?;

@@ -9,7 +9,7 @@ use super::scanner::Scanner;
 use crate::planted::{self, Bug};
 
 /// What a disk writes as a whole, in bytes.
-const SECTOR: u64 = 512;
+pub const SECTOR: u64 = 512;
 
 pub enum Item {
     /// A whole record, padding and seal too. `end` is that of the batch that it is in, or its own.

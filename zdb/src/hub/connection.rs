@@ -399,6 +399,13 @@ impl Connection {
         }
     }
 
+    /// Throws the replies away that wait for something.
+    pub(super) fn drop_replies(&mut self) {
+        self.first_reply += self.replies.len() as u64;
+        self.replies.clear();
+        self.queued_bytes = 0;
+    }
+
     /// Whether its oldest reply waits for the log.
     pub(super) fn waits_for_log(&self) -> bool {
         matches!(self.replies.front(), Some(Reply::Ready { .. }))

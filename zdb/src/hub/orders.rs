@@ -2,7 +2,7 @@
 
 use super::Hub;
 use super::connection::{Blocked, Connection, Reply};
-use crate::command::Order;
+use crate::command::{ClientRef, Order};
 use crate::output::Output;
 use crate::resp::{Protocol, ReplyWriter};
 
@@ -64,6 +64,29 @@ impl Hub {
                 self.watchers.mirror(key);
             }
             Order::Wait { command, ms } => self.watchers.wait(key, command, now_ms + ms),
+            Order::Follow(master) => {
+                let is_new = self.change_master(master);
+                if is_new && connection.waits_for_log() {
+                    // Nobody knows whether what it wrote is kept.
+                    connection.drop_replies();
+                    connection.is_killed = true;
+                    connection.closing = true;
+                }
+                let text = match is_new {
+                    true => "OK",
+                    false => "OK Already connected to specified master",
+                };
+                self.reply(connection, |writer| writer.simple(text));
+            }
+            Order::Sync(request) => self.syncs.push((key, *request)),
+            Order::Acknowledged => self.count_replicated(),
+            Order::WaitReplicas { count, ms } => {
+                let is_muted = connection.session.is_muted();
+                connection.push_reply(Reply::Waiting { bytes: 16, is_muted, timed: None });
+                let reply = connection.next_reply() - 1;
+                connection.blocked = Blocked::OnTask { reply };
+                self.wait_for_replicas(ClientRef { connection: key, reply }, count, ms);
+            }
             Order::Unwatch => {
                 connection.session.is_monitor = false;
                 connection.session.is_mirror = false;

@@ -97,6 +97,11 @@ impl Hub {
                 false => self.server.stats.clients_now -= 1,
             }
             self.free.push(index as u32);
+            if connection.session.is_link {
+                self.link_closed(key);
+            } else if connection.session.is_replica {
+                self.server.replication.replicas.retain(|one| one.connection != key);
+            }
             if self.watchers.is_needed {
                 self.watchers.forget(key);
                 self.watchers_changed();

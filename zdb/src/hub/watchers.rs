@@ -92,6 +92,7 @@ impl Hub {
     /// When `settle` has something to do without anything else happening.
     pub fn deadline_ms(&self) -> Option<u64> {
         let engine_ms = self.engine.deadline_ms();
+        let engine_ms = engine_ms.into_iter().chain(self.replication_deadline_ms()).min();
         if !self.watchers.is_needed {
             return engine_ms;
         }

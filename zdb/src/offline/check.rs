@@ -253,7 +253,7 @@ impl Check<'_> {
 
     fn namespace_record(&mut self, seen: &Seen<'_>) {
         let head = seen.record.head;
-        self.compare(seen, &control_entry(seen.position, &head));
+        self.compare(seen, &control_entry(seen.position, &head, seen.record.key()));
         self.summary.dead_bytes += head.bytes();
         let name = seen.record.key();
         if head.kind == Kind::Namespace
@@ -507,6 +507,12 @@ impl Visitor for Check<'_> {
             Kind::Namespace | Kind::NamespaceEnd => {
                 self.summary.records += 1;
                 self.namespace_record(seen);
+            }
+            Kind::Term => {
+                self.summary.records += 1;
+                let head = seen.record.head;
+                self.compare(seen, &control_entry(seen.position, &head, seen.record.key()));
+                self.summary.dead_bytes += head.bytes();
             }
             Kind::Set | Kind::Delete => {
                 self.summary.records += 1;

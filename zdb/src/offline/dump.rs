@@ -341,6 +341,7 @@ fn kind_word(kind: Kind) -> &'static str {
         Kind::Namespace => "namespace",
         Kind::NamespaceEnd => "removal",
         Kind::Batch => "batch",
+        Kind::Term => "term",
     }
 }
 

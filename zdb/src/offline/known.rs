@@ -74,6 +74,6 @@ fn kind_word(kind: Kind) -> Option<&'static str> {
         Kind::Delete => Some("the delete of"),
         Kind::Namespace => Some("settings of namespace"),
         Kind::NamespaceEnd => Some("the removal of namespace"),
-        Kind::Padding | Kind::Seal | Kind::Batch => None,
+        Kind::Padding | Kind::Seal | Kind::Batch | Kind::Term => None,
     }
 }

@@ -557,6 +557,12 @@ impl Files for ReadOnly {
     fn truncate(&self, _: FileId, _: u64) -> io::Result<()> {
         refused()
     }
+    fn extend(&self, _: FileId, _: u64) -> io::Result<()> {
+        refused()
+    }
+    fn make_directory(&self, _: Root, _: &str) -> io::Result<()> {
+        refused()
+    }
     fn sync_directory(&self, _: Root) -> io::Result<()> {
         Ok(())
     }

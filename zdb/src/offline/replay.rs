@@ -569,7 +569,8 @@ impl Visitor for Replay<'_> {
     fn record(&mut self, seen: &Seen<'_>) -> Flow {
         let record = seen.record;
         match record.head.kind {
-            Kind::Padding | Kind::Seal | Kind::Batch => Ok(()),
+            // The new log has a history of its own.
+            Kind::Padding | Kind::Seal | Kind::Batch | Kind::Term => Ok(()),
             Kind::Namespace | Kind::NamespaceEnd => {
                 self.namespace_record(&record.head, record.key(), record.payload())
             }

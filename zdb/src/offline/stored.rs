@@ -138,9 +138,10 @@ impl StoredLog {
                         from a backup"
                 .into());
         };
-        let buffer_place = recovery::left_buffer(&*files, &names, id);
+        let copy = recovery::errand::read_node(&*files, &names)?.buffer_suffix();
+        let buffer_place = recovery::left_buffer(&*files, &names, id, copy);
         let left = match &buffer_place {
-            Some(directory) => WriteBuffer::left(directory, id)?,
+            Some(directory) => WriteBuffer::left(directory, id, copy)?,
             None => None,
         };
         let buffer = match left {
@@ -501,7 +502,7 @@ impl StoredLog {
         let is_covered = witness.covers(start, end);
         let is_about_keys = head
             .as_ref()
-            .is_none_or(|(head, _)| !matches!(head.kind, Kind::Padding | Kind::Seal | Kind::Batch));
+            .is_none_or(|(head, _)| !matches!(head.kind, Kind::Padding | Kind::Seal | Kind::Batch | Kind::Term));
         if is_covered && entries.is_empty() && is_about_keys {
             cause.push_str("; the sidecar knows of no record here");
         }

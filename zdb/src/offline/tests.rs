@@ -494,6 +494,12 @@ impl Files for Failing {
     fn truncate(&self, file: FileId, length: u64) -> io::Result<()> {
         self.files.truncate(file, length)
     }
+    fn extend(&self, file: FileId, length: u64) -> io::Result<()> {
+        self.files.extend(file, length)
+    }
+    fn make_directory(&self, root: Root, name: &str) -> io::Result<()> {
+        self.files.make_directory(root, name)
+    }
     fn sync_directory(&self, root: Root) -> io::Result<()> {
         self.files.sync_directory(root)
     }

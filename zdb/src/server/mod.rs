@@ -9,6 +9,7 @@ mod busy;
 mod clients;
 pub mod crash;
 mod crew;
+mod dialer;
 mod encrypted;
 pub mod hooks;
 mod kernel_tls;
@@ -29,13 +30,15 @@ pub use tls::{Tls, TlsFiles};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::housekeeper::Housekeeper;
 use crate::disk::{Completion, Done, Files, Operation, Token};
-use crate::engine::Now;
+use crate::command::Settings;
+use crate::engine::{Engine, Now};
 use crate::hub::Hub;
 use background::HangUp;
 use bell::Bell;
 use busy::Busy;
 use clients::Clients;
 use crew::Crew;
+use dialer::Dialer;
 use hooks::{Hook, HookThread, Report};
 use metrics::{MetricsListener, MetricsThread};
 use ring::BATCH_WAIT_US;
@@ -83,7 +86,12 @@ pub struct Server {
     timer_ms: Option<u64>,
     stop: Stop,
     ended: Ended,
+    dialer: Dialer,
+    reopen: Reopen,
 }
+
+/// Opens the log anew, with what is set then.
+pub type Reopen = Box<dyn Fn(&dyn Files, &Settings) -> Result<Engine, String>>;
 
 impl Server {
     pub fn new(
@@ -93,8 +101,10 @@ impl Server {
         (hook, metrics, tls): (Option<Hook>, Option<MetricsListener>, Option<Tls>),
         (signals, hang_up): (OwnedFd, HangUp),
         (threads, busy_percent): (u16, u8),
+        reopen: Reopen,
     ) -> Result<Self, String> {
         let wake = Bell::new()?;
+        let dialer = Dialer::new(wake.clone());
         let bell = wake.clone();
         let housekeeper = Housekeeper::start(files.clone(), move || bell.ring())
             .map_err(|error| format!("cannot start the thread for files: {error}"))?;
@@ -132,6 +142,8 @@ impl Server {
             timer_ms: None,
             stop: Stop::No,
             ended: Ended::Command,
+            dialer,
+            reopen,
         })
     }
 
@@ -142,6 +154,8 @@ impl Server {
         for at in 0..self.listeners.len() {
             self.sockets.ring.accept(self.listeners[at].descriptor(), at as u64);
         }
+        self.hub.set_time(self.now());
+        self.hub.begin_replication();
         let mut events = Vec::new();
         let mut operations = Vec::new();
         let mut touched = Vec::new();
@@ -182,6 +196,9 @@ impl Server {
             loop {
                 self.step_stop(now.monotonic_ms);
                 self.hub.settle();
+                if let Some(to) = self.hub.take_dial() {
+                    self.dialer.dial(to);
+                }
                 self.hub.take_operations(&mut operations);
                 for (token, operation) in operations.drain(..) {
                     self.perform(token, operation);
@@ -207,7 +224,12 @@ impl Server {
                 }
             }
             if self.is_closed() {
-                return self.finish();
+                if !self.hub.restarts() {
+                    return self.finish();
+                }
+                if self.is_quiet() {
+                    self.begin_again()?;
+                }
             }
         }
     }
@@ -260,6 +282,22 @@ impl Server {
                 }
                 self.hear_of_hooks();
                 self.answer_scrapers();
+                self.hear_of_masters();
+            }
+        }
+    }
+
+    /// Takes connections that were made.
+    fn hear_of_masters(&mut self) {
+        while let Ok(dialed) = self.dialer.dialed.try_recv() {
+            let (descriptor, peer) = match dialed.result {
+                Ok((descriptor, peer)) => (Some(descriptor), Ok(peer)),
+                Err(text) => (None, Err(text)),
+            };
+            let Some(key) = self.hub.dialed(&dialed.to, peer) else { continue };
+            let descriptor = descriptor.expect("there is a connection");
+            if !self.sockets.open(&mut self.hub, key, descriptor, None) {
+                Clients::closed(&mut self.hub, key);
             }
         }
     }
@@ -296,9 +334,11 @@ impl Server {
                 }
                 if !event.more && self.stop == Stop::No {
                     self.sockets.ring.accept(self.listeners[at].descriptor(), event.key);
+                } else if !event.more && self.hub.restarts() {
+                    self.accept_retry.push((self.now_ms() + ACCEPT_RETRY_MS, event.key));
                 }
             }
-            Err(_) if self.stop != Stop::No => {}
+            Err(_) if self.stop != Stop::No && !self.hub.restarts() => {}
             Err(error) => {
                 let remedy = match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE) => {
@@ -425,7 +465,7 @@ impl Server {
             if self.stop == Stop::No {
                 self.ended = Ended::Signal(number);
             }
-            self.hub.stopping = true;
+            self.hub.stop();
         }
         self.read_signal();
     }

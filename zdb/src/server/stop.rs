@@ -53,6 +53,9 @@ impl Server {
             }
             Stop::Draining { until_ms } => {
                 if !self.hub.is_draining() || now_ms >= until_ms {
+                    if self.hub.restarts() {
+                        self.hub.let_all_go();
+                    }
                     self.stop = Stop::Closing { begun: false };
                     self.step_stop(now_ms);
                 }
@@ -71,7 +74,28 @@ impl Server {
         self.stop == Stop::Closing { begun: true } && is_closed
     }
 
-    pub(super) fn finish(mut self) -> Result<Ended, String> {
+    /// Whether nothing that was begun for this engine is still under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.hub.engine.is_quiet() && self.reads.is_empty() && self.hub.keys().is_empty()
+    }
+
+    /// Opens the log again and serves it, as another start would, on the same sockets.
+    pub(super) fn begin_again(&mut self) -> Result<(), String> {
+        self.close_log();
+        self.hub.engine.close_files(&*self.files);
+        if let Some(line) = self.hub.engine.log.broken() {
+            return Err(format!("stopped, but the log is not closed: {line}"));
+        }
+        let engine = (self.reopen)(&*self.files, &self.hub.server.settings)?;
+        self.hub.begin_again(engine);
+        self.stop = Stop::No;
+        self.hub.set_time(self.now());
+        self.hub.begin_replication();
+        Ok(())
+    }
+
+    /// The last work on the files of a log that is closed.
+    fn close_log(&mut self) {
         let summary = self.hub.engine.log.finish_close();
         if let Some((base, file)) = summary.unused {
             self.files.close(file);
@@ -81,6 +105,10 @@ impl Server {
         if let Some((FileId(file), length)) = summary.cut {
             let _ = self.files.truncate(FileId(file), length);
         }
+    }
+
+    pub(super) fn finish(mut self) -> Result<Ended, String> {
+        self.close_log();
         // Nobody is to wait for a server that answers no more.
         for descriptor in self.listeners.iter().map(Listener::descriptor) {
             // SAFETY: shutdown on an open socket touches no memory.

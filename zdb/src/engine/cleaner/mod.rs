@@ -107,6 +107,8 @@ pub struct Cleaner {
     is_wanted: bool,
     /// A packed segment may have its name on the disk without having its place here.
     is_latched: bool,
+    /// Segments from here on are left alone: a replica has them still to get.
+    pub floor: Option<u64>,
 }
 
 impl Cleaner {
@@ -436,6 +438,9 @@ impl Engine {
         let judged_until = segment.packed.as_ref().map_or(0, |one| one.header.judged_until);
         let is_older = judged_until < self.log.appended();
         let is_stored = !self.cleaner.storing.contains(&segment.base);
+        if self.cleaner.floor.is_some_and(|floor| segment.base + segment.capacity > floor) {
+            return false;
+        }
         is_written && is_older && is_stored && self.log.segments.is_settled(segment.base)
     }
 

@@ -124,6 +124,10 @@ impl HashSecret {
         HashSecret(bytes)
     }
 
+    pub fn bytes(&self) -> [u8; 16] {
+        self.0
+    }
+
     /// SipHash-1-3 (Aumasson and Bernstein, with one compression and three final rounds): the
     /// cheapest keyed hash without a known way to aim collisions; xxh3 with a secret seed has one.
     #[inline]

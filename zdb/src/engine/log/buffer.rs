@@ -27,8 +27,8 @@ unsafe impl Send for WriteBuffer {}
 
 impl WriteBuffer {
     /// Opens the buffer that a killed process may have left, or makes a new one.
-    pub fn shared(directory: &Path, log: LogId) -> Result<Self, String> {
-        let path = place(directory, log);
+    pub fn shared(directory: &Path, log: LogId, copy: Option<u32>) -> Result<Self, String> {
+        let path = place(directory, log, copy);
         let explain = |what: &str, error: &dyn std::fmt::Display| {
             format!(
                 "cannot {what} the write buffer {}: {error}. It may hold acknowledged writes that are \
@@ -73,8 +73,8 @@ impl WriteBuffer {
     }
 
     /// The buffer that a killed process left in a directory, to be read alone; `None` where there is none.
-    pub fn left(directory: &Path, log: LogId) -> Result<Option<Self>, String> {
-        let path = place(directory, log);
+    pub fn left(directory: &Path, log: LogId, copy: Option<u32>) -> Result<Option<Self>, String> {
+        let path = place(directory, log, copy);
         let explain = |what: &str, error: &dyn std::fmt::Display| {
             format!(
                 "cannot {what} the write buffer {}: {error}. The last server was killed, and acknowledged writes \
@@ -114,8 +114,8 @@ impl WriteBuffer {
     }
 
     /// Whether a process that was killed left a buffer of this log in a directory.
-    pub fn is_left(directory: &Path, log: LogId) -> bool {
-        place(directory, log).exists()
+    pub fn is_left(directory: &Path, log: LogId, copy: Option<u32>) -> bool {
+        place(directory, log, copy).exists()
     }
 
     /// Whether what is here outlives a `kill -9`.
@@ -157,8 +157,13 @@ impl Drop for WriteBuffer {
     }
 }
 
-fn place(directory: &Path, log: LogId) -> PathBuf {
-    directory.join(format!("zdb-{}", log.to_hex()))
+/// `copy`: what tells a copy of a log from others on the same machine.
+fn place(directory: &Path, log: LogId, copy: Option<u32>) -> PathBuf {
+    let log = log.to_hex();
+    directory.join(match copy {
+        Some(copy) => format!("zdb-{log}-{copy:08x}"),
+        None => format!("zdb-{log}"),
+    })
 }
 
 /// All of it now: a page that cannot be had later would kill the process with SIGBUS. A fuzz target starts

@@ -94,6 +94,8 @@ pub enum Kind {
     NamespaceEnd = 6,
     /// Its payload is whole records of their own, which count together or not at all.
     Batch = 7,
+    /// A server begins to write: its number is in the place of the namespace, that of the term is the key.
+    Term = 8,
 }
 
 impl Kind {
@@ -106,6 +108,7 @@ impl Kind {
             5 => Self::Namespace,
             6 => Self::NamespaceEnd,
             7 => Self::Batch,
+            8 => Self::Term,
             _ => return None,
         })
     }

@@ -5,6 +5,7 @@
 //! their ends. Positions only grow: appended >= submitted >= written >= durable.
 
 pub mod buffer;
+pub mod copy;
 pub mod format;
 pub mod packed;
 pub mod segments;
@@ -171,6 +172,15 @@ pub struct Log {
     creating: Option<Token>,
     truncating: Option<Token>,
     closing: bool,
+    /// It copies another log and adds nothing of its own.
+    is_copy: bool,
+    /// The segment that was asked for to go on as that one, and where a seal of it ended the open segment.
+    copied: Option<copy::CopiedSegment>,
+    sealed_at: Option<u64>,
+    /// The block that ends here is written although only zeroes follow the records in it.
+    filled_to: Option<u64>,
+    /// Writes are acknowledged up to here at most: so far others have the log, too.
+    pub replicated: Option<u64>,
     next_token: u64,
 }
 
@@ -252,8 +262,27 @@ impl Log {
             creating: None,
             truncating: None,
             closing: false,
+            is_copy: false,
+            copied: None,
+            sealed_at: None,
+            filled_to: None,
+            replicated: None,
             next_token: 0,
         }
+    }
+
+    /// Goes on in the last segment, whose records end at `end`; `begun` is what the last block has of them.
+    pub fn go_on(&mut self, end: u64, begun: &[u8]) {
+        let block = end - begun.len() as u64;
+        self.buffer.slice_mut(block, begun.len()).copy_from_slice(begun);
+        self.open = true;
+        self.appended = end;
+        // The block is written again with what follows in it.
+        self.submitted = block;
+        self.written = end;
+        self.durable = end;
+        self.buffered_from = end;
+        self.zeroed = end.next_multiple_of(BLOCK);
     }
 
     fn token(&mut self) -> Token {
@@ -439,9 +468,10 @@ impl Log {
         let position = match self.policy {
             _ if planted::is(Bug::EarlyAck) => return u64::MAX,
             Policy::Always => self.durable,
-            _ if self.buffer.survives_kill() => return u64::MAX,
+            _ if self.buffer.survives_kill() => return self.replicated.unwrap_or(u64::MAX),
             _ => self.written,
         };
+        let position = self.replicated.map_or(position, |replicated| position.min(replicated));
         let at = self.batches.partition_point(|(_, end)| *end <= position);
         self.batches.get(at).map_or(position, |(start, _)| position.min(*start))
     }
@@ -522,12 +552,13 @@ impl Log {
             let room = self.flights.len() < WRITES_IN_FLIGHT_MAX;
             let flushes = due && self.flush_target.is_none();
             let go = flushes || (waits && (self.flights.is_empty() || (gathered && room)));
-            if go && !self.appended.is_multiple_of(BLOCK) {
+            if go && !self.is_copy && !self.appended.is_multiple_of(BLOCK) {
                 self.fill_block(Kind::Padding);
                 self.records_padded = self.records;
             }
             if flushes {
-                self.flush_target = Some(self.appended);
+                let whole = self.appended / BLOCK * BLOCK;
+                self.flush_target = Some(whole).filter(|whole| *whole > self.durable);
             } else if due {
                 // A slow disk is still at the flush before. Its target stays, or it might never be met.
                 self.flush_due_ms = Some(now_ms + FLUSH_AGAIN_MS);
@@ -559,7 +590,10 @@ impl Log {
                 Some((_, start, _)) if start >= self.submitted => limit.min(start),
                 _ => limit,
             };
-            let whole = limit / BLOCK * BLOCK;
+            let whole = match self.filled_to {
+                Some(end) if end > self.submitted => end,
+                _ => limit / BLOCK * BLOCK,
+            };
             let ready = whole.saturating_sub(self.submitted);
             let forced = waits || self.flush_target.is_some_and(|target| target > self.submitted);
             if ready == 0
@@ -743,7 +777,16 @@ impl Log {
         self.rotate_due_ms = None;
         self.rotating = false;
         if self.open && self.broken.is_none() && self.switch.is_none() {
-            let end = self.seal();
+            let end = match self.is_copy {
+                true => {
+                    self.segments.end_page(self.appended);
+                    self.fill_with_zeroes()
+                }
+                false => self.seal(),
+            };
+            if self.durable >= end {
+                return;
+            }
             self.flush_target = Some(end);
             self.flush_due_ms = None;
         }

@@ -112,6 +112,11 @@ impl Segment {
         self.pages.last().map_or(self.base + SEGMENT_HEADER_BYTES, |page| page.header.end)
     }
 
+    /// Whether a seal ends a closed segment: else the next one's header tells where it ends.
+    pub fn is_sealed(&self) -> bool {
+        self.pages.last().is_none_or(|page| page.header.ending == PageEnd::Sealed)
+    }
+
     /// Where the records end in the file of a closed segment.
     pub fn records_end(&self) -> u64 {
         match &self.packed {
@@ -230,6 +235,18 @@ impl Segments {
     /// Closes the sidecar of the last segment, whose records end at `end`.
     pub fn seal(&mut self, end: u64) {
         self.close_page(PageEnd::Sealed, end);
+    }
+
+    /// The same where no seal says so.
+    pub fn end_as_it_is(&mut self, end: u64) {
+        self.close_page(PageEnd::Recovered, end);
+    }
+
+    /// Ends the page, in a segment that goes on.
+    pub fn end_page(&mut self, end: u64) {
+        if !self.builder.is_empty() {
+            self.close_page(PageEnd::Open, end);
+        }
     }
 
     fn close_page(&mut self, ending: PageEnd, end: u64) {

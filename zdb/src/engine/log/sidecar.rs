@@ -12,6 +12,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"zpg1");
 pub const PAGE_HEADER_BYTES: usize = 48;
+/// The bits of an entry that its kind has.
+const KIND_MASK: u8 = 7;
 
 /// Whether a page is the last of its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +118,7 @@ impl PageBuilder {
         let (position, timestamp) = self.previous;
         put_varint(&mut self.body, (entry.position - position) / 8);
         let replaced = u8::from(entry.replaced.is_some());
-        self.body.push(entry.kind as u8 | entry.flags << 3 | replaced << 7);
+        self.body.push(entry.kind as u8 & KIND_MASK | entry.flags << 3 | replaced << 7);
         put_varint(&mut self.body, u64::from(entry.namespace));
         self.body.extend_from_slice(&entry.key.to_le_bytes());
         self.body.push(entry.key_length);
@@ -262,7 +264,11 @@ impl Iterator for Entries<'_> {
     fn next(&mut self) -> Option<LogEntry> {
         self.position += self.varint()? * 8;
         let packed = self.byte()?;
-        let kind = Kind::from_byte(packed & 7)?;
+        let kind = match packed & KIND_MASK {
+            // There are three bits for it.
+            0 => Kind::Term,
+            kind => Kind::from_byte(kind)?,
+        };
         let namespace = self.varint()? as u32;
         let (key, rest) = self.body.split_first_chunk::<8>()?;
         self.body = rest;

@@ -2,6 +2,7 @@
 //! not written to before the old one is durable.
 
 use super::format::{self, BLOCK, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::copy::CopiedSegment;
 use super::segments::Segment;
 use super::{Current, Jump, Log, Prepared, RETRY_MS, Refusal, Room, SEAL_ROOM, Switch};
 use crate::disk::{Done, Operation, Token};
@@ -9,6 +10,17 @@ use crate::engine::index::PLACE_BITS;
 use crate::limits::*;
 use crate::planted::{self, Bug};
 use std::io::{self, ErrorKind};
+
+/// How the open segment ends before the next one begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Close {
+    /// By a seal of ours.
+    Seal,
+    /// A seal was copied.
+    Sealed,
+    /// Where its records end, as the next header says.
+    AsItIs,
+}
 
 impl Log {
     /// Goes to the next segment, which takes a record of `bytes`, or asks for one.
@@ -26,7 +38,7 @@ impl Log {
             Prepared::Ready(segment, source)
                 if segment.size >= needed && (*source == Room::Free || room == Room::Reserve) =>
             {
-                self.begin_segment();
+                self.begin_segment(Close::Seal);
                 Ok(())
             }
             Prepared::Requested { .. } => Err(Refusal::Wait),
@@ -129,12 +141,29 @@ impl Log {
         if base + capacity > 1 << PLACE_BITS {
             return self.cannot_grow(base);
         }
+        let next = CopiedSegment {
+            base,
+            capacity,
+            previous_end: if self.open { 0 } else { self.segments.previous_end },
+            created_s: self.now_s,
+        };
+        self.create_segment(next, (needed.max(least.min(capacity)), keep_free), source);
+    }
+
+    /// Asks for the file of a segment, of which it needs so many bytes at least, where so many stay free.
+    pub(super) fn create_segment(
+        &mut self,
+        next: CopiedSegment,
+        (capacity_min, keep_free): (u64, u64),
+        source: Room,
+    ) {
+        let CopiedSegment { base, capacity, previous_end, created_s } = next;
         let header = SegmentHeader {
             log: self.id,
             base,
             capacity,
-            previous_end: if self.open { 0 } else { self.segments.previous_end },
-            created: self.now_s,
+            previous_end,
+            created: created_s,
             packed: None,
         };
         let token = self.token();
@@ -148,15 +177,15 @@ impl Log {
             Operation::CreateSegment {
                 name: format::segment_name(base),
                 capacity,
-                capacity_min: needed.max(least.min(capacity)),
+                capacity_min,
                 keep_free,
                 header: header.encode().to_vec(),
             },
         ));
     }
 
-    /// Seals the open segment, if any, and goes on in the prepared one.
-    pub(super) fn begin_segment(&mut self) {
+    /// Ends the open segment, if any, and goes on in the prepared one.
+    pub(super) fn begin_segment(&mut self, close: Close) {
         let prepared = std::mem::replace(&mut self.prepared, Prepared::Nothing);
         let Prepared::Ready(segment, room) = prepared else {
             unreachable!("only called with a prepared segment")
@@ -169,7 +198,17 @@ impl Log {
         self.rotate_due_ms = None;
         self.rotating = false;
         if self.open {
-            let end = self.seal();
+            let end = match close {
+                Close::Seal => self.seal(),
+                Close::Sealed => {
+                    self.segments.seal(self.appended);
+                    self.appended
+                }
+                Close::AsItIs => {
+                    self.segments.end_as_it_is(self.appended);
+                    self.fill_with_zeroes()
+                }
+            };
             self.switch = Some(Switch { end, next_start });
             self.flush_target = Some(end);
         } else {
@@ -206,6 +245,7 @@ impl Log {
         }
         self.switch = None;
         self.flush_target = None;
+        self.filled_to = None;
         self.submitted = switch.next_start;
         self.written = switch.next_start;
         self.durable = switch.next_start;

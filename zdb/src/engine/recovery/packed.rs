@@ -77,7 +77,7 @@ impl Recovery<'_> {
         forgotten.add_lost(&mut self.ids_of_lost);
         forgotten.end(&mut self.namespaces);
         self.segments.push(segment);
-        Ok(Ended { end: header.end, sealed: true })
+        Ok(Ended { end: header.end, sealed: true, is_open: false })
     }
 
     /// What has to be in memory of a packed segment, and its trailer if that is whole.

@@ -242,7 +242,7 @@ impl Pass {
                 let namespace = namespace.expect("records of namespaces that ended are dropped");
                 entry_of(position, head, record.key(), namespace, || engine.hash(record.key()))
             }
-            _ => control_entry(position, head),
+            _ => control_entry(position, head, record.key()),
         };
         let end = position + head.bytes();
         self.builder.push(position, record.bytes());

@@ -1,0 +1,165 @@
+//! A log that copies another one: records come with their places, and so do the ends of segments. It adds
+//! nothing of its own: no padding, no seal, no segment that the other does not have.
+
+use super::format::{BLOCK, Head, Kind};
+use super::segments::Segment;
+use super::switch::Close;
+use super::{Log, Prepared, Refusal, Room};
+use crate::limits::{RECORD_ROOM_BYTES, WRITE_BUFFER_BYTES};
+
+/// A segment of the log that is copied, as its header tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopiedSegment {
+    pub base: u64,
+    pub capacity: u64,
+    /// Where the records of the segment before end, where no seal tells it; else 0.
+    pub previous_end: u64,
+    /// Unix seconds.
+    pub created_s: u64,
+}
+
+/// Why the log does not go on as the other one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyTrouble {
+    /// Not now: try again after the next completion.
+    Wait,
+    /// The file system has no room, or the log takes no more writes.
+    Failed,
+    /// What came does not belong here.
+    Wrong(String),
+}
+
+impl From<Refusal> for CopyTrouble {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Wait => Self::Wait,
+            Refusal::Failed => Self::Failed,
+        }
+    }
+}
+
+impl Log {
+    /// Where the records end: a copy goes on here.
+    pub fn end(&self) -> u64 {
+        match self.segments.last() {
+            Some(last) if !self.open => last.end(),
+            _ if self.open => self.appended,
+            _ => 0,
+        }
+    }
+
+    /// Whether the log takes records.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// From now on the log copies another one, or writes on its own.
+    pub fn set_copying(&mut self, now_ms: u64, is_copy: bool) {
+        self.is_copy = is_copy;
+        if is_copy {
+            self.rotate_due_ms = None;
+            self.rotating = false;
+        } else if self.open && self.appended > self.durable {
+            // What is in the last block was not flushed.
+            self.set_policy(now_ms, self.policy);
+        }
+    }
+
+    /// Whether a seal has ended the open segment: the next one follows.
+    fn is_sealed(&self) -> bool {
+        self.sealed_at == Some(self.appended)
+    }
+
+    /// Takes a whole, verified record that belongs at the end of the log.
+    pub fn copy_record(
+        &mut self,
+        now_ms: u64,
+        head: &Head,
+        bytes: &[u8],
+    ) -> Result<(u64, u64), CopyTrouble> {
+        debug_assert!(self.is_copy && bytes.len() as u64 == head.bytes());
+        if self.broken.is_some() {
+            return Err(CopyTrouble::Failed);
+        }
+        let wrong = |text: &str| Err(CopyTrouble::Wrong(text.to_owned()));
+        let (position, end) = (self.appended, self.appended + head.bytes());
+        let Some(segment) = self.segments.last().filter(|_| self.open) else {
+            return wrong("a record came before its segment");
+        };
+        if self.is_sealed() {
+            return wrong("a record came behind the seal of a segment");
+        }
+        if end > segment.base + segment.size {
+            // The file is smaller than that of the other log: the disk was nearly full.
+            return Err(CopyTrouble::Failed);
+        }
+        if end + BLOCK - self.written > WRITE_BUFFER_BYTES as u64 - RECORD_ROOM_BYTES {
+            return Err(CopyTrouble::Wait);
+        }
+        self.room(position, head.bytes()).copy_from_slice(bytes);
+        self.appended = end;
+        match head.kind {
+            Kind::Seal => self.sealed_at = Some(end),
+            Kind::Batch => self.batches.push_back((position, end)),
+            _ => {}
+        }
+        self.appended_record(now_ms, head.bytes());
+        Ok((position, end))
+    }
+
+    /// Goes on in a further segment.
+    pub fn copy_segment(&mut self, now_ms: u64, next: CopiedSegment) -> Result<(), CopyTrouble> {
+        if self.broken.is_some() {
+            return Err(CopyTrouble::Failed);
+        }
+        let wrong = |text: String| Err(CopyTrouble::Wrong(text));
+        if let Some(last) = self.segments.last()
+            && next.base < last.base + last.capacity
+        {
+            return wrong(format!("segment {:x} would overlap {:x}", next.base, last.base));
+        }
+        let is_end_known = self.is_sealed() || next.previous_end == self.appended;
+        if self.open && !is_end_known {
+            return wrong(format!(
+                "segment {:x} would follow one that ends at {:x}, and not at {:x}",
+                next.base, next.previous_end, self.appended
+            ));
+        }
+        if self.switch.is_some() {
+            return Err(CopyTrouble::Wait);
+        }
+        match &self.prepared {
+            Prepared::Ready(..) if self.copied == Some(next) => {
+                self.copied = None;
+                let close = if self.is_sealed() { Close::Sealed } else { Close::AsItIs };
+                self.begin_segment(close);
+                self.sealed_at = None;
+                Ok(())
+            }
+            Prepared::Requested { .. } => Err(CopyTrouble::Wait),
+            Prepared::Failed { at_ms, .. } if now_ms < at_ms + super::RETRY_MS => {
+                Err(CopyTrouble::Failed)
+            }
+            _ => {
+                self.copied = Some(next);
+                self.create_segment(next, (next.capacity, self.reserve_bytes), Room::Free);
+                Err(CopyTrouble::Wait)
+            }
+        }
+    }
+
+    /// Zeroes behind the records, up to the end of the block: it is written as it is. Returns that end.
+    pub(super) fn fill_with_zeroes(&mut self) -> u64 {
+        let (start, end) = (self.appended, self.appended.next_multiple_of(BLOCK));
+        if start < end {
+            self.room(start, end - start).fill(0);
+            self.filled_to = Some(end);
+        }
+        end
+    }
+
+    /// The segment that takes records now.
+    pub fn open_segment(&self) -> Option<&Segment> {
+        self.segments.last().filter(|_| self.open)
+    }
+}

@@ -1,0 +1,137 @@
+//! What a server with replicas, or that is one, keeps about itself beside the log: its name in terms, what it
+//! promised to whom, and what the next start has to do before the log is opened.
+
+use super::log::format::LogId;
+use std::fmt::Write;
+use xxhash_rust::xxh3::xxh3_64;
+
+pub const FILE_NAME: &str = "replication";
+
+/// The newest term that a server agreed to: it follows none before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Promise {
+    pub number: u64,
+    /// Who begins that term.
+    pub node: u32,
+}
+
+/// What a start does first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Errand {
+    #[default]
+    None,
+    /// Begins anew as a copy of this log, with its secret of key hashes: an overwrite goes by the hash alone, so
+    /// that all copies must have the same. What is there is set aside.
+    Adopt { log: LogId, secret: [u8; 16], aside_s: u64 },
+    /// Takes the log back to a position; what is behind it is set aside.
+    Rewind { position: u64, aside_s: u64 },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// In terms; 0: this server never had to do with replication.
+    pub name: u32,
+    pub promised: Promise,
+    /// Its log began elsewhere: another server on this machine may have a log with the same id.
+    pub is_copy: bool,
+    pub errand: Errand,
+}
+
+impl Node {
+    /// Whether it takes part in replication.
+    pub fn is_named(&self) -> bool {
+        self.name != 0
+    }
+
+    /// What tells its write buffer from those of other copies.
+    pub fn buffer_suffix(&self) -> Option<u32> {
+        self.is_copy.then_some(self.name)
+    }
+
+    /// Name of the directory where an errand sets things aside.
+    pub fn aside(aside_s: u64) -> String {
+        format!("aside-{aside_s}")
+    }
+
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |line: std::fmt::Arguments<'_>| {
+            writeln!(text, "{line}").expect("writing to a string does not fail");
+        };
+        line(format_args!("node {:08x}", self.name));
+        line(format_args!("promised {} {:08x}", self.promised.number, self.promised.node));
+        if self.is_copy {
+            line(format_args!("copy"));
+        }
+        match self.errand {
+            Errand::None => {}
+            Errand::Adopt { log, secret, aside_s } => {
+                let secret = LogId(secret).to_hex();
+                line(format_args!("adopt {} {secret} {aside_s}", log.to_hex()));
+            }
+            Errand::Rewind { position, aside_s } => {
+                line(format_args!("rewind {position} {aside_s}"));
+            }
+        }
+        let check = xxh3_64(text.as_bytes());
+        writeln!(text, "check {check:016x}").expect("writing to a string does not fail");
+        text
+    }
+
+    /// None: the file is damaged, or of a version that this zdb does not know.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let checked = text.rfind("check ")?;
+        let check = text[checked..].strip_prefix("check ")?.trim_end();
+        if u64::from_str_radix(check, 16).ok()? != xxh3_64(&bytes[..checked]) {
+            return None;
+        }
+        let hex = |word: &str| u32::from_str_radix(word, 16).ok();
+        let mut node = Self::default();
+        for line in text[..checked].lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words[..] {
+                ["node", name] => node.name = hex(name)?,
+                ["promised", number, name] => {
+                    node.promised = Promise { number: number.parse().ok()?, node: hex(name)? };
+                }
+                ["copy"] => node.is_copy = true,
+                ["adopt", log, secret, at] => {
+                    let (log, secret) = (LogId::from_hex(log)?, LogId::from_hex(secret)?.0);
+                    node.errand = Errand::Adopt { log, secret, aside_s: at.parse().ok()? };
+                }
+                ["rewind", position, at] => {
+                    let (position, aside_s) = (position.parse().ok()?, at.parse().ok()?);
+                    node.errand = Errand::Rewind { position, aside_s };
+                }
+                _ => return None,
+            }
+        }
+        Some(node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_comes_back_and_nothing_else() {
+        let promised = Promise { number: 7, node: 0xdead_beef };
+        for errand in [
+            Errand::None,
+            Errand::Adopt { log: LogId([5; 16]), secret: [6; 16], aside_s: 9 },
+            Errand::Rewind { position: 1 << 40, aside_s: 1_800_000_000 },
+        ] {
+            let node = Node { name: 3, promised, is_copy: true, errand };
+            let text = node.text().into_bytes();
+            assert_eq!(Node::parse(&text), Some(node));
+            for at in 0..text.len() {
+                let mut damaged = text.clone();
+                damaged[at] ^= 1;
+                assert!(Node::parse(&damaged).is_none_or(|one| one == node), "byte {at}");
+                assert_eq!(Node::parse(&text[..at]).filter(|one| *one != node), None, "cut at {at}");
+            }
+        }
+    }
+}

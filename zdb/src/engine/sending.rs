@@ -1,0 +1,94 @@
+//! The log for others to copy: what comes next behind a position.
+
+use super::log::copy::CopiedSegment;
+use super::log::format::{BLOCK, SEGMENT_HEADER_BYTES};
+use super::log::segments::Segment;
+use super::{Engine, Pending, Waiter};
+use crate::disk::{FileId, Operation, Token};
+
+/// What a copy that has the log up to a position is to be sent next.
+pub enum Piece<'a> {
+    /// It has everything.
+    Nothing,
+    /// The bytes from the position on.
+    Bytes(&'a [u8]),
+    /// They have to be read: `length` of them, at this offset of the file.
+    Read { file: FileId, offset: u64, length: u64 },
+    /// A segment begins.
+    Segment(CopiedSegment),
+    /// A packed segment, which is sent as a file.
+    File { base: u64, file: FileId, bytes: u64, end: u64 },
+    /// The position is none where the log can be gone on with.
+    Gone,
+}
+
+impl Engine {
+    /// What follows in the log behind `position`, at most `bytes_max` of it; 0: an empty log.
+    pub fn piece(&self, position: u64, bytes_max: u64) -> Piece<'_> {
+        let segments = self.log.segments.list();
+        let after = segments.partition_point(|segment| segment.base <= position);
+        let Some(at) = after.checked_sub(1) else {
+            return self.next_segment(None, segments.first());
+        };
+        let segment = &segments[at];
+        if position == segment.base {
+            let before = at.checked_sub(1).map(|before| &segments[before]);
+            return self.next_segment(before, Some(segment));
+        }
+        let is_open = self.log.is_open() && at + 1 == segments.len();
+        let end = if is_open { self.log.appended() } else { segment.end() };
+        if position == end {
+            return self.next_segment(Some(segment), segments.get(at + 1));
+        }
+        if position > end || segment.packed.is_some() || position < segment.base + SEGMENT_HEADER_BYTES {
+            return Piece::Gone;
+        }
+        let length = (end - position).min(bytes_max);
+        if position >= self.log.buffered_from() {
+            let bytes = self.log.buffered(position, length as usize);
+            return bytes.map_or(Piece::Gone, Piece::Bytes);
+        }
+        let length = match is_open {
+            // What is not on the disk yet is in the buffer.
+            true => length.min(self.log.buffered_from() - position),
+            false => length,
+        };
+        Piece::Read { file: segment.file, offset: position - segment.base, length }
+    }
+
+    fn next_segment(&self, before: Option<&Segment>, next: Option<&Segment>) -> Piece<'_> {
+        let Some(next) = next else { return Piece::Nothing };
+        if next.packed.is_some() {
+            let (bytes, end) = (next.file_bytes(), next.end());
+            return Piece::File { base: next.base, file: next.file, bytes, end };
+        }
+        let previous_end = before.filter(|before| !before.is_sealed()).map_or(0, Segment::end);
+        Piece::Segment(CopiedSegment {
+            base: next.base,
+            capacity: next.capacity,
+            previous_end,
+            created_s: self.now.unix_s(),
+        })
+    }
+
+    /// Whether a copy that ends at this position can go on.
+    pub fn can_send(&self, position: u64) -> bool {
+        !matches!(self.piece(position, 1), Piece::Gone)
+    }
+
+    /// Reads whole blocks around bytes of a file; returns how many bytes before the wanted ones come with them.
+    pub fn read_for(&mut self, waiter: Waiter, file: FileId, offset: u64, length: u64) -> u64 {
+        let start = offset / BLOCK * BLOCK;
+        let end = (offset + length).next_multiple_of(BLOCK);
+        self.work_for(waiter, Operation::Read { file, offset: start, length: end - start });
+        offset - start
+    }
+
+    /// Has something done for somebody outside, who gets `Answer::Work`.
+    pub fn work_for(&mut self, waiter: Waiter, operation: Operation) {
+        self.next_token += 1;
+        let token = Token(self.next_token << 1 | 1);
+        self.pending.insert(token, Pending::Work { waiter });
+        self.operations.push((token, operation));
+    }
+}

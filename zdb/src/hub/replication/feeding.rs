@@ -1,0 +1,182 @@
+//! A master, or a replica that has replicas of its own, sends the log as it grows.
+
+use crate::command::replication::{SentFile, Stage};
+use crate::disk::Done;
+use crate::engine::sending::Piece;
+use crate::engine::{Waiter, log::format::BLOCK};
+use crate::hub::Hub;
+use crate::limits::{
+    REPLICA_CHUNK_BYTES, REPLICA_OUTPUT_BYTES_MAX, REPLICA_SILENCE_MS, REPLICA_STATUS_MS,
+};
+use std::io;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// What is to be done for a replica.
+enum Next {
+    Nothing,
+    /// An array of words, and where the log is then.
+    Send(Vec<Vec<u8>>, u64),
+    Gone,
+}
+
+impl Hub {
+    /// Looks after all replicas: sends what they lack, tells them how far the log is, lets silent ones go.
+    pub(super) fn tend_replicas(&mut self, now_ms: u64) {
+        if self.server.replication.replicas.is_empty() {
+            self.engine.cleaner.floor = None;
+            return;
+        }
+        let is_time = now_ms >= self.affairs.status_ms;
+        if is_time {
+            self.affairs.status_ms = now_ms + REPLICA_STATUS_MS;
+        }
+        let keys: Vec<u64> =
+            self.server.replication.replicas.iter().map(|one| one.connection).collect();
+        for key in keys {
+            let Some(replica) = self.server.replication.replica_mut(key) else { continue };
+            let is_silent = now_ms >= replica.heard_ms + REPLICA_SILENCE_MS;
+            let stage = replica.stage;
+            if is_silent || self.get(key).is_none_or(|connection| connection.closing) {
+                self.let_go(key);
+                continue;
+            }
+            if stage == Stage::Online {
+                self.feed(key);
+            }
+            if is_time && matches!(stage, Stage::Online | Stage::Waiting) {
+                let (end, now_s) = (self.engine.log.end(), self.engine.now.unix_s());
+                let (end, now_s) = (end.to_string(), now_s.to_string());
+                self.send(key, &[b"STATUS", end.as_bytes(), now_s.as_bytes()]);
+            }
+        }
+        self.engine.cleaner.floor = self.server.replication.online().map(|one| one.sent).min();
+    }
+
+    /// Sends a replica as much of the log as it can take now.
+    fn feed(&mut self, key: u64) {
+        loop {
+            let is_full = self
+                .get(key)
+                .is_none_or(|connection| connection.pending_bytes() >= REPLICA_OUTPUT_BYTES_MAX);
+            let is_reading =
+                self.server.replication.replica_mut(key).is_none_or(|one| one.is_reading);
+            if is_full || is_reading {
+                return;
+            }
+            match self.next_for(key) {
+                Next::Nothing => return,
+                Next::Send(words, sent) => {
+                    let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+                    self.send(key, &words);
+                    if let Some(replica) = self.server.replication.replica_mut(key) {
+                        replica.sent = sent;
+                    }
+                }
+                Next::Gone => {
+                    self.engine.log.notices.push(
+                        "a replica is at a place of the log that was cleaned away: it begins anew".into(),
+                    );
+                    return self.let_go(key);
+                }
+            }
+        }
+    }
+
+    fn next_for(&mut self, key: u64) -> Next {
+        let Some(replica) = self.server.replication.replica_mut(key) else { return Next::Nothing };
+        let sent = replica.sent;
+        if replica.file.is_some() {
+            return self.next_of_file(key);
+        }
+        let text = |number: u64| number.to_string().into_bytes();
+        match self.engine.piece(sent, REPLICA_CHUNK_BYTES) {
+            Piece::Nothing => Next::Nothing,
+            Piece::Gone => Next::Gone,
+            Piece::Bytes(bytes) => {
+                let end = sent + bytes.len() as u64;
+                Next::Send(vec![b"RECORDS".to_vec(), text(sent), bytes.to_vec()], end)
+            }
+            Piece::Segment(next) => {
+                let words = vec![
+                    b"SEGMENT".to_vec(),
+                    text(next.base),
+                    text(next.capacity),
+                    text(next.previous_end),
+                ];
+                Next::Send(words, next.base + BLOCK)
+            }
+            Piece::Read { file, offset, length } => {
+                self.engine.read_for(Waiter::Replica(key), file, offset, length);
+                let replica = self.server.replication.replica_mut(key).expect("looked up above");
+                replica.is_reading = true;
+                replica.wanted = (offset % BLOCK, length);
+                Next::Nothing
+            }
+            Piece::File { base, bytes, end, .. } => {
+                let replica = self.server.replication.replica_mut(key).expect("looked up above");
+                replica.file = Some(SentFile { base, bytes, sent: 0, end, check: 0 });
+                Next::Send(vec![b"FILE".to_vec(), text(base), text(bytes)], sent)
+            }
+        }
+    }
+
+    /// Goes on with a whole file.
+    fn next_of_file(&mut self, key: u64) -> Next {
+        let replica = self.server.replication.replica_mut(key).expect("the caller looked it up");
+        let (sent, file) = (replica.sent, replica.file.clone().expect("the caller looked"));
+        let text = |number: u64| number.to_string().into_bytes();
+        if file.sent == file.bytes {
+            replica.file = None;
+            let words = vec![b"FILE-END".to_vec(), text(file.base), text(file.check)];
+            // A replica takes them into its index as a start does.
+            let is_last = !matches!(self.engine.piece(file.end, 1), Piece::File { .. });
+            if is_last {
+                self.leaving(key);
+                let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+                self.send(key, &words);
+                return Next::Send(vec![b"RESTART".to_vec()], file.end);
+            }
+            return Next::Send(words, file.end);
+        }
+        match self.engine.piece(sent, 1) {
+            Piece::File { base, file: open, .. } if base == file.base => {
+                let length = (file.bytes - file.sent).min(REPLICA_CHUNK_BYTES);
+                self.engine.read_for(Waiter::Replica(key), open, file.sent, length);
+                let replica = self.server.replication.replica_mut(key).expect("looked up above");
+                replica.is_reading = true;
+                replica.wanted = (0, length);
+                Next::Nothing
+            }
+            _ => Next::Gone,
+        }
+    }
+
+    /// Bytes of the log, or of a file, were read for a replica.
+    pub(super) fn replica_read(&mut self, key: u64, result: io::Result<Done>) {
+        let Some(replica) = self.server.replication.replica_mut(key) else { return };
+        replica.is_reading = false;
+        let (skip, length) = (replica.wanted.0 as usize, replica.wanted.1 as usize);
+        let bytes = match &result {
+            Ok(Done::Bytes(bytes)) => bytes.get(skip..skip + length),
+            _ => None,
+        };
+        let Some(bytes) = bytes else {
+            let cause = result.err().map_or_else(|| "it is too short".into(), |error| error.to_string());
+            self.engine.log.notices.push(format!("cannot read a segment for a replica: {cause}"));
+            return self.let_go(key);
+        };
+        let position = replica.sent.to_string();
+        match &mut replica.file {
+            Some(file) => {
+                file.sent += length as u64;
+                file.check = xxh3_64_with_seed(bytes, file.check);
+                self.send(key, &[b"BYTES", bytes]);
+            }
+            None => {
+                replica.sent += length as u64;
+                self.send(key, &[b"RECORDS", position.as_bytes(), bytes]);
+            }
+        }
+        self.feed(key);
+    }
+}

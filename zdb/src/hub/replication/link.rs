@@ -1,0 +1,539 @@
+//! A replica's side of the link: it introduces itself to its master, takes the log as it comes, and tells how
+//! far it is. What does not belong where it stands is refused, and the link begun anew.
+
+use crate::command::replication::{Address, LinkState, ReceivedFile};
+use crate::disk::{Done, Operation, aligned::AlignedBuffer};
+use crate::engine::log::copy::{CopiedSegment, CopyTrouble};
+use crate::engine::log::format::{self, BLOCK, LogId};
+use crate::engine::node::{Errand, Promise};
+use crate::engine::{Waiter, log::Policy};
+use crate::hub::{Hub, Peer};
+use crate::limits::{
+    REPLICA_OUTPUT_BYTES_MAX, REPLICA_RETRY_MS, REPLICA_SILENCE_MS, REPLICA_STATUS_MS,
+    REPLICA_TERMS_MAX,
+};
+use crate::output::Output;
+use crate::resp::{Progress, Protocol, Request, RequestParser};
+use std::io;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// What became of a word of the master.
+enum Word {
+    Done,
+    /// It is taken, and nothing more until something has happened.
+    Wait,
+    /// The link begins anew, for this reason.
+    Drop(String),
+}
+
+impl Hub {
+    /// A server that the loop is to connect to.
+    pub fn take_dial(&mut self) -> Option<Address> {
+        self.affairs.dial.take()
+    }
+
+    /// The end of an attempt to connect: the key of the connection, if it is still wanted.
+    pub fn dialed(&mut self, to: &Address, result: Result<Peer, String>) -> Option<u64> {
+        let now_ms = self.engine.now.monotonic_ms;
+        let link = self.server.replication.link.as_ref();
+        let is_wanted = link.is_some_and(|link| link.state == LinkState::Dialing && link.to == *to);
+        if !is_wanted || self.stopping {
+            return None;
+        }
+        let peer = match result {
+            Ok(peer) => peer,
+            Err(text) => {
+                self.break_link(&text);
+                return None;
+            }
+        };
+        let key = self.open_link(peer);
+        let link = self.server.replication.link.as_mut().expect("just looked");
+        link.state = LinkState::Handshake { connection: key };
+        link.heard_ms = now_ms;
+        link.acked_ms = now_ms;
+        link.parser = RequestParser::new();
+        link.partial.clear();
+        link.segment = None;
+        link.is_stuck = false;
+        link.file = None;
+        self.introduce(key);
+        self.ask_for_log(key);
+        Some(key)
+    }
+
+    fn introduce(&mut self, key: u64) {
+        let mut output = Output::default();
+        let mut writer = output.writer(Protocol::Resp2);
+        if let Some(password) = &self.server.replication.master_password {
+            writer.array(2);
+            writer.bulk(b"AUTH");
+            writer.bulk(password);
+        }
+        let port = self.server.replication.port.to_string();
+        let node = format!("{:08x}", self.engine.node.name);
+        writer.array(5);
+        for word in [b"REPLCONF", &b"listening-port"[..], port.as_bytes(), b"node", node.as_bytes()]
+        {
+            writer.bulk(word);
+        }
+        self.push(key, output);
+    }
+
+    fn ask_for_log(&mut self, key: u64) {
+        let promised = self.engine.node.promised;
+        let all = self.engine.terms.list();
+        let newest = &all[all.len().saturating_sub(REPLICA_TERMS_MAX)..];
+        let mut words = vec![
+            "PSYNC".to_owned(),
+            self.engine.log.id.to_hex(),
+            format!("{:016x}", xxh3_64(&self.engine.secret_bytes())),
+            self.engine.log.end().to_string(),
+            promised.number.to_string(),
+            format!("{:08x}", promised.node),
+            if newest.len() == all.len() { "all" } else { "newest" }.to_owned(),
+        ];
+        words.extend(
+            newest.iter().map(|term| format!("{}:{:08x}:{}", term.number, term.node, term.start)),
+        );
+        let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
+        self.send(key, &words);
+    }
+
+    /// Ends the link, to try again a while later.
+    fn break_link(&mut self, cause: &str) {
+        self.drop_link();
+        let Some(link) = &mut self.server.replication.link else { return };
+        if link.trouble != cause {
+            link.trouble = cause.to_owned();
+            let to = link.to.clone();
+            self.engine.log.notices.push(format!("master {to}: {cause}; trying again"));
+        }
+    }
+
+    /// Closes the connection to the master.
+    pub(super) fn drop_link(&mut self) {
+        let now_ms = self.engine.now.monotonic_ms;
+        let Some(link) = &mut self.server.replication.link else { return };
+        if link.is_up() {
+            link.down_ms = now_ms;
+        }
+        let connection = link.connection();
+        link.state = LinkState::Down { retry_ms: now_ms + REPLICA_RETRY_MS };
+        let file = link.file.take();
+        let has_file = file.is_some();
+        if let Some(file) = file.and_then(|file| file.file) {
+            self.engine.work_for(Waiter::Link, Operation::Close { file });
+        }
+        if has_file {
+            // What came so far is taken in by a start, the rest is asked for then.
+            self.affairs.restarts = true;
+        }
+        if let Some(key) = connection {
+            self.let_go(key);
+        }
+    }
+
+    /// The connection is gone.
+    pub(in crate::hub) fn link_closed(&mut self, key: u64) {
+        let link = self.server.replication.link.as_ref();
+        if link.is_some_and(|link| link.connection() == Some(key)) {
+            self.break_link("the connection was closed");
+        }
+    }
+
+    pub(super) fn tend_link(&mut self, now_ms: u64) {
+        let Some(link) = &self.server.replication.link else { return };
+        let (state, heard_ms) = (link.state, link.heard_ms);
+        match state {
+            LinkState::Down { retry_ms } => {
+                let is_ready = self.is_node_saved() && !self.affairs.restarts && !self.stopping;
+                if now_ms >= retry_ms && is_ready {
+                    self.affairs.dial = Some(link.to.clone());
+                    self.server.replication.link.as_mut().expect("just looked").state =
+                        LinkState::Dialing;
+                }
+            }
+            LinkState::Dialing => {}
+            LinkState::Handshake { connection } | LinkState::Following { connection } => {
+                if now_ms >= heard_ms + REPLICA_SILENCE_MS {
+                    return self.break_link("it has been silent for too long");
+                }
+                if self.affairs.asks_again && self.is_node_saved() {
+                    self.affairs.asks_again = false;
+                    self.ask_for_log(connection);
+                }
+                self.run_link(connection);
+                self.acknowledge_link(now_ms);
+            }
+        }
+    }
+
+    /// Tells the master how far the log is here.
+    fn acknowledge_link(&mut self, now_ms: u64) {
+        let Some(link) = &self.server.replication.link else { return };
+        let LinkState::Following { connection } = link.state else { return };
+        let end = self.engine.log.end();
+        let position = match self.engine.log.policy {
+            Policy::Always => self.engine.log.durable().min(end),
+            _ => self.engine.log.acknowledged().min(end),
+        };
+        if position == link.acked && now_ms < link.acked_ms + REPLICA_STATUS_MS {
+            return;
+        }
+        let link = self.server.replication.link.as_mut().expect("just looked");
+        (link.acked, link.acked_ms) = (position, now_ms);
+        self.send(connection, &[b"REPLCONF", b"ack", position.to_string().as_bytes()]);
+    }
+
+    // ---------------------------------------------------------------- what the master says
+
+    /// Bytes came from the master.
+    pub(in crate::hub) fn link_received(&mut self, key: u64) {
+        let now_ms = self.engine.now.monotonic_ms;
+        if let Some(link) = &mut self.server.replication.link
+            && link.connection() == Some(key)
+        {
+            link.heard_ms = now_ms;
+            self.run_link(key);
+        }
+    }
+
+    /// Goes through what came, as far as it can be taken now.
+    fn run_link(&mut self, key: u64) {
+        if let Word::Drop(cause) = self.go_on_copying() {
+            return self.break_link(&cause);
+        }
+        if self.is_link_busy() {
+            return;
+        }
+        let Some(connection) = self.get_mut(key) else { return };
+        if !connection.has_input() {
+            return;
+        }
+        let (input, start) = connection.take_input();
+        let mut at = start;
+        let mut dropped = None;
+        while at < input.len() {
+            if matches!(input[at], b'+' | b'-') {
+                // A reply, and not an array of words.
+                let Some(length) = input[at..].iter().position(|byte| *byte == b'\n') else { break };
+                let line = input[at..at + length].trim_ascii_end();
+                at += length + 1;
+                if line[0] == b'-' {
+                    let text = String::from_utf8_lossy(&line[1..]).escape_debug().to_string();
+                    dropped = Some(format!("it says: {text}"));
+                    break;
+                }
+                continue;
+            }
+            let link = self.server.replication.link.as_mut().expect("the caller looked");
+            let mut parser = std::mem::take(&mut link.parser);
+            let word = match parser.parse(&input[at..]) {
+                Ok(Progress::Complete { consumed }) => {
+                    let word = self.hear(key, parser.request(&input[at..]));
+                    at += consumed;
+                    word
+                }
+                Ok(Progress::Incomplete) => {
+                    self.server.replication.link.as_mut().expect("just looked").parser = parser;
+                    break;
+                }
+                Err(error) => Word::Drop(format!("it says what is none of ours: {}", error.reply)),
+            };
+            match word {
+                Word::Done => {}
+                Word::Wait => break,
+                Word::Drop(cause) => {
+                    dropped = Some(cause);
+                    break;
+                }
+            }
+        }
+        self.input_bytes -= at - start;
+        let Self { slots, spare_inputs, .. } = self;
+        let connection = slots[(key & 0xff_ffff) as usize].connection.as_mut();
+        if let Some(connection) = connection.filter(|connection| connection.key == key) {
+            connection.give_input(input, at, spare_inputs);
+        }
+        self.touch_key(key);
+        if let Some(cause) = dropped {
+            self.break_link(&cause);
+        }
+    }
+
+    /// Whether nothing more can be taken before the disk has done something.
+    fn is_link_busy(&self) -> bool {
+        let Some(link) = &self.server.replication.link else { return true };
+        let is_file_behind = link.file.as_ref().is_some_and(|file| {
+            file.is_whole || file.waiting.len() >= REPLICA_OUTPUT_BYTES_MAX
+        });
+        link.segment.is_some() || link.is_stuck || is_file_behind || self.affairs.restarts
+    }
+
+    /// Takes what waited: the rest of records, or a segment.
+    fn go_on_copying(&mut self) -> Word {
+        let Some(link) = &mut self.server.replication.link else { return Word::Done };
+        if let Some(next) = link.segment {
+            let now_ms = self.engine.now.monotonic_ms;
+            return match self.engine.copy_segment(next) {
+                Ok(()) => {
+                    link.segment = None;
+                    link.heard_ms = now_ms;
+                    Word::Done
+                }
+                Err(CopyTrouble::Wrong(text)) => Word::Drop(text),
+                // A disk that is full may have room later.
+                Err(CopyTrouble::Wait | CopyTrouble::Failed) => {
+                    link.heard_ms = now_ms;
+                    Word::Wait
+                }
+            };
+        }
+        if link.is_stuck {
+            return self.copy(&[]);
+        }
+        Word::Done
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> Word {
+        let now_ms = self.engine.now.monotonic_ms;
+        let link = self.server.replication.link.as_mut().expect("the caller looked");
+        let mut partial = std::mem::take(&mut link.partial);
+        let before = self.engine.log.end();
+        let result = if partial.is_empty() {
+            self.engine.copy_records(bytes)
+        } else {
+            partial.extend_from_slice(bytes);
+            self.engine.copy_records(&partial)
+        };
+        // Before a trouble some may have been taken.
+        let taken = (self.engine.log.end() - before) as usize;
+        let link = self.server.replication.link.as_mut().expect("as above");
+        if partial.is_empty() {
+            partial.extend_from_slice(&bytes[taken..]);
+        } else {
+            partial.drain(..taken);
+        }
+        link.partial = partial;
+        link.is_stuck = false;
+        match result {
+            Ok(_) => Word::Done,
+            Err(CopyTrouble::Wrong(text)) => Word::Drop(text),
+            Err(CopyTrouble::Wait | CopyTrouble::Failed) => {
+                link.is_stuck = true;
+                link.heard_ms = now_ms;
+                Word::Wait
+            }
+        }
+    }
+
+    /// Does what the master says.
+    fn hear(&mut self, key: u64, request: Request<'_>) -> Word {
+        let words: Vec<&[u8]> = request.iter().collect();
+        let text = |at: usize| words.get(at).and_then(|word| std::str::from_utf8(word).ok());
+        let number = |at: usize| text(at).and_then(|text| text.parse::<u64>().ok());
+        let name = *words.first().unwrap_or(&&b""[..]);
+        let is_following = self.server.replication.link.as_ref().is_some_and(|link| link.is_up());
+        let heard = match name {
+            b"" => Some(Word::Done),
+            b"AGAIN" => {
+                self.ask_for_log(key);
+                Some(Word::Done)
+            }
+            b"STATUS" => number(1).map(|end| {
+                let link = self.server.replication.link.as_mut().expect("the caller looked");
+                link.master_end = end;
+                Word::Done
+            }),
+            b"PROMISE" => {
+                let node = text(2).and_then(|text| u32::from_str_radix(text, 16).ok());
+                number(1).zip(node).map(|(number, node)| self.hear_promise(Promise { number, node }))
+            }
+            b"CONTINUE" => number(1).zip(number(2)).map(|(at, term)| self.hear_continue(key, at, term)),
+            b"REWIND" => number(1).map(|position| {
+                let aside_s = self.engine.now.unix_s();
+                self.start_anew(Errand::Rewind { position, aside_s });
+                Word::Wait
+            }),
+            b"ADOPT" => text(1).and_then(LogId::from_hex).zip(text(2).and_then(LogId::from_hex)).map(
+                |(log, LogId(secret))| {
+                    let aside_s = self.engine.now.unix_s();
+                    self.start_anew(Errand::Adopt { log, secret, aside_s });
+                    Word::Wait
+                },
+            ),
+            b"RESTART" if is_following => {
+                self.start_anew(Errand::None);
+                Some(Word::Wait)
+            }
+            b"SEGMENT" if is_following => {
+                let created_s = self.engine.now.unix_s();
+                number(1).zip(number(2)).zip(number(3)).map(|((base, capacity), previous_end)| {
+                    let next = CopiedSegment { base, capacity, previous_end, created_s };
+                    self.server.replication.link.as_mut().expect("as above").segment = Some(next);
+                    self.go_on_copying()
+                })
+            }
+            b"RECORDS" if is_following && words.len() == 3 => number(1).map(|position| {
+                let link = self.server.replication.link.as_ref().expect("the caller looked");
+                let end = self.engine.log.end() + link.partial.len() as u64;
+                if position == end {
+                    self.copy(words[2])
+                } else {
+                    Word::Drop(format!("records of position {position} came where {end} follows"))
+                }
+            }),
+            b"FILE" if is_following => {
+                number(1).zip(number(2)).map(|(base, bytes)| self.hear_file(base, bytes))
+            }
+            b"BYTES" if is_following && words.len() == 2 => Some(self.hear_bytes(words[1])),
+            b"FILE-END" if is_following => number(2).map(|check| self.hear_file_end(check)),
+            _ => None,
+        };
+        heard.unwrap_or_else(|| {
+            let shown = name[..name.len().min(32)].escape_ascii();
+            Word::Drop(format!("it says what is not known here: {shown}"))
+        })
+    }
+
+    fn hear_promise(&mut self, asked: Promise) -> Word {
+        let known = self.engine.node.promised;
+        if asked.number < known.number || asked.number == known.number && asked.node != known.node {
+            return Word::Drop(format!(
+                "it wants term {}, but {} was promised to another one",
+                asked.number, known.number
+            ));
+        }
+        if asked != known {
+            self.engine.node.promised = asked;
+            self.affairs.changed += 1;
+        }
+        self.affairs.asks_again = true;
+        Word::Done
+    }
+
+    fn hear_continue(&mut self, key: u64, position: u64, term: u64) -> Word {
+        let end = self.engine.log.end();
+        if position != end {
+            return Word::Drop(format!("it would go on at {position}, and the log ends at {end}"));
+        }
+        let is_candidate = self.server.replication.candidate.is_some();
+        if term < self.engine.node.promised.number && !is_candidate && term > 0 {
+            return Word::Drop(format!(
+                "it is the master of term {term}, and a later one was promised to another server"
+            ));
+        }
+        let now_ms = self.engine.now.monotonic_ms;
+        let link = self.server.replication.link.as_mut().expect("the caller looked");
+        let to = link.to.clone();
+        link.state = LinkState::Following { connection: key };
+        link.trouble.clear();
+        // The first word to the master tells where the log is.
+        (link.acked, link.acked_ms) = (u64::MAX, now_ms);
+        self.engine.log.notices.push(format!("copies {to} from position {position} on"));
+        Word::Done
+    }
+
+    // ---------------------------------------------------------------- whole files
+
+    fn hear_file(&mut self, base: u64, bytes: u64) -> Word {
+        let name = format::unfinished_name(base);
+        let link = self.server.replication.link.as_mut().expect("the caller looked");
+        if link.file.is_some() || self.engine.log.is_open() && !link.partial.is_empty() {
+            return Word::Drop("a file came in the middle of something else".into());
+        }
+        link.file = Some(ReceivedFile {
+            base,
+            bytes,
+            received: 0,
+            check: 0,
+            file: None,
+            waiting: Vec::new(),
+            written: 0,
+            writing: true,
+            is_whole: false,
+            is_publishing: false,
+        });
+        self.engine.work_for(Waiter::Link, Operation::MakeFile { name, bytes });
+        Word::Done
+    }
+
+    fn hear_bytes(&mut self, bytes: &[u8]) -> Word {
+        let link = self.server.replication.link.as_mut().expect("the caller looked");
+        let Some(file) = &mut link.file else {
+            return Word::Drop("bytes of a file came without one".into());
+        };
+        file.received += bytes.len() as u64;
+        file.check = xxh3_64_with_seed(bytes, file.check);
+        file.waiting.extend_from_slice(bytes);
+        if file.received > file.bytes {
+            return Word::Drop("a file is longer than was said".into());
+        }
+        self.write_file();
+        Word::Done
+    }
+
+    fn hear_file_end(&mut self, check: u64) -> Word {
+        let link = self.server.replication.link.as_mut().expect("the caller looked");
+        let Some(file) = &mut link.file else {
+            return Word::Drop("the end of a file came without one".into());
+        };
+        if file.received != file.bytes || file.check != check {
+            return Word::Drop("a file did not come as it was sent".into());
+        }
+        file.is_whole = true;
+        self.write_file();
+        Word::Wait
+    }
+
+    /// Hands what came of a file to the disk, one piece after the other.
+    fn write_file(&mut self) {
+        let link = self.server.replication.link.as_mut().expect("the caller looked");
+        let Some(file) = &mut link.file else { return };
+        let Some(open) = file.file.filter(|_| !file.writing) else { return };
+        let whole = match file.is_whole {
+            true => file.waiting.len(),
+            false => file.waiting.len() / BLOCK as usize * BLOCK as usize,
+        };
+        if whole > 0 {
+            let mut blocks = AlignedBuffer::new(whole.next_multiple_of(BLOCK as usize));
+            blocks[..whole].copy_from_slice(&file.waiting[..whole]);
+            file.waiting.drain(..whole);
+            let offset = file.written;
+            file.written += whole as u64;
+            file.writing = true;
+            let operation = Operation::WriteBlocks { file: open, offset, blocks };
+            self.engine.work_for(Waiter::Link, operation);
+        } else if file.is_whole {
+            let (from, to) = (format::unfinished_name(file.base), format::segment_name(file.base));
+            let bytes = file.bytes;
+            file.writing = true;
+            file.is_publishing = true;
+            let operation = Operation::Publish { file: open, bytes, from, to };
+            self.engine.work_for(Waiter::Link, operation);
+        }
+    }
+
+    /// The disk has done something for the file that comes in.
+    pub(super) fn file_answer(&mut self, result: io::Result<Done>) {
+        let Some(link) = &mut self.server.replication.link else { return };
+        let Some(file) = &mut link.file else { return };
+        file.writing = false;
+        match result {
+            Err(error) => self.break_link(&format!("cannot write a segment: {error}")),
+            Ok(Done::File(open, _)) => {
+                file.file = Some(open);
+                self.write_file();
+            }
+            Ok(_) if file.is_publishing => {
+                let open = file.file;
+                link.file = None;
+                if let Some(file) = open {
+                    self.engine.work_for(Waiter::Link, Operation::Close { file });
+                }
+            }
+            Ok(_) => self.write_file(),
+        }
+    }
+}
