@@ -611,7 +611,7 @@ impl Recovery<'_> {
             // On a read-only disk the old tail stays; the next header tells where it ends.
             let _ = self.files.truncate(file, (position - base).next_multiple_of(BLOCK));
         }
-        let is_open = goes_on && !sealed && self.make_room(file, position - base, size);
+        let is_open = goes_on && !sealed && self.make_room(file, position - base);
         // A sidecar is never ahead of its log: the pages wait until every record is surely on the disk.
         self.files.sync(file).map_err(|error| {
             format!("cannot flush segment {}: {error}", format::segment_name(base))
@@ -632,11 +632,17 @@ impl Recovery<'_> {
 
     /// Makes the last segment ready for records behind its first `length` bytes: nothing of what a crash tore is
     /// behind them, and all blocks are there again. False where the disk does not let it.
-    fn make_room(&self, file: FileId, length: u64, size: u64) -> bool {
-        let is_ready = errand::cut_behind(self.files, file, length)
-            .and_then(|()| self.files.extend(file, size))
-            .and_then(|()| self.files.sync(file));
-        is_ready.is_ok()
+    fn make_room(&mut self, file: FileId, length: u64) -> bool {
+        let segment = self.segments.last_mut().expect("the segment was pushed");
+        if errand::cut_behind(self.files, file, length).is_err() {
+            return false;
+        }
+        // A disk that is full takes no further records.
+        segment.size = match self.files.extend(file, segment.capacity) {
+            Ok(()) => segment.capacity,
+            Err(_) => length.next_multiple_of(BLOCK),
+        };
+        self.files.sync(file).is_ok()
     }
 
     /// The sidecar keeps it for later starts, which do not see the damage.

@@ -228,9 +228,10 @@ impl Hub {
     pub(super) fn replication_deadline_ms(&self) -> Option<u64> {
         let replication = &self.server.replication;
         let link = replication.link.as_ref().map(|link| match link.state {
-            LinkState::Down { retry_ms } => retry_ms,
-            LinkState::Dialing => u64::MAX,
-            LinkState::Handshake { .. } | LinkState::Following { .. } => {
+            LinkState::Down { retry_ms } if self.may_dial() => retry_ms,
+            LinkState::Down { .. } | LinkState::Dialing => u64::MAX,
+            LinkState::Handshake { .. } => link.heard_ms + REPLICA_SILENCE_MS,
+            LinkState::Following { .. } => {
                 (link.heard_ms + REPLICA_SILENCE_MS).min(link.acked_ms + REPLICA_STATUS_MS)
             }
         });

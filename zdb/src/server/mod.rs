@@ -204,7 +204,8 @@ impl Server {
                     self.perform(token, operation);
                 }
                 self.hub.take_touched(&mut touched);
-                if touched.is_empty() {
+                let begins_to_stop = self.hub.stopping && self.stop == Stop::No;
+                if touched.is_empty() && !begins_to_stop {
                     break;
                 }
                 for key in touched.drain(..) {

@@ -147,8 +147,7 @@ impl Hub {
         let (state, heard_ms) = (link.state, link.heard_ms);
         match state {
             LinkState::Down { retry_ms } => {
-                let is_ready = self.is_node_saved() && !self.affairs.restarts && !self.stopping;
-                if now_ms >= retry_ms && is_ready {
+                if now_ms >= retry_ms && self.may_dial() {
                     self.affairs.dial = Some(link.to.clone());
                     self.server.replication.link.as_mut().expect("just looked").state =
                         LinkState::Dialing;
@@ -167,6 +166,10 @@ impl Hub {
                 self.acknowledge_link(now_ms);
             }
         }
+    }
+
+    pub(super) fn may_dial(&self) -> bool {
+        self.is_node_saved() && !self.affairs.restarts && !self.stopping
     }
 
     /// Tells the master how far the log is here.

@@ -1,0 +1,367 @@
+//! A replica has what its master has: all of it, at the same places, through kills, broken links, changes of
+//! who is the master, and copies that begin anew.
+
+use compat_tests::client::encode;
+use compat_tests::server::{Buffer, Setup, poll};
+use compat_tests::{Client, Reply, Server, args, count_from_env, seed};
+use fastrand::Rng;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const TIME_MAX: Duration = Duration::from_secs(30);
+const SMALL: [&str; 4] = ["--datasize", "524288", "--cleaner-rate", "0"];
+
+fn setup(flags: &[&str]) -> Setup {
+    Setup::new().flags(&SMALL).flags(flags)
+}
+
+fn place(of: SocketAddr) -> String {
+    format!("{} {}", of.ip(), of.port())
+}
+
+fn replica(of: &Server, flags: &[&str]) -> Server {
+    setup(flags).flags(&["--replicaof", &place(of.address())]).start()
+}
+
+fn follow(client: &mut Client, master: SocketAddr) {
+    let (host, port) = (master.ip().to_string(), master.port().to_string());
+    client.expect(args!["REPLICAOF", host, port], Reply::ok());
+}
+
+fn field(client: &mut Client, name: &str) -> Option<String> {
+    let text = client.try_call(args!["INFO", "replication"]).ok()?.into_bytes();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.map(|value| value.trim().to_owned())
+}
+
+/// Waits until a replica has all that its master has. It may start anew meanwhile.
+#[track_caller]
+fn in_sync(master: &Server, replica: &Server) {
+    let found = poll(TIME_MAX, || {
+        let mut theirs = Client::connect(replica.address()).ok()?;
+        let mut ours = Client::connect(master.address()).ok()?;
+        let is_up = field(&mut theirs, "master_link_status")? == "up";
+        let end = field(&mut ours, "master_repl_offset")?;
+        (is_up && field(&mut theirs, "slave_repl_offset")? == end).then_some(())
+    });
+    if found.is_none() {
+        let told = |server: &Server| {
+            let info = server.connect().call(args!["INFO", "replication"]).into_bytes();
+            format!("{:#?}\n{}", server.log(), String::from_utf8_lossy(&info))
+        };
+        panic!("the replica does not catch up; master: {} replica: {}", told(master), told(replica));
+    }
+}
+
+/// All that clients can see of a namespace: keys in their order with cursors, values, all versions with tokens.
+fn everything(client: &mut Client) -> BTreeMap<String, Vec<Reply>> {
+    let mut all = BTreeMap::new();
+    for name in client.call(args!["NSLIST"]).into_array() {
+        let name = name.into_bytes();
+        client.expect(args!["SELECT", name], Reply::ok());
+        let mut seen = Vec::new();
+        let info = client.call(args!["NSINFO", name]).into_bytes();
+        let info = String::from_utf8_lossy(&info).into_owned();
+        let is_same = |line: &&str| {
+            let wanted = ["entries:", "data_size_bytes:", "mode:", "worm:", "locked:", "data_limits_bytes:"];
+            wanted.iter().any(|name| line.starts_with(name)) || line.starts_with("history:")
+        };
+        seen.extend(info.lines().filter(is_same).map(|line| Reply::bulk(line)));
+        let mut cursor: Option<Vec<u8>> = None;
+        loop {
+            let page = match &cursor {
+                None => client.call(args!["SCAN"]),
+                Some(cursor) => client.call(args!["SCAN", cursor]),
+            };
+            let Reply::Array(parts) = &page else { break };
+            let Reply::Array(entries) = &parts[1] else { panic!("SCAN answers {page:?}") };
+            // Where a page ends is each server's own affair.
+            for entry in entries {
+                seen.push(entry.clone());
+                let key = entry.clone().into_array().remove(0).into_bytes();
+                seen.push(client.call(args!["GET", key]));
+                let mut version = client.call(args!["HISTORY", key]);
+                while let Reply::Array(parts) = &version {
+                    let token = parts[0].clone();
+                    seen.push(version);
+                    let Reply::Bulk(token) = token else { break };
+                    version = client.call(args!["HISTORY", key, token]);
+                }
+            }
+            let Reply::Bulk(next) = &parts[0] else { panic!("SCAN answers {page:?}") };
+            cursor = Some(next.to_vec());
+        }
+        all.insert(String::from_utf8_lossy(&name).into_owned(), seen);
+    }
+    all
+}
+
+#[track_caller]
+fn same(master: &Server, replica: &Server) {
+    in_sync(master, replica);
+    let (ours, theirs) = (everything(&mut master.connect()), everything(&mut replica.connect()));
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    for (name, ours) in &ours {
+        for (at, (one, other)) in ours.iter().zip(&theirs[name]).enumerate() {
+            assert_eq!(one, other, "{name}, number {at}");
+        }
+        assert_eq!(ours.len(), theirs[name].len(), "{name}");
+    }
+}
+
+/// Writes of all kinds in the selected namespace.
+fn churn(client: &mut Client, random: &mut Rng, count: usize) {
+    for _ in 0..count.div_ceil(50) {
+        let mut requests = Vec::new();
+        for _ in 0..50 {
+            let key = format!("key-{}", random.usize(..200));
+            let value = vec![random.u8(..); random.usize(..3000)];
+            match random.u8(..10) {
+                0 => encode(args!["DEL", key], &mut requests),
+                1 => encode(args!["MSET", key, value, "second", "one"], &mut requests),
+                2 => encode(args!["SET", key, value, "1700000000"], &mut requests),
+                _ => encode(args!["SET", key, value], &mut requests),
+            }
+        }
+        // A server that is killed answers no more.
+        if client.pipeline(&requests, 50).1.is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn everything_replicates() {
+    let master = setup(&[]).start();
+    let mut client = master.connect();
+    let mut random = Rng::with_seed(seed("replication"));
+    churn(&mut client, &mut random, 500);
+    client.expect(args!["NSNEW", "ids"], Reply::ok());
+    client.expect(args!["NSSET", "ids", "mode", "seq"], Reply::ok());
+    let first = replica(&master, &[]);
+    in_sync(&master, &first);
+    client.expect(args!["SELECT", "ids"], Reply::ok());
+    for at in 0..300 {
+        client.call(args!["SET", "", format!("value {at}")]);
+    }
+    client.call(args!["DEL", 7u64.to_le_bytes()]);
+    for name in ["users", "gone", "flushed"] {
+        client.expect(args!["NSNEW", name], Reply::ok());
+        client.expect(args!["NSSET", name, "password", "secret"], Reply::ok());
+        client.expect(args!["NSSET", name, "public", "0"], Reply::ok());
+        client.expect(args!["SELECT", name, "secret"], Reply::ok());
+        churn(&mut client, &mut random, 200);
+        if name == "flushed" {
+            client.expect(args!["FLUSH"], Reply::ok());
+            client.call(args!["SET", "after", "the flush"]);
+        }
+    }
+    client.expect(args!["SELECT", "default"], Reply::ok());
+    client.expect(args!["NSDEL", "gone"], Reply::ok());
+    for name in ["users", "flushed"] {
+        client.expect(args!["NSSET", name, "password", "*"], Reply::ok());
+    }
+    client.expect(args!["NSSET", "users", "maxsize", "100000000"], Reply::ok());
+    client.expect(args!["NSSET", "users", "history", "5"], Reply::ok());
+    client.expect(args!["NSJUMP"], Reply::ok());
+    client.call(args!["SET", "large", vec![9; 8 << 20]]);
+    churn(&mut client, &mut random, 500);
+    same(&master, &first);
+    let second = replica(&master, &["--threads", "2", "--threads-busy", "0", "--sync", "always"]);
+    same(&master, &second);
+    // Replicas of replicas.
+    let third = replica(&second, &["--buffer", "none"]);
+    in_sync(&master, &second);
+    same(&second, &third);
+    let refused = first.connect().call(args!["SET", "a", "b"]);
+    let text = "READONLY You can't write against a read only replica.";
+    assert_eq!(refused, Reply::error(text));
+    for request in [args!["NSNEW", "x"], args!["DEL", "a"], args!["NSJUMP"], args!["FLUSH"]] {
+        assert_eq!(first.connect().call(request), Reply::error(text));
+    }
+    churn(&mut client, &mut random, 50);
+    let count = client.call(args!["WAIT", "2", "10000"]).into_integer();
+    assert_eq!(count, 2);
+    same(&master, &third);
+}
+
+/// Kills either of both in the middle of writes, again and again.
+fn kills(flags: &[&str], rounds: usize) {
+    let mut random = Rng::with_seed(seed("replication"));
+    let mut master = setup(flags).start();
+    churn(&mut master.connect(), &mut random, 100);
+    let mut copy = replica(&master, flags);
+    in_sync(&master, &copy);
+    for round in 0..rounds {
+        let mut client = master.connect();
+        let count = random.usize(1..2000);
+        std::thread::scope(|scope| {
+            let mut random = random.fork();
+            let pause = Duration::from_millis(random.u64(..300));
+            let load = scope.spawn(move || churn(&mut client, &mut random, count));
+            std::thread::sleep(pause);
+            match round % 4 {
+                0 => copy.kill(),
+                1 => drop(copy.terminate()),
+                2 => master.kill(),
+                _ => drop(master.terminate()),
+            }
+            load.join().expect("the load ends");
+        });
+        match round % 4 {
+            0 | 1 => copy.resume(),
+            _ => {
+                let port = master.address().port().to_string();
+                master.set_flags(&[flags, &SMALL, &["--port", &port]].concat());
+                master.resume();
+            }
+        }
+        churn(&mut master.connect(), &mut random, 100);
+        same(&master, &copy);
+    }
+}
+
+#[test]
+fn kills_cost_no_more_than_a_link_everysec() {
+    kills(&["--sync", "everysec"], count_from_env("ZDB_REPLICATION_ROUNDS", 12));
+}
+
+#[test]
+fn kills_cost_no_more_than_a_link_always() {
+    kills(&["--sync", "always"], count_from_env("ZDB_REPLICATION_ROUNDS", 8));
+}
+
+#[test]
+fn kills_cost_no_more_than_a_link_without_a_buffer() {
+    kills(&["--buffer", "none"], count_from_env("ZDB_REPLICATION_ROUNDS", 8));
+}
+
+#[test]
+fn a_copy_begins_with_what_the_cleaner_left() {
+    let mut random = Rng::with_seed(seed("replication"));
+    let master = setup(&[]).start();
+    let mut client = master.connect();
+    client.expect(args!["NSSET", "default", "history", "0"], Reply::ok());
+    for _ in 0..4 {
+        churn(&mut client, &mut random, 2000);
+        client.expect(args!["DEBUG", "CLEAN"], Reply::ok());
+    }
+    let cleaned = poll(TIME_MAX, || {
+        client.expect(args!["DEBUG", "CLEAN"], Reply::ok());
+        let text = client.call(args!["INFO", "engine"]).into_bytes();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let count = text.lines().find_map(|line| line.strip_prefix("cleaner_segments_cleaned: "));
+        (count?.trim().parse::<u64>().ok()? > 3).then_some(())
+    });
+    assert!(cleaned.is_some(), "the cleaner has work");
+    let copy = replica(&master, &[]);
+    in_sync(&master, &copy);
+    churn(&mut client, &mut random, 500);
+    in_sync(&master, &copy);
+    let values = |client: &mut Client| {
+        let keys = (0..200).map(|at| format!("key-{at}"));
+        keys.map(|key| client.call(args!["GET", key])).collect::<Vec<_>>()
+    };
+    assert_eq!(values(&mut client), values(&mut copy.connect()));
+    assert_eq!(client.call(args!["DBSIZE"]), copy.connect().call(args!["DBSIZE"]));
+}
+
+#[test]
+fn who_wrote_what_nobody_else_has_keeps_it_aside() {
+    let mut random = Rng::with_seed(seed("replication"));
+    let mut first = setup(&[]).start();
+    churn(&mut first.connect(), &mut random, 300);
+    let second = replica(&first, &[]);
+    let third = replica(&first, &[]);
+    in_sync(&first, &second);
+    in_sync(&first, &third);
+    // The link is gone, and both write on.
+    second.connect().expect(args!["REPLICAOF", "NO", "ONE"], Reply::ok());
+    follow(&mut third.connect(), second.address());
+    first.connect().call(args!["SET", "alone", "what nobody else has"]);
+    churn(&mut first.connect(), &mut random, 700);
+    churn(&mut second.connect(), &mut random, 700);
+    same(&second, &third);
+    follow(&mut first.connect(), second.address());
+    same(&second, &first);
+    assert_eq!(first.connect().call(args!["GET", "alone"]), Reply::Nil);
+    let line = first.wait_for_log("what was set aside", |line| line.contains("nobody else has"));
+    let aside = line.split_whitespace().find(|word| word.starts_with("aside-")).expect("a name");
+    let kept = first.data_dir().join(aside);
+    let dumped = std::process::Command::new(compat_tests::server::binary())
+        .args(["dump", "--payload", "--data"])
+        .arg(&kept)
+        .arg("--index")
+        .arg(first.data_dir().join("no-index"))
+        .output()
+        .expect("zdb dump runs");
+    let text = String::from_utf8_lossy(&dumped.stdout);
+    assert!(text.contains("what nobody else has"), "{aside}: {text} {dumped:?}");
+    // And back again, after a kill.
+    first.kill();
+    first.resume();
+    first.connect().expect(args!["REPLICAOF", "NO", "ONE"], Reply::ok());
+    follow(&mut second.connect(), first.address());
+    follow(&mut third.connect(), first.address());
+    churn(&mut first.connect(), &mut random, 300);
+    same(&first, &second);
+    same(&first, &third);
+}
+
+#[test]
+fn a_server_with_another_log_begins_anew() {
+    let mut random = Rng::with_seed(seed("replication"));
+    let (master, other) = (setup(&[]).start(), setup(&[]).start());
+    churn(&mut master.connect(), &mut random, 300);
+    churn(&mut other.connect(), &mut random, 500);
+    follow(&mut other.connect(), master.address());
+    same(&master, &other);
+    let line = other.wait_for_log("what was set aside", |line| line.contains("nothing reads it"));
+    let aside = line.split_whitespace().find(|word| word.starts_with("aside-")).expect("a name");
+    let old = Setup::new()
+        .flags(&["--data", other.data_dir().join(aside).to_str().expect("a plain path")])
+        .flags(&["--index", other.data_dir().join("index-of-old").to_str().expect("a plain path")])
+        .buffer(Buffer::None)
+        .start();
+    assert_ne!(old.connect().call(args!["DBSIZE"]), Reply::Integer(0));
+}
+
+#[test]
+fn a_write_waits_for_replicas_where_it_has_to() {
+    let flags = ["--min-replicas", "1"];
+    let master = setup(&flags).start();
+    let text = "NOREPLICAS Not enough good replicas to write.";
+    assert_eq!(master.connect().call(args!["SET", "a", "1"]), Reply::error(text));
+    let mut first = replica(&master, &flags);
+    let taken = poll(TIME_MAX, || {
+        (master.connect().call(args!["SET", "a", "1"]) == Reply::bulk("a")).then_some(())
+    });
+    assert!(taken.is_some(), "{:?} {:?}", master.log(), first.log());
+    let second = replica(&master, &flags);
+    in_sync(&master, &first);
+    in_sync(&master, &second);
+    churn(&mut master.connect(), &mut Rng::with_seed(seed("replication")), 300);
+    same(&master, &first);
+    // Of three servers two go on.
+    first.kill();
+    let mut client = master.connect();
+    assert_eq!(client.call(args!["SET", "b", "2"]), Reply::bulk("b"));
+    in_sync(&master, &second);
+    // The other one takes over, with the promise of the one that comes back.
+    second.connect().expect(args!["REPLICAOF", "NO", "ONE"], Reply::ok());
+    assert_eq!(second.connect().call(args!["SET", "c", "3"]), Reply::error(text));
+    first.resume();
+    follow(&mut first.connect(), second.address());
+    let taken = poll(TIME_MAX, || {
+        (second.connect().call(args!["SET", "c", "3"]) == Reply::bulk("c")).then_some(())
+    });
+    assert!(taken.is_some(), "{:?} {:?}", second.log(), first.log());
+    same(&second, &first);
+    assert_eq!(second.connect().call(args!["GET", "b"]), Reply::bulk("2"));
+    // The old master has nobody any more.
+    assert_eq!(client.call(args!["SET", "d", "4"]), Reply::error(text));
+    follow(&mut client, second.address());
+    same(&second, &master);
+}
