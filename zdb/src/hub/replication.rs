@@ -18,7 +18,7 @@ use crate::command::{ClientRef, Finished, Tasks};
 use crate::disk::{Operation, Root};
 use crate::engine::node::{self, Errand, Promise};
 use crate::engine::{Answer, Engine, Waiter};
-use crate::limits::{REPLICA_SILENCE_MS, REPLICA_STATUS_MS};
+use crate::limits::{REPLICA_RETRY_MS, REPLICA_SILENCE_MS, REPLICA_STATUS_MS};
 use crate::output::Output;
 use crate::resp::Protocol;
 use xxhash_rust::xxh3::xxh3_64;
@@ -32,6 +32,8 @@ pub(super) struct Affairs {
     changed: u64,
     saved: u64,
     saving: bool,
+    /// When it is tried again after a failure, in milliseconds of the loop's clock.
+    save_ms: u64,
     /// The promise is to be told to the master once it is kept.
     asks_again: bool,
     /// The server is to start anew once what it keeps about itself is on the disk.
@@ -237,13 +239,15 @@ impl Hub {
         });
         let status = (!replication.replicas.is_empty()).then_some(self.affairs.status_ms);
         let waits = replication.waits.iter().filter_map(|wait| wait.until_ms).min();
-        [link, status, waits].into_iter().flatten().min()
+        let save = (!self.is_node_saved() && !self.affairs.saving).then_some(self.affairs.save_ms);
+        [link, status, waits, save].into_iter().flatten().min()
     }
 
     // ---------------------------------------------------------------- what is kept about this server
 
     fn save_node(&mut self) {
-        if self.affairs.saving || self.is_node_saved() {
+        let is_due = self.engine.now.monotonic_ms >= self.affairs.save_ms;
+        if self.affairs.saving || self.is_node_saved() || !is_due {
             return;
         }
         self.affairs.saving = true;
@@ -265,10 +269,13 @@ impl Hub {
                 self.affairs.saving = false;
                 match result {
                     Ok(_) => self.affairs.saved = change,
-                    Err(error) => self.engine.log.notices.push(format!(
-                        "cannot write the file {:?} to the data directory: {error}; replication waits for it",
-                        node::FILE_NAME
-                    )),
+                    Err(error) => {
+                        self.affairs.save_ms = self.engine.now.monotonic_ms + REPLICA_RETRY_MS;
+                        self.engine.log.notices.push(format!(
+                            "cannot write the file {:?} to the data directory: {error}; replication waits for it",
+                            node::FILE_NAME
+                        ));
+                    }
                 }
             }
             Waiter::Replica(key) => self.replica_read(key, result),
@@ -351,6 +358,8 @@ impl Hub {
         let last_term = request.terms.last().map_or(0, |term| term.number);
         let is_full = self.server.settings.min_replicas > 0
             && self.other_nodes(key) + 1 >= self.server.settings.nodes();
+        let secret_check = xxh3_64(&self.engine.secret_bytes());
+        let is_copy = request.log == self.engine.log.id.0 && request.secret_check == secret_check;
         let Some(replica) = self.server.replication.replica_mut(key) else {
             return self.refuse_replica(key, "REPLCONF comes before PSYNC");
         };
@@ -359,7 +368,8 @@ impl Hub {
         }
         replica.heard_ms = now_ms;
         replica.promised = request.promised;
-        replica.log_at = (last_term, request.position);
+        // What is of another log says nothing about this one.
+        replica.log_at = if is_copy { (last_term, request.position) } else { (0, 0) };
         replica.stage = Stage::New;
         if is_full {
             return self.refuse_replica(key, "as many servers as --nodes says have this log already");
@@ -368,8 +378,6 @@ impl Hub {
             return;
         }
         self.name_node();
-        let secret_check = xxh3_64(&self.engine.secret_bytes());
-        let is_copy = request.log == self.engine.log.id.0 && request.secret_check == secret_check;
         let end = self.engine.log.end();
         let common = match is_copy {
             true => {

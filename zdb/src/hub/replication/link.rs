@@ -259,7 +259,10 @@ impl Hub {
         if let Some(connection) = connection.filter(|connection| connection.key == key) {
             connection.give_input(input, at, spare_inputs);
         }
-        self.touch_key(key);
+        if at > start {
+            // There may be room for more.
+            self.touch_key(key);
+        }
         if let Some(cause) = dropped {
             self.break_link(&cause);
         }
