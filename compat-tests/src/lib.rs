@@ -16,6 +16,7 @@ pub mod mount;
 pub mod offline;
 pub mod old;
 pub mod program;
+pub mod proxy;
 pub mod reply;
 pub mod server;
 pub mod terminal;
