@@ -9,6 +9,7 @@ pub mod client;
 pub mod door;
 pub mod fake;
 pub mod fixture;
+pub mod histories;
 pub mod hosts;
 pub mod import;
 pub mod load;
