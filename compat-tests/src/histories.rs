@@ -145,8 +145,7 @@ fn read_versions(client: &mut Client, keys: &[Arc<str>]) -> Result<Vec<Vec<Strin
             let shown = format!("HISTORY {}: {reply:?}", keys[*index]);
             let parts = match reply {
                 Reply::Array(parts) => parts,
-                // A key that is not there.
-                Reply::Nil if token.is_none() => continue,
+                Reply::Error(text) if token.is_none() && text == "Key not found" => continue,
                 _ => return Err(shown),
             };
             let [token, _, value]: [Reply; 3] = parts.try_into().map_err(|_| shown)?;

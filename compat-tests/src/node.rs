@@ -141,7 +141,7 @@ impl Node {
 
     /// Asks INFO until it says this.
     #[track_caller]
-    pub fn wait_for(&self, what: &str, holds: impl Fn(&Info) -> bool) -> Info {
+    pub fn wait_for(&self, what: &str, mut holds: impl FnMut(&Info) -> bool) -> Info {
         let mut client = None;
         let mut last = None;
         let found = poll(STATE_TIME_MAX, || {
@@ -161,7 +161,10 @@ impl Node {
             }
         });
         let lines = || self.running.lines();
-        found.unwrap_or_else(|| panic!("{}: no {what}: {last:#?}; {:#?}", self.address, lines()))
+        found.unwrap_or_else(|| {
+            let last = last.map(|info| info.replication());
+            panic!("{}: no {what}: {last:#?}; {:#?}", self.address, lines())
+        })
     }
 
     /// Waits until it is a replica of this master and has its link.
@@ -213,6 +216,17 @@ impl Info {
     fn parse(text: &str) -> Info {
         let fields = text.lines().filter_map(|line| line.split_once(':'));
         Info(fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+    }
+
+    /// The fields about replication, for a message.
+    fn replication(&self) -> Vec<String> {
+        let is_about = |name: &str| {
+            ["role", "master", "slave", "connected_slaves", "repl"]
+                .iter()
+                .any(|start| name.starts_with(start))
+        };
+        let fields = self.0.iter().filter(|(name, _)| is_about(name));
+        fields.map(|(name, value)| format!("{name}:{value}")).collect()
     }
 
     /// A field, empty where there is none.

@@ -22,6 +22,9 @@ pub enum Order {
     End,
 }
 
+/// A socket, by the index of its pair and its side, and what it is ready for.
+type Ready = ((usize, usize), PollFlags);
+
 pub struct Relay {
     address: SocketAddr,
     to: SocketAddr,
@@ -91,8 +94,8 @@ impl Relay {
         }
     }
 
-    /// Waits for a socket, an order, or the time of a part. Returns what is ready, by pair and side.
-    fn wait(&self) -> (bool, Vec<((usize, usize), PollFlags)>) {
+    /// Waits for a socket, an order, or the time of a part. Returns whether the listener is ready, and which sockets are.
+    fn wait(&self) -> (bool, Vec<Ready>) {
         let mut places = Vec::new();
         let mut polled = vec![PollFd::new(&*self.bell, PollFlags::IN)];
         if let Some(listener) = &self.listener {
