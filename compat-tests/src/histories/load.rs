@@ -216,6 +216,7 @@ impl Writer {
         }
         let (run_id, replication_id) =
             (info.get("run_id").to_owned(), info.get("master_replid").to_owned());
+        assert!(!run_id.is_empty(), "INFO of {address} has no run_id: masters look all the same");
         Ok((client, Arc::new(Reign { address, run_id, replication_id })))
     }
 }
