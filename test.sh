@@ -14,11 +14,14 @@ need() {
     PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || missing+=("$2")
 }
 need redis-server redis-server
+need redis-sentinel redis-sentinel
 need redis-cli redis-tools
 need redis-benchmark redis-tools
 need mkfs.ext4 e2fsprogs
 need mount mount
 need losetup mount
+need ip iproute2
+need nft nftables
 need cc gcc
 need c++ g++
 need openssl openssl
@@ -33,7 +36,7 @@ need /usr/bin/python3 python3
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "test.sh: installing ${missing[*]}"
     as_root apt-get update
-    # redis-server would start a server of its own: a policy that denies it, unless there is one.
+    # redis-server and redis-sentinel would start servers of their own: a policy that denies it, unless there is one.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null

@@ -95,6 +95,16 @@ impl Client {
         Ok(Client::over(Stream::Tcp(stream)))
     }
 
+    /// The same where the server may be behind a cut cable, or stopped: neither the connection nor a reply may take
+    /// longer than this.
+    pub fn connect_within(address: SocketAddr, time_max: Duration) -> io::Result<Client> {
+        let stream = TcpStream::connect_timeout(&address, time_max)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(time_max))?;
+        stream.set_write_timeout(Some(time_max))?;
+        Ok(Client::over(Stream::Tcp(stream)))
+    }
+
     pub fn connect_unix(path: &Path) -> io::Result<Client> {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(REPLY_TIME_MAX))?;

@@ -3,6 +3,7 @@
 //! A program that is missing is a failure: `./test.sh` installs them.
 
 use crate::server::{poll, profile_dir, workspace_dir};
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -139,6 +140,44 @@ impl Running {
             });
         }
         Running { child, lines }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_none())
+    }
+
+    /// `kill -9`; returns when the process is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("our own child can be killed");
+        self.child.wait().expect("our own child can be waited for");
+    }
+
+    /// SIGSTOP: it is there, keeps its connections, and does nothing. Returns when it does nothing.
+    #[track_caller]
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+        let stopped = poll(LINE_TIME_MAX, || (self.state() == Some('T')).then_some(()));
+        assert!(stopped.is_some(), "it does not stop: state {:?}", self.state());
+    }
+
+    /// SIGCONT.
+    #[track_caller]
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("our own child takes signals");
+    }
+
+    /// The letter of proc(5).
+    fn state(&self) -> Option<char> {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
+        text.rsplit_once(") ")?.1.chars().next()
     }
 
     pub fn lines(&self) -> Vec<String> {
