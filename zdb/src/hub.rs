@@ -2,6 +2,7 @@
 //! operations go out; the loop around it moves them. Deterministic, so that a simulator can be the loop.
 
 mod connection;
+mod messages;
 mod meter;
 mod metrics;
 mod orders;

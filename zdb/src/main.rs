@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use zdb::command::{
-    HookRuns, Latencies, Machine, Rates, SETTINGS_FILE_NAME, ServerState, ServerStats, Settings,
-    SlowLog, Table, Throttle,
+    Channels, HookRuns, Latencies, Machine, Rates, SETTINGS_FILE_NAME, ServerState, ServerStats,
+    Settings, SlowLog, Table, Throttle,
 };
 use zdb::disk::Files;
 use zdb::disk::system::SystemFiles;
@@ -424,6 +424,7 @@ fn state(
         rates: Rates::default(),
         latencies: Latencies::default(),
         slow_log: SlowLog::default(),
+        channels: Channels::default(),
         tls_kernel: false,
     }
 }

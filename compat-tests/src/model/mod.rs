@@ -15,6 +15,7 @@ mod connection;
 mod files;
 mod habits;
 mod keys;
+mod messages;
 mod namespace;
 mod operate;
 mod settings;
@@ -72,6 +73,7 @@ fn commands() -> impl Iterator<Item = &'static Command> {
         watch::COMMANDS,
         watchers::COMMANDS,
         operate::COMMANDS,
+        messages::COMMANDS,
     ]
     .into_iter()
     .flatten()
@@ -127,6 +129,7 @@ pub struct Model {
     now: Duration,
     watch: watch::Watch,
     operation: operate::Operation,
+    subscribers: messages::Subscribers,
 }
 
 impl Model {
@@ -149,6 +152,7 @@ impl Model {
             now: Duration::ZERO,
             watch: Default::default(),
             operation: Default::default(),
+            subscribers: Default::default(),
         }
     }
 
@@ -178,6 +182,7 @@ impl Model {
     pub fn restart(&mut self) {
         self.failures = 0.0;
         self.operation.stopped = false;
+        self.subscribers.clear();
         self.restart_settings();
     }
 
@@ -234,7 +239,8 @@ impl Model {
         let answer = if command.admin && !session.admin {
             Err("Permission denied")
         } else {
-            (command.handler)(self, session, arguments)
+            self.refuse_subscribed(session, command.name)
+                .and_then(|()| (command.handler)(self, session, arguments))
         };
         self.show_watchers(session, command.name, arguments);
         self.note_slow(arguments);

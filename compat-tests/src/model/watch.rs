@@ -109,6 +109,11 @@ pub(super) fn unknown(arguments: &[&[u8]]) -> &'static str {
         ),
         ("CLIENT", "UNBLOCK", "no command blocks here"),
         ("COMMAND", "GETKEYSANDFLAGS", "use COMMAND GETKEYS"),
+        (
+            "PUBSUB",
+            "SHARDCHANNELS",
+            "this is one server, not a cluster; use PUBSUB CHANNELS and NUMSUB",
+        ),
         ("DEBUG", "SEGFAULT", "only SLEEP and SCRUB make sense here"),
         (
             "LATENCY",
@@ -138,7 +143,7 @@ pub(super) fn not_supported(name: &[u8]) -> &'static str {
     }
 }
 
-fn help(name: &str) -> Answer {
+pub(super) fn help(name: &str) -> Answer {
     let line = format!("{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:");
     Ok(Reply::Array(vec![Reply::Simple(line)]))
 }
@@ -201,9 +206,15 @@ impl Model {
         if matches!(&sub[..], b"LIST" | b"KILL" | b"PAUSE" | b"UNPAUSE") && !session.admin {
             return Err("Permission denied");
         }
+        let (channels, patterns) = self.subscriber(session).counts();
+        let is_subscriber = channels + patterns > 0;
         let line = |session: &Session| {
             let name = String::from_utf8_lossy(&session.watcher.name);
-            format!("id={} addr=model:1 laddr=model:2 name={name} flags=N\n", session.id)
+            let flags = if is_subscriber { "P" } else { "N" };
+            format!(
+                "id={} addr=model:1 laddr=model:2 name={name} flags={flags} sub={channels} psub={patterns} ssub=0\n",
+                session.id
+            )
         };
         let id = |word: &[u8]| {
             std::str::from_utf8(word)
@@ -237,8 +248,11 @@ impl Model {
             }
             (b"LIST", [word, kind]) if word.eq_ignore_ascii_case(b"TYPE") => {
                 match kind.to_ascii_lowercase().as_slice() {
-                    b"normal" => Ok(Reply::bulk(line(session))),
-                    b"master" | b"replica" | b"slave" | b"pubsub" => Ok(Reply::bulk("")),
+                    b"normal" if !is_subscriber => Ok(Reply::bulk(line(session))),
+                    b"pubsub" if is_subscriber => Ok(Reply::bulk(line(session))),
+                    b"normal" | b"master" | b"replica" | b"slave" | b"pubsub" => {
+                        Ok(Reply::bulk(""))
+                    }
                     _ => {
                         Err(format!("Unknown client type '{}'", String::from_utf8_lossy(kind))
                             .leak())

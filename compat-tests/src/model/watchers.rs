@@ -149,6 +149,7 @@ impl Model {
         self.watch.monitors.retain(|id| *id != session.id);
         self.watch.mirrors.retain(|id| *id != session.id);
         self.watch.waits.retain(|wait| wait.connection != session.id);
+        self.subscribers.remove(&session.id);
         session.namespace = 0;
         session.admin = self.options.admin.is_none();
         session.authenticated = false;

@@ -4,6 +4,7 @@ mod argument;
 mod auth;
 mod batch;
 mod catalogue;
+mod channels;
 mod client;
 mod condition;
 mod config;
@@ -20,6 +21,7 @@ mod measure;
 mod namespaces;
 mod number;
 mod order;
+mod publish;
 mod rates;
 mod raw;
 mod redact;
@@ -35,6 +37,7 @@ mod throttle;
 mod watch;
 mod write;
 
+pub use channels::{Channels, Kind, Receiver, Subscriptions};
 pub use config::FILE_NAME as SETTINGS_FILE_NAME;
 pub use hooks::{HookRun, HookRuns};
 pub use machine::{Machine, ProcessUsage};
@@ -124,6 +127,7 @@ pub struct ServerState {
     pub rates: Rates,
     pub latencies: Latencies,
     pub slow_log: SlowLog,
+    pub channels: Channels,
     /// The kernel encrypts the connections that let it.
     pub tls_kernel: bool,
 }
@@ -194,6 +198,7 @@ impl ServerState {
             last_command_s: now_s,
             running: Running::default(),
             replies: Replies::On,
+            subscriptions: Subscriptions::default(),
             is_monitor: false,
             is_mirror: false,
             is_master: false,
@@ -314,6 +319,10 @@ const PROTECTED: &str = "DENIED zdb is running in protected mode because it has 
     --admin-file FILE or --admin PASS, which clients then give with AUTH; 2) with --tls-port, --tls-cert, \
     --tls-key and --tls-ca, which clients then reach with a certificate of their own.";
 
+/// What a connection with subscriptions may do on RESP2, where a message cannot be told from a reply.
+const SUBSCRIBED: &[&str] =
+    &["ping", "psubscribe", "punsubscribe", "quit", "reset", "subscribe", "unsubscribe"];
+
 pub const DETACHED: &str = "Your active namespace is not available anymore (probably removed).";
 
 /// Runs one request.
@@ -339,6 +348,14 @@ pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
     }
     if let Some(text) = command.arity.refuse(request) {
         return reject(context, at, text, out);
+    }
+    if context.session.hears_messages_only() && !SUBSCRIBED.contains(&command.name) {
+        let text = format!(
+            "Can't execute '{}': only (P)SUBSCRIBE / (P)UNSUBSCRIBE / PING / QUIT / RESET are allowed in \
+             this context",
+            command.name
+        );
+        return reject(context, at, &text, out);
     }
     if !context.server.table.is_fast(at) {
         context.session.running.since_ns = Some((context.server.machine.clock_ns)());

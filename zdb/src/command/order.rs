@@ -1,6 +1,7 @@
 //! What a command asks of the hub: things about other connections than its own.
 
 use super::Session;
+use bytes::Bytes;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Order {
@@ -23,6 +24,11 @@ pub enum Order {
     Monitor,
     /// This client is sent all requests to do the same.
     Mirror,
+    /// Sends a message to all who are subscribed to its channel.
+    Publish {
+        channel: Bytes,
+        message: Bytes,
+    },
     /// This client is told when another one runs a command.
     Wait {
         /// By its place in the table; none: any command.
@@ -40,7 +46,7 @@ pub enum ClientType {
     Master,
     /// Did MIRROR.
     Replica,
-    /// There are none.
+    /// Has subscriptions.
     Subscriber,
 }
 
@@ -60,6 +66,8 @@ impl ClientType {
             Self::Master
         } else if session.is_mirror {
             Self::Replica
+        } else if !session.subscriptions.is_empty() {
+            Self::Subscriber
         } else {
             Self::Normal
         }

@@ -219,18 +219,8 @@ const COMMANDS: &[Reason] = &[
     ),
     ("there are namespaces, not numbered databases", &["SWAPDB"]),
     (
-        "there is no publish and subscribe; WAIT and MIRROR tell what others do",
-        &[
-            "PSUBSCRIBE",
-            "PUBLISH",
-            "PUBSUB",
-            "PUNSUBSCRIBE",
-            "SPUBLISH",
-            "SSUBSCRIBE",
-            "SUBSCRIBE",
-            "SUNSUBSCRIBE",
-            "UNSUBSCRIBE",
-        ],
+        "this is one server, not a cluster; use PUBLISH and SUBSCRIBE",
+        &["SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE"],
     ),
     (
         "there are no transactions; MSET and SET with NX, XX or IFEQ are atomic",
@@ -319,6 +309,13 @@ const SUBCOMMANDS: &[(&str, &[Reason])] = &[
         )],
     ),
     ("MEMORY", &[("INFO memory has what is known", &["DOCTOR", "MALLOC-STATS", "PURGE", "STATS"])]),
+    (
+        "PUBSUB",
+        &[(
+            "this is one server, not a cluster; use PUBSUB CHANNELS and NUMSUB",
+            &["SHARDCHANNELS", "SHARDNUMSUB"],
+        )],
+    ),
     ("OBJECT", &[("nothing is counted by key", &["FREQ", "IDLETIME", "REFCOUNT"])]),
 ];
 

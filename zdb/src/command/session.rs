@@ -1,5 +1,6 @@
 //! What a connection is to the commands: its namespace, its rights, its protocol.
 
+use super::channels::Subscriptions;
 use super::throttle::Source;
 use super::write::Unlinked;
 use crate::resp::Protocol;
@@ -39,6 +40,7 @@ pub struct Session {
     pub last_command_s: u64,
     pub running: Running,
     pub replies: Replies,
+    pub subscriptions: Subscriptions,
     /// Shows all requests that others make: MONITOR, MIRROR.
     pub is_monitor: bool,
     pub is_mirror: bool,
@@ -87,6 +89,12 @@ impl Session {
     /// Whether replies are to be thrown away.
     pub fn is_muted(&self) -> bool {
         matches!(self.replies, Replies::Off | Replies::Skip)
+    }
+
+    /// Whether it has subscriptions and a protocol on which its replies could be taken for messages.
+    #[inline]
+    pub fn hears_messages_only(&self) -> bool {
+        self.protocol == Protocol::Resp2 && !self.subscriptions.is_empty()
     }
 
     /// Whether its requests want a closer look before they run.

@@ -2,7 +2,7 @@
 
 use super::{
     Context, Outcome, auth, batch, catalogue, client, condition, config, control, files, hooks,
-    info, keys, latency, namespaces, raw, scan, slowlog, system, watch, write,
+    info, keys, latency, namespaces, publish, raw, scan, slowlog, system, watch, write,
 };
 use crate::output::Output;
 use crate::resp::Request;
@@ -61,6 +61,7 @@ const ADMIN: &[&str] = &["admin"];
 const ADMIN_WRITE: &[&str] = &["admin", "write"];
 const SLOW: &[&str] = &["loading", "stale"];
 const FAST: &[&str] = &["fast", "loading", "stale"];
+const MESSAGES: &[&str] = &["pubsub", "loading", "stale"];
 const NO_KEYS: (i64, i64, i64) = (0, 0, 0);
 const ONE_KEY: (i64, i64, i64) = (1, 1, 1);
 
@@ -186,6 +187,18 @@ pub const COMMANDS: &[Command] = commands! {
         "Sends all requests from now on, for a peer to do the same." => watch::mirror;
     "master" Any, true, ADMIN, NO_KEYS, "server", "",
         "From now on each request ends with the id of its owner." => watch::master;
+    "subscribe" AtLeast(2), false, MESSAGES, NO_KEYS, "pubsub", "channel [channel ...]",
+        "From now on gets the messages of these channels." => publish::subscribe;
+    "unsubscribe" Any, false, MESSAGES, NO_KEYS, "pubsub", "[channel [channel ...]]",
+        "Ends subscriptions to these channels, or to all." => publish::unsubscribe;
+    "psubscribe" AtLeast(2), false, MESSAGES, NO_KEYS, "pubsub", "pattern [pattern ...]",
+        "From now on gets the messages of all channels that match a pattern." => publish::pattern_subscribe;
+    "punsubscribe" Any, false, MESSAGES, NO_KEYS, "pubsub", "[pattern [pattern ...]]",
+        "Ends subscriptions to these patterns, or to all." => publish::pattern_unsubscribe;
+    "publish" AtLeast(3), false, MESSAGES, NO_KEYS, "pubsub", "channel message",
+        "Sends a message to who is subscribed to the channel now; how many these are." => publish::publish;
+    "pubsub" AtLeast(2), false, SLOW, NO_KEYS, "pubsub", "subcommand [argument ...]",
+        "Shows channels and patterns that somebody is subscribed to." => publish::pubsub;
     "role" Any, false, FAST, NO_KEYS, "server", "", "The part in a replication: master." => control::role;
     "debug" AtLeast(2), true, ADMIN, NO_KEYS, "server", "subcommand [argument ...]",
         "SLEEP stops the server for a time; SCRUB begins or ends a verification of the files." => control::debug;

@@ -254,7 +254,8 @@ impl Connection {
     /// Whether its silence says nothing: it watches, waits for a reply of ours, or is let go already.
     pub(super) fn may_be_silent(&self) -> bool {
         let waits = self.is_queued || !self.replies.is_empty() || self.blocked != Blocked::No;
-        self.is_watching || waits || self.lingering
+        let is_subscribed = !self.session.subscriptions.is_empty();
+        self.is_watching || is_subscribed || waits || self.lingering
     }
 
     /// Whether the loop should read the socket.

@@ -5,7 +5,9 @@ use super::Hub;
 use super::connection::{Blocked, Connection};
 use crate::command::{Audience, COMMANDS, Replies, Running, quoted, redacted};
 use crate::engine::index::KeyHash;
-use crate::limits::{MONITOR_WORD_BYTES_MAX, OWNER_BYTES_MAX};
+use crate::limits::{
+    MONITOR_WORD_BYTES_MAX, OUTPUT_BYTES_LAST_MAX, OUTPUT_BYTES_SHARE, OWNER_BYTES_MAX,
+};
 use crate::output::Output;
 use crate::resp::{Protocol, Request};
 use std::fmt::Write;
@@ -139,11 +141,14 @@ impl Hub {
         self.put_back(connection);
     }
 
-    fn push_to(&mut self, connection: &mut Connection, output: Output) {
+    pub(super) fn push_to(&mut self, connection: &mut Connection, output: Output) {
         if connection.closing || connection.lingering || connection.session.is_muted() {
             return;
         }
-        if connection.push(output) {
+        // Beyond that, not even a client that is within its own limit gets more until it has taken what it has.
+        let is_crowded = self.output_bytes > OUTPUT_BYTES_LAST_MAX
+            && connection.pending_bytes() > OUTPUT_BYTES_SHARE;
+        if !is_crowded && connection.push(output) {
             connection.release(self.engine.log.acknowledged(), false);
         } else if !connection.is_overrun {
             connection.is_overrun = true;
