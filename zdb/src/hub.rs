@@ -9,6 +9,7 @@ mod orders;
 mod outlet;
 mod pipeline;
 mod stalled;
+mod transaction;
 mod watchers;
 
 pub use connection::{Connection, Wishes};
@@ -325,6 +326,7 @@ impl Hub {
                 return true;
             }
             Outcome::Order(order) => self.carry_out(connection, *order),
+            Outcome::Transaction(requests) => self.run_transaction(connection, &requests),
             Outcome::Close => connection.closing = true,
             Outcome::Stop => {
                 // SHUTDOWN has no reply: that of a request behind it would pass for one.

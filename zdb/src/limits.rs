@@ -138,6 +138,9 @@ pub const PATTERNS_MAX: usize = 32;
 /// tries the others.
 pub const CHANNELS_TOTAL_MAX: usize = 16 << 10;
 pub const PATTERNS_TOTAL_MAX: usize = 1024;
+/// Requests that one connection may send between MULTI and EXEC, and their bytes.
+pub const TRANSACTION_REQUESTS_MAX: usize = 64;
+pub const TRANSACTION_BYTES_MAX: usize = 64 << 10;
 /// Longest name a client may give itself, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 256;
 

@@ -19,6 +19,7 @@ mod messages;
 mod namespace;
 mod operate;
 mod settings;
+mod transaction;
 mod walk;
 mod watch;
 mod watchers;
@@ -74,6 +75,7 @@ fn commands() -> impl Iterator<Item = &'static Command> {
         watchers::COMMANDS,
         operate::COMMANDS,
         messages::COMMANDS,
+        transaction::COMMANDS,
     ]
     .into_iter()
     .flatten()
@@ -94,6 +96,7 @@ pub struct Session {
     /// The request that runs gets its reply later, through `Watch::pushed`.
     silent: bool,
     watcher: watch::Watcher,
+    transaction: Option<transaction::Transaction>,
 }
 
 impl Session {
@@ -170,6 +173,7 @@ impl Model {
             closed: false,
             silent: false,
             watcher: Default::default(),
+            transaction: None,
         }
     }
 
@@ -230,14 +234,28 @@ impl Model {
             return Err("Your active namespace is not available anymore (probably removed).");
         }
         let arguments = self.split_owner(session, arguments)?;
+        self.run(session, arguments)
+    }
+
+    /// A request without its owner.
+    fn run(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
         if arguments[0] == b"*" {
+            session.spoil();
             return Err("This is not a valid command");
         }
         let command = commands()
             .find(|command| command.name.as_bytes().eq_ignore_ascii_case(arguments[0]))
-            .ok_or_else(|| watch::not_supported(arguments[0]))?;
+            .ok_or_else(|| watch::not_supported(arguments[0]))
+            .inspect_err(|_| session.spoil())?;
         let answer = if command.admin && !session.admin {
+            session.spoil();
             Err("Permission denied")
+        } else if let Some(answer) = self.queue(session, command.name, arguments) {
+            // What is kept shows when it is run.
+            if answer.is_ok() {
+                return answer;
+            }
+            answer
         } else {
             self.refuse_subscribed(session, command.name)
                 .and_then(|()| (command.handler)(self, session, arguments))

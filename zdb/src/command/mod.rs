@@ -34,6 +34,7 @@ mod system;
 mod table;
 mod task;
 mod throttle;
+mod transaction;
 mod watch;
 mod write;
 
@@ -51,6 +52,7 @@ pub use slowlog::{SlowLog, kept_arguments};
 pub use table::{COMMANDS, Command, Table};
 pub use task::{ClientRef, Finished, Task, Tasks};
 pub use throttle::{Source, Throttle};
+pub use transaction::Transaction;
 
 use crate::engine::index::KeyHash;
 use crate::engine::namespace::{Access, Namespace};
@@ -77,6 +79,8 @@ pub enum Outcome {
     Parts(usize),
     /// The hub has something to do with other connections. Where nothing is written yet, it replies.
     Order(Box<Order>),
+    /// The head of the reply is written: run these requests in one go, each of which writes its part.
+    Transaction(Box<Transaction>),
     /// Of a part: the reply is written and the rest of the request is not run.
     Failed,
     /// Reply, then close the connection.
@@ -199,6 +203,7 @@ impl ServerState {
             running: Running::default(),
             replies: Replies::On,
             subscriptions: Subscriptions::default(),
+            transaction: None,
             is_monitor: false,
             is_mirror: false,
             is_master: false,
@@ -335,6 +340,7 @@ pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
     let name = request.get(0);
     let Some(at) = context.server.table.position(name) else {
         context.server.stats.commands_failed += 1;
+        context.session.spoil_transaction();
         return unknown(context, name, out);
     };
     let command = &COMMANDS[at];
@@ -357,15 +363,27 @@ pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
         );
         return reject(context, at, &text, out);
     }
+    if context.session.transaction.is_some()
+        && let Some(queued) = transaction::queue(context, at, request, out)
+    {
+        if let Err(text) = queued {
+            return reject(context, at, &text, out);
+        }
+        // It counts, and shows, when it is run.
+        context.server.stats.commands -= 1;
+        context.session.running.command = None;
+        return Outcome::Done;
+    }
     if !context.server.table.is_fast(at) {
         context.session.running.since_ns = Some((context.server.machine.clock_ns)());
     }
     (command.run)(context, request, out)
 }
 
-/// Answers a request that does not get to its command.
+/// Answers a request that does not get to its command; nor does the transaction that it was to be in.
 fn reject(context: &mut Context<'_>, command: usize, text: &str, out: &mut Output) -> Outcome {
     context.session.running.is_rejected = true;
+    context.session.spoil_transaction();
     context.server.latencies.rejected(command);
     context.error(out, text)
 }

@@ -223,8 +223,8 @@ const COMMANDS: &[Reason] = &[
         &["SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE"],
     ),
     (
-        "there are no transactions; MSET and SET with NX, XX or IFEQ are atomic",
-        &["DISCARD", "EXEC", "MULTI", "UNWATCH", "WATCH"],
+        "keys cannot be between MULTI and EXEC; SET with IFEQ changes one only if nobody else did",
+        &["UNWATCH", "WATCH"],
     ),
     (
         "there are no scripts; MSET and SET with NX, XX or IFEQ are atomic",

@@ -2,6 +2,7 @@
 
 use super::channels::Subscriptions;
 use super::throttle::Source;
+use super::transaction::Transaction;
 use super::write::Unlinked;
 use crate::resp::Protocol;
 
@@ -41,6 +42,8 @@ pub struct Session {
     pub running: Running,
     pub replies: Replies,
     pub subscriptions: Subscriptions,
+    /// Since MULTI.
+    pub transaction: Option<Box<Transaction>>,
     /// Shows all requests that others make: MONITOR, MIRROR.
     pub is_monitor: bool,
     pub is_mirror: bool,
@@ -84,11 +87,19 @@ impl Session {
         self.name.clear();
         self.replies = Replies::On;
         self.is_master = false;
+        self.transaction = None;
     }
 
     /// Whether replies are to be thrown away.
     pub fn is_muted(&self) -> bool {
         matches!(self.replies, Replies::Off | Replies::Skip)
+    }
+
+    /// A request between MULTI and EXEC was refused.
+    pub fn spoil_transaction(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.spoil();
+        }
     }
 
     /// Whether it has subscriptions and a protocol on which its replies could be taken for messages.

@@ -2,7 +2,8 @@
 
 use super::{
     Context, Outcome, auth, batch, catalogue, client, condition, config, control, files, hooks,
-    info, keys, latency, namespaces, publish, raw, scan, slowlog, system, watch, write,
+    info, keys, latency, namespaces, publish, raw, scan, slowlog, system, transaction, watch,
+    write,
 };
 use crate::output::Output;
 use crate::resp::Request;
@@ -62,6 +63,8 @@ const ADMIN_WRITE: &[&str] = &["admin", "write"];
 const SLOW: &[&str] = &["loading", "stale"];
 const FAST: &[&str] = &["fast", "loading", "stale"];
 const MESSAGES: &[&str] = &["pubsub", "loading", "stale"];
+const TRANSACTION: &[&str] = &["noscript", "loading", "stale", "fast"];
+const TRANSACTION_END: &[&str] = &["noscript", "loading", "stale"];
 const NO_KEYS: (i64, i64, i64) = (0, 0, 0);
 const ONE_KEY: (i64, i64, i64) = (1, 1, 1);
 
@@ -199,6 +202,12 @@ pub const COMMANDS: &[Command] = commands! {
         "Sends a message to who is subscribed to the channel now; how many these are." => publish::publish;
     "pubsub" AtLeast(2), false, SLOW, NO_KEYS, "pubsub", "subcommand [argument ...]",
         "Shows channels and patterns that somebody is subscribed to." => publish::pubsub;
+    "multi" Exact(1), false, TRANSACTION, NO_KEYS, "transactions", "",
+        "Keeps the next requests, about the server and its clients, to run them together." => transaction::multi;
+    "exec" Exact(1), false, TRANSACTION_END, NO_KEYS, "transactions", "",
+        "Runs the requests since MULTI with nothing between them: all their replies." => transaction::exec;
+    "discard" Exact(1), false, TRANSACTION, NO_KEYS, "transactions", "",
+        "Forgets the requests since MULTI." => transaction::discard;
     "role" Any, false, FAST, NO_KEYS, "server", "", "The part in a replication: master." => control::role;
     "debug" AtLeast(2), true, ADMIN, NO_KEYS, "server", "subcommand [argument ...]",
         "SLEEP stops the server for a time; SCRUB begins or ends a verification of the files." => control::debug;
@@ -210,6 +219,13 @@ pub const COMMANDS: &[Command] = commands! {
         "Stops the server cleanly, for an admin, without a reply." => control::shutdown;
 };
 
+/// Commands that may be between MULTI and EXEC: those that never wait for the log, a record or another client, and
+/// of which the replies are not many bytes. CONFIG REWRITE waits for its file, but has taken the settings by then.
+const IN_TRANSACTIONS: &[&str] = &[
+    "client", "config", "dbsize", "echo", "info", "latency", "nsinfo", "ping", "publish", "pubsub",
+    "role", "select", "slowlog", "time",
+];
+
 /// Slots of the hash table over the names: a power of two, some eight times the number of commands.
 const SLOTS: usize = 512;
 
@@ -219,6 +235,8 @@ pub struct Table {
     /// Of each command, whether it is flagged as fast, and whether it reads keys that it names.
     fast: Vec<bool>,
     lookup: Vec<bool>,
+    /// Whether it may be between MULTI and EXEC.
+    queued: Vec<bool>,
 }
 
 impl Table {
@@ -237,7 +255,9 @@ impl Table {
             .iter()
             .map(|command| command.flags.contains(&"readonly") && command.keys != NO_KEYS)
             .collect();
-        Self { slots, fast, lookup }
+        let queued =
+            COMMANDS.iter().map(|command| IN_TRANSACTIONS.contains(&command.name)).collect();
+        Self { slots, fast, lookup, queued }
     }
 
     /// First, last and number of letters tell nearly all names apart; the rest is probing.
@@ -274,6 +294,11 @@ impl Table {
         self.fast[at]
     }
 
+    /// Whether it may be between MULTI and EXEC.
+    pub fn may_be_queued(&self, at: usize) -> bool {
+        self.queued[at]
+    }
+
     /// Whether it reads keys that it names.
     #[inline]
     pub fn looks_up(&self, at: usize) -> bool {
@@ -299,6 +324,7 @@ mod tests {
             let upper = command.name.to_ascii_uppercase();
             assert_eq!(table.find(upper.as_bytes()).map(|c| c.name), Some(command.name));
         }
+        assert!(IN_TRANSACTIONS.iter().all(|name| table.find(name.as_bytes()).is_some()));
         for other in ["", "g", "gett", "flushall", "\0"] {
             assert!(table.find(other.as_bytes()).is_none(), "{other:?}");
         }

@@ -111,13 +111,14 @@ impl Hub {
             (session.is_master, 'M'),
             (!session.subscriptions.is_empty(), 'P'),
             (self.watchers.is_waiting(one.key) || one.blocked == Blocked::OnPause, 'b'),
+            (session.transaction.is_some(), 'x'),
             (one.closing, 'c'),
         ]
         .into_iter()
         .filter_map(|(is_so, flag)| is_so.then_some(flag))
         .collect();
         format!(
-            "id={} addr={} laddr={} name={} age={} idle={} flags={} db={} ns={} sub={} psub={} ssub=0 multi=-1 \
+            "id={} addr={} laddr={} name={} age={} idle={} flags={} db={} ns={} sub={} psub={} ssub=0 multi={} \
              watch=0 qbuf={input} obl={waiting} oll={queued} omem={queued_bytes} tot-mem={} events={} cmd={} \
              user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
             session.id,
@@ -131,6 +132,7 @@ impl Hub {
             String::from_utf8_lossy(namespace).escape_default(),
             session.subscriptions.count(Kind::Channel),
             session.subscriptions.count(Kind::Pattern),
+            session.transaction.as_ref().map_or(-1, |one| one.count() as i64),
             size_of::<Connection>() + input + waiting + queued_bytes,
             if one.in_flight > 0 { "rw" } else { "r" },
             session.last_command,

@@ -15,6 +15,11 @@ use std::fmt::Write;
 /// Commands that a pause lets through: they end it.
 const UNPAUSED: &[&str] = &["auth", "client", "hello", "ping", "quit", "reset", "shutdown", "stop"];
 
+/// Commands that a peer is not sent: they are about the connection they come on, and would turn the peer's into one
+/// that takes no other requests. What is between MULTI and EXEC it is sent when that is run.
+const UNMIRRORED: &[&str] =
+    &["discard", "exec", "multi", "psubscribe", "punsubscribe", "subscribe", "unsubscribe"];
+
 #[derive(Default)]
 pub(super) struct Watchers {
     monitors: Vec<u64>,
@@ -23,6 +28,8 @@ pub(super) struct Watchers {
     pause: Option<Pause>,
     /// Connections whose next request waits for the end of the pause.
     held: Vec<u64>,
+    /// Who owns the request that runs, where its connection is a MASTER.
+    pub owner: Option<u64>,
     /// Whether there is any of them.
     pub is_needed: bool,
 }
@@ -182,6 +189,7 @@ impl Hub {
                 return true;
             }
         };
+        self.watchers.owner = owner;
         let is_done = self.execute_plain(connection, request, hash);
         if is_done {
             self.end_skip(connection);
@@ -225,7 +233,12 @@ impl Hub {
     }
 
     /// Tells the others of a request that was run, or refused.
-    fn show(&mut self, connection: &mut Connection, request: Request<'_>, owner: Option<u64>) {
+    pub(super) fn show(
+        &mut self,
+        connection: &mut Connection,
+        request: Request<'_>,
+        owner: Option<u64>,
+    ) {
         let Some(command) = connection.session.running.command else { return };
         let command = usize::from(command);
         let name = COMMANDS[command].name;
@@ -241,7 +254,7 @@ impl Hub {
             }
         }
         let owner = owner.unwrap_or(u64::from(self.server.instance_id));
-        if owner != 0 {
+        if owner != 0 && !UNMIRRORED.contains(&name) {
             for key in self.watchers.mirrors.clone() {
                 if key != connection.key {
                     self.push(key, self.mirrored(connection, request, owner));
