@@ -15,6 +15,7 @@ need() {
 }
 need redis-server redis-server
 need redis-cli redis-tools
+need redis-sentinel redis-sentinel
 need redis-benchmark redis-tools
 need mkfs.ext4 e2fsprogs
 need mount mount
@@ -33,7 +34,7 @@ need /usr/bin/python3 python3
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "test.sh: installing ${missing[*]}"
     as_root apt-get update
-    # redis-server would start a server of its own: a policy that denies it, unless there is one.
+    # redis-server and redis-sentinel would start servers of their own: a policy that denies it, unless there is one.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
