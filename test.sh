@@ -16,6 +16,7 @@ need() {
 need redis-server redis-server
 need redis-sentinel redis-sentinel
 need redis-cli redis-tools
+need redis-sentinel redis-sentinel
 need redis-benchmark redis-tools
 need mkfs.ext4 e2fsprogs
 need mount mount

@@ -113,6 +113,6 @@ fn write_reply(reply: &Reply, output: &mut Vec<u8>) {
             output.extend(format!("*{}\r\n", elements.len()).into_bytes());
             elements.iter().for_each(|element| write_reply(element, output));
         }
-        Reply::Map(_) => unreachable!("the sessions speak RESP2"),
+        Reply::Map(_) | Reply::Push(_) => unreachable!("the sessions speak RESP2"),
     }
 }

@@ -14,6 +14,8 @@ pub enum Reply {
     Bulk(Bytes),
     Array(Vec<Reply>),
     Map(Vec<(Reply, Reply)>),
+    /// What comes unasked on RESP3; on RESP2 it is an array.
+    Push(Vec<Reply>),
 }
 
 impl Reply {
@@ -57,7 +59,7 @@ impl Reply {
         }
     }
 
-    /// The same reply as RESP2 shows it: maps become flat arrays.
+    /// The same reply as RESP2 shows it: maps become flat arrays, pushes arrays.
     pub fn flattened(self) -> Reply {
         match self {
             Reply::Map(pairs) => Reply::Array(
@@ -66,7 +68,7 @@ impl Reply {
                     .flat_map(|(key, value)| [key.flattened(), value.flattened()])
                     .collect(),
             ),
-            Reply::Array(elements) => {
+            Reply::Array(elements) | Reply::Push(elements) => {
                 Reply::Array(elements.into_iter().map(Reply::flattened).collect())
             }
             other => other,
@@ -103,6 +105,7 @@ impl From<Frame3> for Reply {
                 Reply::Bulk(data)
             }
             Frame3::Array { data, .. } => Reply::Array(data.into_iter().map(Reply::from).collect()),
+            Frame3::Push { data, .. } => Reply::Push(data.into_iter().map(Reply::from).collect()),
             Frame3::Map { data, .. } => Reply::Map(
                 data.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
             ),
@@ -124,6 +127,10 @@ impl std::fmt::Debug for Reply {
             }
             Reply::Bulk(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
             Reply::Array(elements) => f.debug_list().entries(elements).finish(),
+            Reply::Push(elements) => {
+                write!(f, "push ")?;
+                f.debug_list().entries(elements).finish()
+            }
             Reply::Map(pairs) => {
                 f.debug_map().entries(pairs.iter().map(|(key, value)| (key, value))).finish()
             }

@@ -150,6 +150,7 @@ mod crate_redis {
         scans(connection, &mut checks);
         server(connection, &mut checks);
         namespaces(connection, protocol, &mut checks);
+        messages(door, connection, protocol, &mut checks);
         let wrong = door.url(protocol).replace(PASSWORD, "wrong");
         let refused = client(door, &wrong).and_then(|client| client.get_connection());
         checks.holds("a wrong password", refused.is_err(), || "is accepted".into());
@@ -269,6 +270,44 @@ mod crate_redis {
         // The crate's text of an error is its code, a colon, and the rest.
         checks.refused("the end", end, "more data");
         checks.value("SELECT 0", cmd("SELECT").arg(0).query(connection), "OK".to_owned());
+    }
+
+    fn messages(
+        door: &Door,
+        connection: &mut impl ConnectionLike,
+        protocol: u8,
+        checks: &mut Checks,
+    ) {
+        let opened = client(door, &door.url(2)).and_then(|client| client.get_connection());
+        let mut subscriber = opened.expect("a connection");
+        let channel = format!("crate-redis-{protocol}");
+        let received = || -> RedisResult<Vec<(bool, String, Vec<u8>)>> {
+            let mut messages = subscriber.as_pubsub();
+            messages.subscribe(&channel)?;
+            messages.psubscribe("crate-*")?;
+            let value = b"bytes \x00\xff".to_vec();
+            let count: i64 = cmd("PUBLISH").arg(&channel).arg(&value).query(connection)?;
+            checks.same("PUBLISH", count, 2);
+            let received = (0..2).map(|_| {
+                let message = messages.get_message()?;
+                let is_pattern = message.from_pattern();
+                Ok((is_pattern, message.get_channel_name().to_owned(), message.get_payload()?))
+            });
+            let received = received.collect::<RedisResult<_>>()?;
+            messages.unsubscribe(&channel)?;
+            messages.punsubscribe("crate-*")?;
+            Ok(received)
+        }();
+        let value = b"bytes \x00\xff".to_vec();
+        let expected = vec![(false, channel.clone(), value.clone()), (true, channel, value)];
+        checks.value("messages", received, expected);
+        let after = cmd("PING").query(&mut subscriber);
+        checks.value("PING after all subscriptions", after, "PONG".to_owned());
+        let together = pipe().atomic().ping().cmd("ECHO").arg("hello").query(connection);
+        checks.value("MULTI", together, ("PONG".to_owned(), "hello".to_owned()));
+        let refused = pipe().atomic().get("key").query::<Value>(connection);
+        checks.holds("MULTI with GET", refused.is_err(), || "is accepted".into());
+        checks.value("after a refused MULTI", cmd("PING").query(connection), "PONG".to_owned());
     }
 
     /// One connection shared by many tasks, and one that is made anew by itself.

@@ -60,6 +60,24 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
         "unfinished_requests_share_a_limit",
     ),
     (
+        "Too many {what} on one connection (at most {count_max})",
+        MANY,
+        "pubsub",
+        "names_have_limits",
+    ),
+    (
+        "Too many {what} on all connections together (at most {total_max})",
+        MANY,
+        "pubsub",
+        "names_have_limits",
+    ),
+    (
+        "Too many requests in one MULTI (at most {TRANSACTION_REQUESTS_MAX})",
+        MANY,
+        "pubsub",
+        "a_transaction_has_a_limit",
+    ),
+    (
         "Unexpected Internal Error",
         "it takes an offset inside a record",
         "files",
@@ -73,6 +91,7 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
     ),
 ];
 const BYTES: &str = "a transcript sends requests, not bytes";
+const MANY: &str = "it takes very many requests";
 const DISK: &str = "it takes a disk that fails";
 
 /// What 0-db 2.0.7 answers, beside what a success is answered.

@@ -2,6 +2,7 @@
 //! operations go out; the loop around it moves them. Deterministic, so that a simulator can be the loop.
 
 mod connection;
+mod messages;
 mod meter;
 mod metrics;
 mod orders;
@@ -9,6 +10,7 @@ mod outlet;
 mod pipeline;
 mod replication;
 mod stalled;
+mod transaction;
 mod watchers;
 
 pub use connection::{Connection, Wishes};
@@ -359,6 +361,7 @@ impl Hub {
                 return true;
             }
             Outcome::Order(order) => self.carry_out(connection, *order),
+            Outcome::Transaction(requests) => self.run_transaction(connection, &requests),
             Outcome::Close => connection.closing = true,
             Outcome::Stop => {
                 // SHUTDOWN has no reply: that of a request behind it would pass for one.

@@ -95,7 +95,7 @@ pub const THREAD_INPUT_BYTES_MAX: usize = 4 << 20;
 /// Threads that serve clients: each takes 8 MiB for what it receives.
 pub const THREADS_MAX: u16 = 64;
 
-/// What may wait for a client that is sent things unasked (MONITOR, mirrors) before it is let go, in bytes.
+/// What may wait for a client that is sent things unasked (MONITOR, mirrors, messages) before it is let go, in bytes.
 pub const PUSH_OUTPUT_BYTES_MAX: usize = scaled(32 << 20, 256 << 10) as usize;
 
 /// Bytes of the log that wait for a replica to take them, and those that it is sent at once.
@@ -146,6 +146,21 @@ pub const SLOWLOG_ARGUMENT_BYTES_MAX: usize = 128;
 pub const MONITOR_WORD_BYTES_MAX: usize = 4 << 10;
 /// Clients that wait by WAIT at once; each request of all others looks at every one of them.
 pub const WAITS_MAX: u64 = 1024;
+/// Longest name of a channel, and longest pattern of channels, in bytes: comparing takes up to pattern times
+/// name, for each pattern and each message.
+pub const CHANNEL_BYTES_MAX: usize = 255;
+pub const CHANNEL_PATTERN_BYTES_MAX: usize = 128;
+/// Channels, and patterns, that one connection may be subscribed to. What is sent to a subscriber has the limit
+/// `PUSH_OUTPUT_BYTES_MAX`.
+pub const CHANNELS_MAX: usize = 1024;
+pub const PATTERNS_MAX: usize = 32;
+/// Different channels, and patterns, of all connections together: PUBSUB CHANNELS lists the ones, each PUBLISH
+/// tries the others.
+pub const CHANNELS_TOTAL_MAX: usize = 16 << 10;
+pub const PATTERNS_TOTAL_MAX: usize = 1024;
+/// Requests that one connection may send between MULTI and EXEC, and their bytes.
+pub const TRANSACTION_REQUESTS_MAX: usize = 64;
+pub const TRANSACTION_BYTES_MAX: usize = 64 << 10;
 /// Longest name a client may give itself, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 256;
 

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use zdb::command::{
-    HookRuns, Latencies, Machine, Rates, SETTINGS_FILE_NAME, ServerState, ServerStats, Settings,
-    SlowLog, Table, Throttle,
+    Channels, HookRuns, Latencies, Machine, Rates, SETTINGS_FILE_NAME, ServerState, ServerStats,
+    Settings, SlowLog, Table, Throttle,
 };
 use zdb::command::replication::{Address, Replication};
 use zdb::disk::Files;
@@ -462,6 +462,7 @@ fn state(
         rates: Rates::default(),
         latencies: Latencies::default(),
         slow_log: SlowLog::default(),
+        channels: Channels::default(),
         tls_kernel: false,
         replication: Replication { run_id: run_id(), port: own_port, ..Replication::default() },
     }

@@ -108,6 +108,26 @@ main(async () => {
   }, ["value 1", "Key not found", "value 2"]);
   await refused("a transaction", "", () => client.multi().get("p1").exec());
   await check("after a refused transaction", () => client.get("p1"), "value 1");
+  await check("a transaction", () => client.multi().ping().echo("hello").exec(), [[null, "PONG"], [null, "hello"]]);
+  await attempt("publish and subscribe", async () => {
+    const subscriber = await connect();
+    const heard = [];
+    let all;
+    const done = new Promise((resolve) => (all = resolve));
+    const hear = (...words) => heard.push(words) === 2 && all();
+    subscriber.on("message", hear);
+    subscriber.on("pmessage", hear);
+    assert((await subscriber.subscribe(`${name}-news`)) === 1);
+    assert((await subscriber.psubscribe(`${name}-*`)) === 2);
+    assert((await client.publish(`${name}-news`, "hello")) === 2);
+    await Promise.race([done, new Promise((_, reject) => setTimeout(() => reject(new Error("no message")), 20000))]);
+    const expected = [[`${name}-news`, "hello"], [`${name}-*`, `${name}-news`, "hello"]];
+    assert(JSON.stringify(heard) === JSON.stringify(expected), JSON.stringify(heard));
+    // Without names it waits until there is no subscription at all.
+    assert((await subscriber.unsubscribe(`${name}-news`)) === 1 && (await subscriber.punsubscribe()) === 0);
+    assert(String(await subscriber.ping()) === "PONG");
+    subscriber.disconnect();
+  });
   await attempt("auto pipelining", async () => {
     const auto = await connect({ enableAutoPipelining: true });
     await auto.select(name);

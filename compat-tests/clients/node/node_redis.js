@@ -111,7 +111,24 @@ main(async () => {
     () => client.multi().get("p1").get("p2").execAsPipeline(),
     ["value 1", "value 2"],
   );
-  await refused("a transaction", "", () => client.multi().get("p1").exec());
+  await refused("a transaction on keys", "", () => client.multi().get("p1").exec());
+  await check("a transaction", () => client.multi().ping().echo("hello").exec(), ["PONG", "hello"]);
+  await attempt("publish and subscribe", async () => {
+    const subscriber = await connect();
+    const heard = [];
+    let all;
+    const done = new Promise((resolve) => (all = resolve));
+    const hear = (message, channel) => heard.push([message, channel]) === 2 && all();
+    await subscriber.subscribe(`${name}-news`, hear);
+    await subscriber.pSubscribe(`${name}-*`, hear);
+    assert((await client.publish(`${name}-news`, "hello")) === 2);
+    await Promise.race([done, new Promise((_, reject) => setTimeout(() => reject(new Error("no message")), 20000))]);
+    assert(heard.every((one) => one.join() === `hello,${name}-news`), JSON.stringify(heard));
+    await subscriber.unsubscribe();
+    await subscriber.pUnsubscribe();
+    assert(String(await subscriber.ping()) === "PONG");
+    subscriber.destroy();
+  });
   await check("after a refused transaction", () => client.get("p1"), "value 1");
 
   // -- scans

@@ -219,8 +219,89 @@ attempt("COMMAND", lambda: "get" in client.command())
 attempt("COMMAND COUNT", lambda: client.command_count() == len(client.command()))
 attempt("COMMAND DOCS", lambda: len(client.execute_command("COMMAND DOCS", "get")) > 0)
 refused("a command of Redis", "Command not supported (LPUSH", lambda: client.lpush("list", "1"))
-refused("a transaction by hand", "Command not supported (MULTI", lambda: client.execute_command("MULTI"))
-refused("publish", "Command not supported (PUBLISH", lambda: client.publish("channel", "message"))
+refused("a transaction on keys", "cannot be between MULTI and EXEC", lambda: client.pipeline().get("p0001").execute())
+refused("WATCH", "Command not supported (WATCH", lambda: client.pipeline().watch("p0001"))
+check(
+    "a transaction",
+    lambda: client.pipeline().ping().echo("hello").publish(f"{name}-nobody", "hello").execute(),
+    [True, b"hello", 0],
+)
+
+
+def subscribed():
+    subscriber = inside().pubsub()
+    got = []
+    heard = []
+    subscriber.subscribe(f"{name}-news", **{f"{name}-handled": heard.append})
+    subscriber.psubscribe(f"{name}-*")
+    while len(got) < 3:
+        message = subscriber.get_message(timeout=20)
+        assert message is not None, got
+        got.append((message["type"], message["channel"], message["data"]))
+    own = name.encode()
+    assert got == [
+        ("subscribe", own + b"-news", 1), ("subscribe", own + b"-handled", 2), ("psubscribe", own + b"-*", 3),
+    ], got
+    assert client.publish(f"{name}-news", b"\x00\xff\r\n") == 2
+    assert client.publish(f"{name}-handled", "for the handler") == 2
+    assert client.publish(f"{name}-other", "x" * 100_000) == 1
+    assert client.pubsub_numsub(f"{name}-news") == [(own + b"-news", 1)]
+    assert own + b"-news" in client.pubsub_channels(f"{name}*")
+    assert client.pubsub_numpat() >= 1
+    subscriber.ping("still there?")
+    got = []
+    while not (got and got[-1]["type"] == "pong"):
+        message = subscriber.get_message(timeout=20)
+        # On RESP3 a pong is an answer like others, which comes before messages that were read with it.
+        if message is None:
+            assert heard, got
+            if len(got) >= 4:
+                break
+            continue
+        got.append(message)
+    messages = [(one["type"], one["pattern"], one["channel"], one["data"]) for one in got if "message" in one["type"]]
+    assert messages == [
+        ("message", None, own + b"-news", b"\x00\xff\r\n"),
+        ("pmessage", own + b"-*", own + b"-news", b"\x00\xff\r\n"),
+        ("pmessage", own + b"-*", own + b"-handled", b"for the handler"),
+        ("pmessage", own + b"-*", own + b"-other", b"x" * 100_000),
+    ], messages
+    assert [one["data"] for one in heard] == [b"for the handler"], heard
+    subscriber.unsubscribe()
+    subscriber.punsubscribe()
+    left = 1
+    while left:
+        message = subscriber.get_message(timeout=20)
+        assert message is not None, left
+        left = message["data"] if "unsubscribe" in message["type"] else left
+    assert client.publish(f"{name}-news", "nobody") == 0
+    subscriber.close()
+
+
+attempt("publish and subscribe", subscribed)
+
+
+def killed_subscriber():
+    subscriber = inside(retry=Retry(NoBackoff(), 3), client_name=f"{name}-subscriber").pubsub()
+    subscriber.subscribe(f"{name}-killed")
+    assert subscriber.get_message(timeout=20)["type"] == "subscribe"
+    listed = [line for line in admin.client_list(_type="pubsub") if line["name"] == f"{name}-subscriber"]
+    assert len(listed) == 1 and listed[0]["sub"] == "1" and "P" in listed[0]["flags"], listed
+    assert admin.client_kill_filter(_id=listed[0]["id"], _type="pubsub") == 1
+    # It subscribes again by itself.
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        subscriber.get_message(timeout=0.1)
+        if client.publish(f"{name}-killed", "hello"):
+            break
+    while time.monotonic() < deadline:
+        message = subscriber.get_message(timeout=20)
+        if message["type"] == "message":
+            return message["data"] == b"hello"
+    return False
+
+
+attempt("a killed subscriber comes back", killed_subscriber)
 refused("no such command", "Command not supported", lambda: client.execute_command("NOSUCHCOMMAND"))
 
 

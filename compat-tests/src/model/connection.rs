@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sha1::{Digest, Sha1};
 
 pub(super) const COMMANDS: &[Command] = &[
-    open("PING", |_, _, _| Ok(Reply::Simple("PONG".into()))),
+    open("PING", Model::ping),
     open("TIME", Model::time),
     open("AUTH", Model::auth),
     open("HELLO", Model::hello),
@@ -111,6 +111,15 @@ impl Model {
         }
         let challenge = session.challenge.take().expect("it was there");
         self.check_password(answer, secure_answer(challenge.as_bytes(), password).as_bytes())
+    }
+
+    /// Between messages it looks like one.
+    fn ping(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
+        if !self.hears_messages_only(session) {
+            return Ok(Reply::Simple("PONG".into()));
+        }
+        let message = arguments.get(1).copied().unwrap_or_default();
+        Ok(Reply::Array(vec![Reply::bulk("pong"), Reply::bulk(message)]))
     }
 
     pub(super) fn time(&mut self, _: &mut Session, _: &[&[u8]]) -> Answer {

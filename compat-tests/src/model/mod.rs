@@ -15,9 +15,11 @@ mod connection;
 mod files;
 mod habits;
 mod keys;
+mod messages;
 mod namespace;
 mod operate;
 mod settings;
+mod transaction;
 mod walk;
 mod watch;
 mod watchers;
@@ -72,6 +74,8 @@ fn commands() -> impl Iterator<Item = &'static Command> {
         watch::COMMANDS,
         watchers::COMMANDS,
         operate::COMMANDS,
+        messages::COMMANDS,
+        transaction::COMMANDS,
     ]
     .into_iter()
     .flatten()
@@ -92,6 +96,7 @@ pub struct Session {
     /// The request that runs gets its reply later, through `Watch::pushed`.
     silent: bool,
     watcher: watch::Watcher,
+    transaction: Option<transaction::Transaction>,
 }
 
 impl Session {
@@ -127,6 +132,7 @@ pub struct Model {
     now: Duration,
     watch: watch::Watch,
     operation: operate::Operation,
+    subscribers: messages::Subscribers,
 }
 
 impl Model {
@@ -149,6 +155,7 @@ impl Model {
             now: Duration::ZERO,
             watch: Default::default(),
             operation: Default::default(),
+            subscribers: Default::default(),
         }
     }
 
@@ -166,6 +173,7 @@ impl Model {
             closed: false,
             silent: false,
             watcher: Default::default(),
+            transaction: None,
         }
     }
 
@@ -178,6 +186,7 @@ impl Model {
     pub fn restart(&mut self) {
         self.failures = 0.0;
         self.operation.stopped = false;
+        self.subscribers.clear();
         self.restart_settings();
     }
 
@@ -225,16 +234,31 @@ impl Model {
             return Err("Your active namespace is not available anymore (probably removed).");
         }
         let arguments = self.split_owner(session, arguments)?;
+        self.run(session, arguments)
+    }
+
+    /// A request without its owner.
+    fn run(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
         if arguments[0] == b"*" {
+            session.spoil();
             return Err("This is not a valid command");
         }
         let command = commands()
             .find(|command| command.name.as_bytes().eq_ignore_ascii_case(arguments[0]))
-            .ok_or_else(|| watch::not_supported(arguments[0]))?;
+            .ok_or_else(|| watch::not_supported(arguments[0]))
+            .inspect_err(|_| session.spoil())?;
         let answer = if command.admin && !session.admin {
+            session.spoil();
             Err("Permission denied")
+        } else if let Some(answer) = self.queue(session, command.name, arguments) {
+            // What is kept shows when it is run.
+            if answer.is_ok() {
+                return answer;
+            }
+            answer
         } else {
-            (command.handler)(self, session, arguments)
+            self.refuse_subscribed(session, command.name)
+                .and_then(|()| (command.handler)(self, session, arguments))
         };
         self.show_watchers(session, command.name, arguments);
         self.note_slow(arguments);

@@ -109,6 +109,11 @@ pub(super) fn unknown(arguments: &[&[u8]]) -> &'static str {
         ),
         ("CLIENT", "UNBLOCK", "no command blocks here"),
         ("COMMAND", "GETKEYSANDFLAGS", "use COMMAND GETKEYS"),
+        (
+            "PUBSUB",
+            "SHARDCHANNELS",
+            "this is one server, not a cluster; use PUBSUB CHANNELS and NUMSUB",
+        ),
         ("DEBUG", "SEGFAULT", "only SLEEP and SCRUB make sense here"),
         (
             "LATENCY",
@@ -128,7 +133,10 @@ pub(super) fn not_supported(name: &[u8]) -> &'static str {
     let refused = [
         ("KEYS", "it would hold up all clients; use SCAN with MATCH, or KSCAN"),
         ("LPUSH", "values are plain bytes, without lists; keep them in keys of their own"),
-        ("MULTI", "there are no transactions; MSET and SET with NX, XX or IFEQ are atomic"),
+        (
+            "WATCH",
+            "keys cannot be between MULTI and EXEC; SET with IFEQ changes one only if nobody else did",
+        ),
         ("FLUSHALL", "there are namespaces, not numbered databases; SELECT one, then FLUSH"),
     ];
     let why = refused.iter().find(|(refused, _)| name.eq_ignore_ascii_case(refused.as_bytes()));
@@ -138,7 +146,7 @@ pub(super) fn not_supported(name: &[u8]) -> &'static str {
     }
 }
 
-fn help(name: &str) -> Answer {
+pub(super) fn help(name: &str) -> Answer {
     let line = format!("{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:");
     Ok(Reply::Array(vec![Reply::Simple(line)]))
 }
@@ -201,9 +209,15 @@ impl Model {
         if matches!(&sub[..], b"LIST" | b"KILL" | b"PAUSE" | b"UNPAUSE") && !session.admin {
             return Err("Permission denied");
         }
+        let (channels, patterns) = self.subscriber(session).counts();
+        let is_subscriber = channels + patterns > 0;
         let line = |session: &Session| {
             let name = String::from_utf8_lossy(&session.watcher.name);
-            format!("id={} addr=model:1 laddr=model:2 name={name} flags=N\n", session.id)
+            let flags = if is_subscriber { "P" } else { "N" };
+            format!(
+                "id={} addr=model:1 laddr=model:2 name={name} flags={flags} sub={channels} psub={patterns} ssub=0\n",
+                session.id
+            )
         };
         let id = |word: &[u8]| {
             std::str::from_utf8(word)
@@ -237,8 +251,11 @@ impl Model {
             }
             (b"LIST", [word, kind]) if word.eq_ignore_ascii_case(b"TYPE") => {
                 match kind.to_ascii_lowercase().as_slice() {
-                    b"normal" => Ok(Reply::bulk(line(session))),
-                    b"master" | b"replica" | b"slave" | b"pubsub" => Ok(Reply::bulk("")),
+                    b"normal" if !is_subscriber => Ok(Reply::bulk(line(session))),
+                    b"pubsub" if is_subscriber => Ok(Reply::bulk(line(session))),
+                    b"normal" | b"master" | b"replica" | b"slave" | b"pubsub" => {
+                        Ok(Reply::bulk(""))
+                    }
                     _ => {
                         Err(format!("Unknown client type '{}'", String::from_utf8_lossy(kind))
                             .leak())
@@ -247,25 +264,40 @@ impl Model {
             }
             (b"LIST" | b"INFO", []) => Ok(Reply::bulk(line(session))),
             (b"KILL", [_]) => Err("No such client"),
-            (b"KILL", [word, value]) => match word.to_ascii_uppercase().as_slice() {
-                b"ID" => match id(value) {
-                    // Others are not known by their numbers.
-                    Some(_) => Ok(Reply::Integer(0)),
-                    None => Err("client-id should be greater than 0"),
-                },
-                b"USER" if value != b"default" => {
-                    Err(format!("No such user '{}'", String::from_utf8_lossy(value)).leak())
+            (b"KILL", pairs) if !pairs.is_empty() && pairs.len().is_multiple_of(2) => {
+                // Others are not known: whether it is itself among those that are meant.
+                let (mut is_meant, mut skips_me) = (true, true);
+                for pair in pairs.chunks_exact(2) {
+                    let value = pair[1];
+                    let shown = String::from_utf8_lossy(value);
+                    match pair[0].to_ascii_uppercase().as_slice() {
+                        b"ID" => {
+                            let id = id(value).ok_or("client-id should be greater than 0")?;
+                            is_meant &= id == session.id;
+                        }
+                        b"USER" if value == b"default" => {}
+                        b"USER" => return Err(format!("No such user '{shown}'").leak()),
+                        b"TYPE" => match value {
+                            b"normal" => is_meant &= !is_subscriber,
+                            b"pubsub" => is_meant &= is_subscriber,
+                            b"master" | b"replica" | b"slave" => is_meant = false,
+                            _ => return Err(format!("Unknown client type '{shown}'").leak()),
+                        },
+                        b"MAXAGE" => {
+                            id(value).ok_or("maxage is not an integer or out of range")?;
+                            is_meant = false;
+                        }
+                        b"ADDR" | b"LADDR" => is_meant = false,
+                        b"SKIPME" if value == b"yes" => skips_me = true,
+                        b"SKIPME" if value == b"no" => skips_me = false,
+                        b"SKIPME" => return Err("Invalid argument"),
+                        _ => return Err("Unexpected arguments"),
+                    }
                 }
-                b"TYPE" if !matches!(*value, b"normal" | b"master" | b"replica" | b"pubsub") => {
-                    Err(format!("Unknown client type '{}'", String::from_utf8_lossy(value)).leak())
-                }
-                b"MAXAGE" if id(value).is_none() => Err("maxage is not an integer or out of range"),
-                b"SKIPME" if *value != b"yes" && *value != b"no" => Err("Invalid argument"),
-                b"ADDR" | b"LADDR" | b"USER" | b"TYPE" | b"MAXAGE" | b"SKIPME" => {
-                    Ok(Reply::Integer(0))
-                }
-                _ => Err("Unexpected arguments"),
-            },
+                let is_killed = is_meant && !skips_me;
+                session.closed |= is_killed;
+                Ok(Reply::Integer(i64::from(is_killed)))
+            }
             (b"PAUSE", [ms, mode @ ..]) if mode.len() < 2 => {
                 let ms = std::str::from_utf8(ms).ok().and_then(|text| text.parse::<u64>().ok());
                 ms.filter(|ms| *ms <= 3_600_000)

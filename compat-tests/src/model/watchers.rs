@@ -17,6 +17,9 @@ const WAIT_MS: std::ops::RangeInclusive<u64> = 100..=1_800_000;
 const OWNER_BYTES_MAX: usize = 32;
 /// The model's instance id.
 const INSTANCE: i64 = 1;
+/// What mirrors are not sent.
+const UNMIRRORED: &[&str] =
+    &["DISCARD", "EXEC", "MULTI", "PSUBSCRIBE", "PUNSUBSCRIBE", "SUBSCRIBE", "UNSUBSCRIBE"];
 const REDACTED: &[u8] = b"(redacted)";
 
 /// A connection that waits for a command; none: for any.
@@ -68,7 +71,7 @@ impl Model {
                 self.watch.pushed.push((connection, Reply::Simple(line.clone())));
             }
         }
-        if self.watch.owner != 0 {
+        if self.watch.owner != 0 && !UNMIRRORED.contains(&command) {
             let namespace = self.namespaces.iter().find(|one| one.id == session.namespace);
             let mut reply = vec![
                 Reply::Integer(self.now.as_secs() as i64),
@@ -149,6 +152,8 @@ impl Model {
         self.watch.monitors.retain(|id| *id != session.id);
         self.watch.mirrors.retain(|id| *id != session.id);
         self.watch.waits.retain(|wait| wait.connection != session.id);
+        self.subscribers.remove(&session.id);
+        session.transaction = None;
         session.namespace = 0;
         session.admin = self.options.admin.is_none();
         session.authenticated = false;

@@ -13,6 +13,8 @@ pub enum Pattern {
     Bulk(Text),
     /// The elements; `...` at the end allows more.
     Array(Vec<Pattern>, Rest),
+    /// The elements of what comes unasked on RESP3.
+    Push(Vec<Pattern>, Rest),
     /// Pairs in any order, in a map or in the flat array that stands for one in RESP2.
     Map(Vec<(Pattern, Pattern)>, Rest),
 }
@@ -56,7 +58,8 @@ impl Pattern {
                 text.matches(given.to_string().as_bytes(), variables)
             }
             (Pattern::Bulk(text), Reply::Bulk(given)) => text.matches(given, variables),
-            (Pattern::Array(patterns, rest), Reply::Array(given)) => {
+            (Pattern::Array(patterns, rest), Reply::Array(given))
+            | (Pattern::Push(patterns, rest), Reply::Push(given)) => {
                 count_fits(patterns.len(), given.len(), *rest)
                     && patterns
                         .iter()
@@ -82,7 +85,9 @@ impl Pattern {
     pub fn errors(&self) -> Vec<&Text> {
         match self {
             Pattern::Error(text) => vec![text],
-            Pattern::Array(patterns, _) => patterns.iter().flat_map(Pattern::errors).collect(),
+            Pattern::Array(patterns, _) | Pattern::Push(patterns, _) => {
+                patterns.iter().flat_map(Pattern::errors).collect()
+            }
             Pattern::Map(pairs, _) => pairs
                 .iter()
                 .flat_map(|(key, value)| [key, value])
@@ -105,6 +110,14 @@ impl Pattern {
             Pattern::Error(text) => altered.push(Pattern::Error(text.altered())),
             Pattern::Integer(text) => altered.push(Pattern::Integer(text.altered())),
             Pattern::Bulk(text) => altered.push(Pattern::Bulk(text.altered())),
+            Pattern::Push(patterns, rest) => {
+                altered.push(Pattern::Array(patterns.clone(), *rest));
+                let elements = Pattern::Array(patterns.clone(), *rest).alterations();
+                altered.extend(elements.into_iter().map(|pattern| match pattern {
+                    Pattern::Array(patterns, rest) => Pattern::Push(patterns, rest),
+                    other => other,
+                }));
+            }
             Pattern::Array(patterns, rest) => {
                 for index in 0..patterns.len() {
                     for element in patterns[index].alterations() {
@@ -179,6 +192,10 @@ impl<'a> Reader<'a> {
         if self.take("[") {
             let (elements, rest) = self.sequence("]", Self::value)?;
             return Ok(Pattern::Array(elements, rest));
+        }
+        if self.take("push [") {
+            let (elements, rest) = self.sequence("]", Self::value)?;
+            return Ok(Pattern::Push(elements, rest));
         }
         if self.take("{") {
             let (pairs, rest) = self.sequence("}", |reader| {

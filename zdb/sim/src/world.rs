@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use zdb::command::{
-    HookRuns, Latencies, Machine, ProcessUsage, Rates, ServerState, ServerStats, Settings, SlowLog,
+    Channels, HookRuns, Latencies, Machine, ProcessUsage, Rates, ServerState, ServerStats, Settings, SlowLog,
     Source, Table, Throttle,
 };
 use zdb::disk::housekeeper;
@@ -186,6 +186,7 @@ fn state(setup: &Setup) -> ServerState {
         rates: Rates::default(),
         latencies: Latencies::default(),
         slow_log: SlowLog::default(),
+        channels: Channels::default(),
         tls_kernel: false,
     }
 }

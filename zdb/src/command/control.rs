@@ -11,7 +11,9 @@ pub fn reset(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
     if request.len() != 1 {
         return context.error(out, "Unexpected arguments");
     }
-    context.session.reset();
+    let session = &mut *context.session;
+    context.server.channels.forget(context.client.connection, &mut session.subscriptions);
+    session.reset();
     context.writer(out).simple("RESET");
     Outcome::Order(Box::new(Order::Unwatch))
 }

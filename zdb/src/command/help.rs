@@ -87,6 +87,18 @@ pub const LATENCY: &[&str] = &[
     "    Prints this help.",
 ];
 
+pub const PUBSUB: &[&str] = &[
+    "PUBSUB <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "CHANNELS [<pattern>]",
+    "    The channels that somebody is subscribed to by their names.",
+    "NUMPAT",
+    "    How many different patterns there are.",
+    "NUMSUB [<channel> ...]",
+    "    How many connections are subscribed to each of these channels by its name.",
+    "HELP",
+    "    Prints this help.",
+];
+
 pub const SLOWLOG: &[&str] = &[
     "SLOWLOG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
     "GET [<count>]",

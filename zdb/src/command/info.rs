@@ -1,5 +1,6 @@
 //! INFO: 0-db's sections as 0-db writes them, then Redis's.
 
+use super::channels::Kind;
 use super::measure::{CommandCost, Histogram};
 use super::{Context, Outcome, replication, settings};
 use crate::engine::namespace::{Namespace, Space};
@@ -185,6 +186,7 @@ fn redis_sections(context: &Context<'_>, text: &mut Text<'_>) {
     let usage = (server.machine.usage)();
     if text.section("Server", true) {
         text.field("redis_version", REDIS_VERSION);
+        text.field("run_id", &server.replication.run_id);
         text.field("zdb_version", VERSION);
         text.field("redis_mode", "standalone");
         text.field("arch_bits", usize::BITS);
@@ -237,8 +239,8 @@ fn redis_sections(context: &Context<'_>, text: &mut Text<'_>) {
         text.field("evicted_keys", 0);
         text.field("keyspace_hits", stats.hits);
         text.field("keyspace_misses", stats.misses);
-        text.field("pubsub_channels", 0);
-        text.field("pubsub_patterns", 0);
+        text.field("pubsub_channels", server.channels.count(Kind::Channel));
+        text.field("pubsub_patterns", server.channels.count(Kind::Pattern));
         text.field("total_error_replies", stats.errors);
     }
     if text.section("Replication", true) {

@@ -4,6 +4,7 @@ mod argument;
 mod auth;
 mod batch;
 mod catalogue;
+mod channels;
 mod client;
 mod condition;
 mod config;
@@ -20,6 +21,7 @@ mod measure;
 mod namespaces;
 mod number;
 mod order;
+mod publish;
 mod rates;
 mod raw;
 mod redact;
@@ -33,9 +35,11 @@ mod system;
 mod table;
 mod task;
 mod throttle;
+mod transaction;
 mod watch;
 mod write;
 
+pub use channels::{Channels, Kind, Receiver, Subscriptions};
 pub use config::FILE_NAME as SETTINGS_FILE_NAME;
 pub use hooks::{HookRun, HookRuns};
 pub use machine::{Machine, ProcessUsage};
@@ -49,6 +53,7 @@ pub use slowlog::{SlowLog, kept_arguments};
 pub use table::{COMMANDS, Command, Table};
 pub use task::{ClientRef, Finished, Task, Tasks};
 pub use throttle::{Source, Throttle};
+pub use transaction::Transaction;
 
 use crate::engine::index::KeyHash;
 use crate::engine::namespace::{Access, Namespace};
@@ -76,6 +81,8 @@ pub enum Outcome {
     Parts(usize),
     /// The hub has something to do with other connections. Where nothing is written yet, it replies.
     Order(Box<Order>),
+    /// The head of the reply is written: run these requests in one go, each of which writes its part.
+    Transaction(Box<Transaction>),
     /// Of a part: the reply is written and the rest of the request is not run.
     Failed,
     /// Reply, then close the connection.
@@ -126,6 +133,7 @@ pub struct ServerState {
     pub rates: Rates,
     pub latencies: Latencies,
     pub slow_log: SlowLog,
+    pub channels: Channels,
     /// The kernel encrypts the connections that let it.
     pub tls_kernel: bool,
     pub replication: Replication,
@@ -197,6 +205,8 @@ impl ServerState {
             last_command_s: now_s,
             running: Running::default(),
             replies: Replies::On,
+            subscriptions: Subscriptions::default(),
+            transaction: None,
             is_monitor: false,
             is_mirror: false,
             is_master: false,
@@ -319,6 +329,10 @@ const PROTECTED: &str = "DENIED zdb is running in protected mode because it has 
     --admin-file FILE or --admin PASS, which clients then give with AUTH; 2) with --tls-port, --tls-cert, \
     --tls-key and --tls-ca, which clients then reach with a certificate of their own.";
 
+/// What a connection with subscriptions may do on RESP2, where a message cannot be told from a reply.
+const SUBSCRIBED: &[&str] =
+    &["ping", "psubscribe", "punsubscribe", "quit", "reset", "subscribe", "unsubscribe"];
+
 pub const DETACHED: &str = "Your active namespace is not available anymore (probably removed).";
 
 /// Runs one request.
@@ -331,6 +345,7 @@ pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
     let name = request.get(0);
     let Some(at) = context.server.table.position(name) else {
         context.server.stats.commands_failed += 1;
+        context.session.spoil_transaction();
         return unknown(context, name, out);
     };
     let command = &COMMANDS[at];
@@ -349,15 +364,35 @@ pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
     if gate != Gate::Open && context.server.table.writes(at) {
         return reject(context, at, gate.text(), out);
     }
+    if context.session.hears_messages_only() && !SUBSCRIBED.contains(&command.name) {
+        let text = format!(
+            "Can't execute '{}': only (P)SUBSCRIBE / (P)UNSUBSCRIBE / PING / QUIT / RESET are allowed in \
+             this context",
+            command.name
+        );
+        return reject(context, at, &text, out);
+    }
+    if context.session.transaction.is_some()
+        && let Some(queued) = transaction::queue(context, at, request, out)
+    {
+        if let Err(text) = queued {
+            return reject(context, at, &text, out);
+        }
+        // It counts, and shows, when it is run.
+        context.server.stats.commands -= 1;
+        context.session.running.command = None;
+        return Outcome::Done;
+    }
     if !context.server.table.is_fast(at) {
         context.session.running.since_ns = Some((context.server.machine.clock_ns)());
     }
     (command.run)(context, request, out)
 }
 
-/// Answers a request that does not get to its command.
+/// Answers a request that does not get to its command; nor does the transaction that it was to be in.
 fn reject(context: &mut Context<'_>, command: usize, text: &str, out: &mut Output) -> Outcome {
     context.session.running.is_rejected = true;
+    context.session.spoil_transaction();
     context.server.latencies.rejected(command);
     context.error(out, text)
 }

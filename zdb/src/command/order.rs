@@ -2,6 +2,7 @@
 
 use super::Session;
 use super::replication::{Address, SyncRequest};
+use bytes::Bytes;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Order {
@@ -24,6 +25,11 @@ pub enum Order {
     Monitor,
     /// This client is sent all requests to do the same.
     Mirror,
+    /// Sends a message to all who are subscribed to its channel.
+    Publish {
+        channel: Bytes,
+        message: Bytes,
+    },
     /// This client is told when another one runs a command.
     Wait {
         /// By its place in the table; none: any command.
@@ -53,7 +59,7 @@ pub enum ClientType {
     Master,
     /// Did MIRROR.
     Replica,
-    /// There are none.
+    /// Has subscriptions.
     Subscriber,
 }
 
@@ -73,6 +79,8 @@ impl ClientType {
             Self::Master
         } else if session.is_mirror || session.is_replica {
             Self::Replica
+        } else if !session.subscriptions.is_empty() {
+            Self::Subscriber
         } else {
             Self::Normal
         }

@@ -219,22 +219,12 @@ const COMMANDS: &[Reason] = &[
     ),
     ("there are namespaces, not numbered databases", &["SWAPDB"]),
     (
-        "there is no publish and subscribe; WAIT and MIRROR tell what others do",
-        &[
-            "PSUBSCRIBE",
-            "PUBLISH",
-            "PUBSUB",
-            "PUNSUBSCRIBE",
-            "SPUBLISH",
-            "SSUBSCRIBE",
-            "SUBSCRIBE",
-            "SUNSUBSCRIBE",
-            "UNSUBSCRIBE",
-        ],
+        "this is one server, not a cluster; use PUBLISH and SUBSCRIBE",
+        &["SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE"],
     ),
     (
-        "there are no transactions; MSET and SET with NX, XX or IFEQ are atomic",
-        &["DISCARD", "EXEC", "MULTI", "UNWATCH", "WATCH"],
+        "keys cannot be between MULTI and EXEC; SET with IFEQ changes one only if nobody else did",
+        &["UNWATCH", "WATCH"],
     ),
     (
         "there are no scripts; MSET and SET with NX, XX or IFEQ are atomic",
@@ -244,8 +234,8 @@ const COMMANDS: &[Reason] = &[
     ("there is one user, whose password is --admin; namespaces have their own by NSSET", &["ACL"]),
     ("this is one server, not a cluster", &["ASKING", "CLUSTER", "READONLY", "READWRITE"]),
     (
-        "this server replicates nothing by itself; SCAN, WAIT and MIRROR let a program do it",
-        &["FAILOVER", "PSYNC", "REPLCONF", "REPLICAOF", "SLAVEOF", "SYNC"],
+        "REPLICAOF makes a replica, and REPLICAOF NO ONE a master",
+        &["FAILOVER", "SYNC"],
     ),
     (
         "every write is in the log already; CONFIG SET appendfsync says when it is on the disk",
@@ -319,6 +309,13 @@ const SUBCOMMANDS: &[(&str, &[Reason])] = &[
         )],
     ),
     ("MEMORY", &[("INFO memory has what is known", &["DOCTOR", "MALLOC-STATS", "PURGE", "STATS"])]),
+    (
+        "PUBSUB",
+        &[(
+            "this is one server, not a cluster; use PUBSUB CHANNELS and NUMSUB",
+            &["SHARDCHANNELS", "SHARDNUMSUB"],
+        )],
+    ),
     ("OBJECT", &[("nothing is counted by key", &["FREQ", "IDLETIME", "REFCOUNT"])]),
 ];
 

@@ -1,6 +1,8 @@
 //! What a connection is to the commands: its namespace, its rights, its protocol.
 
+use super::channels::Subscriptions;
 use super::throttle::Source;
+use super::transaction::Transaction;
 use super::write::Unlinked;
 use crate::resp::Protocol;
 
@@ -39,6 +41,9 @@ pub struct Session {
     pub last_command_s: u64,
     pub running: Running,
     pub replies: Replies,
+    pub subscriptions: Subscriptions,
+    /// Since MULTI.
+    pub transaction: Option<Box<Transaction>>,
     /// Shows all requests that others make: MONITOR, MIRROR.
     pub is_monitor: bool,
     pub is_mirror: bool,
@@ -85,11 +90,25 @@ impl Session {
         self.name.clear();
         self.replies = Replies::On;
         self.is_master = false;
+        self.transaction = None;
     }
 
     /// Whether replies are to be thrown away.
     pub fn is_muted(&self) -> bool {
         matches!(self.replies, Replies::Off | Replies::Skip)
+    }
+
+    /// A request between MULTI and EXEC was refused.
+    pub fn spoil_transaction(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.spoil();
+        }
+    }
+
+    /// Whether it has subscriptions and a protocol on which its replies could be taken for messages.
+    #[inline]
+    pub fn hears_messages_only(&self) -> bool {
+        self.protocol == Protocol::Resp2 && !self.subscriptions.is_empty()
     }
 
     /// Whether its requests want a closer look before they run.

@@ -4,8 +4,16 @@ use super::{Context, Outcome};
 use crate::output::Output;
 use crate::resp::Request;
 
-pub fn ping(context: &mut Context<'_>, _request: Request<'_>, out: &mut Output) -> Outcome {
-    context.writer(out).simple("PONG");
+pub fn ping(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
+    let mut writer = context.writer(out);
+    if context.session.hears_messages_only() {
+        // Between messages it looks like one.
+        writer.array(2);
+        writer.bulk(b"pong");
+        writer.bulk(if request.len() > 1 { request.get(1) } else { b"" });
+    } else {
+        writer.simple("PONG");
+    }
     Outcome::Done
 }
 

@@ -2,7 +2,8 @@
 
 use super::{
     Context, Outcome, auth, batch, catalogue, client, condition, config, control, files, hooks,
-    info, keys, latency, namespaces, raw, replication, scan, slowlog, system, watch, write,
+    info, keys, latency, namespaces, publish, raw, replication, scan, slowlog, system,
+    transaction, watch, write,
 };
 use crate::output::Output;
 use crate::resp::Request;
@@ -61,6 +62,9 @@ const ADMIN: &[&str] = &["admin"];
 const ADMIN_WRITE: &[&str] = &["admin", "write"];
 const SLOW: &[&str] = &["loading", "stale"];
 const FAST: &[&str] = &["fast", "loading", "stale"];
+const MESSAGES: &[&str] = &["pubsub", "loading", "stale"];
+const TRANSACTION: &[&str] = &["noscript", "loading", "stale", "fast"];
+const TRANSACTION_END: &[&str] = &["noscript", "loading", "stale"];
 const NO_KEYS: (i64, i64, i64) = (0, 0, 0);
 const ONE_KEY: (i64, i64, i64) = (1, 1, 1);
 
@@ -196,6 +200,24 @@ pub const COMMANDS: &[Command] = commands! {
     "psync" Any, true, ADMIN, NO_KEYS, "server",
         "log secret-check position promised-number promised-node <all | newest> [term ...]",
         "Sends the log to a replica." => replication::psync;
+    "subscribe" AtLeast(2), false, MESSAGES, NO_KEYS, "pubsub", "channel [channel ...]",
+        "From now on gets the messages of these channels." => publish::subscribe;
+    "unsubscribe" Any, false, MESSAGES, NO_KEYS, "pubsub", "[channel [channel ...]]",
+        "Ends subscriptions to these channels, or to all." => publish::unsubscribe;
+    "psubscribe" AtLeast(2), false, MESSAGES, NO_KEYS, "pubsub", "pattern [pattern ...]",
+        "From now on gets the messages of all channels that match a pattern." => publish::pattern_subscribe;
+    "punsubscribe" Any, false, MESSAGES, NO_KEYS, "pubsub", "[pattern [pattern ...]]",
+        "Ends subscriptions to these patterns, or to all." => publish::pattern_unsubscribe;
+    "publish" AtLeast(3), false, MESSAGES, NO_KEYS, "pubsub", "channel message",
+        "Sends a message to who is subscribed to the channel now; how many these are." => publish::publish;
+    "pubsub" AtLeast(2), false, SLOW, NO_KEYS, "pubsub", "subcommand [argument ...]",
+        "Shows channels and patterns that somebody is subscribed to." => publish::pubsub;
+    "multi" Exact(1), false, TRANSACTION, NO_KEYS, "transactions", "",
+        "Keeps the next requests, about the server and its clients, to run them together." => transaction::multi;
+    "exec" Exact(1), false, TRANSACTION_END, NO_KEYS, "transactions", "",
+        "Runs the requests since MULTI with nothing between them: all their replies." => transaction::exec;
+    "discard" Exact(1), false, TRANSACTION, NO_KEYS, "transactions", "",
+        "Forgets the requests since MULTI." => transaction::discard;
     "debug" AtLeast(2), true, ADMIN, NO_KEYS, "server", "subcommand [argument ...]",
         "SLEEP stops the server for a time; SCRUB begins or ends a verification of the files." => control::debug;
     "reset" Any, false, FAST, NO_KEYS, "connection", "", "Makes the connection new." => control::reset;
@@ -205,6 +227,13 @@ pub const COMMANDS: &[Command] = commands! {
     "shutdown" Any, false, ADMIN, NO_KEYS, "server", "[NOSAVE | SAVE] [NOW] [FORCE]",
         "Stops the server cleanly, for an admin, without a reply." => control::shutdown;
 };
+
+/// Commands that may be between MULTI and EXEC: those that never wait for the log, a record or another client, and
+/// of which the replies are not many bytes. CONFIG REWRITE waits for its file, but has taken the settings by then.
+const IN_TRANSACTIONS: &[&str] = &[
+    "client", "config", "dbsize", "echo", "info", "latency", "nsinfo", "ping", "publish", "pubsub",
+    "replicaof", "role", "select", "slaveof", "slowlog", "time",
+];
 
 /// Slots of the hash table over the names: a power of two, some eight times the number of commands.
 const SLOTS: usize = 512;
@@ -217,6 +246,8 @@ pub struct Table {
     lookup: Vec<bool>,
     /// Whether it adds to the log.
     writes: Vec<bool>,
+    /// Whether it may be between MULTI and EXEC.
+    queued: Vec<bool>,
 }
 
 impl Table {
@@ -237,7 +268,9 @@ impl Table {
             .collect();
         let adds = |command: &Command| command.flags.contains(&"write") || command.name == "nsjump";
         let writes = COMMANDS.iter().map(adds).collect();
-        Self { slots, fast, lookup, writes }
+        let queued =
+            COMMANDS.iter().map(|command| IN_TRANSACTIONS.contains(&command.name)).collect();
+        Self { slots, fast, lookup, writes, queued }
     }
 
     /// First, last and number of letters tell nearly all names apart; the rest is probing.
@@ -280,6 +313,11 @@ impl Table {
         self.writes[at]
     }
 
+    /// Whether it may be between MULTI and EXEC.
+    pub fn may_be_queued(&self, at: usize) -> bool {
+        self.queued[at]
+    }
+
     /// Whether it reads keys that it names.
     #[inline]
     pub fn looks_up(&self, at: usize) -> bool {
@@ -305,6 +343,7 @@ mod tests {
             let upper = command.name.to_ascii_uppercase();
             assert_eq!(table.find(upper.as_bytes()).map(|c| c.name), Some(command.name));
         }
+        assert!(IN_TRANSACTIONS.iter().all(|name| table.find(name.as_bytes()).is_some()));
         for other in ["", "g", "gett", "flushall", "\0"] {
             assert!(table.find(other.as_bytes()).is_none(), "{other:?}");
         }

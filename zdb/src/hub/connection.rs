@@ -116,7 +116,9 @@ pub struct Connection {
     pub(super) parts: usize,
     /// When that MGET began, in nanoseconds of the machine's clock.
     pub(super) parts_since_ns: u64,
-    /// What came unasked while it was under way.
+    /// EXEC is under way.
+    pub(super) is_in_transaction: bool,
+    /// What came unasked while an MGET or an EXEC was under way.
     pushed: Output,
     pub(super) fetched: Vec<Fetched>,
     /// Number of the first reply in the queue.
@@ -155,6 +157,7 @@ impl Connection {
             blocked: Blocked::No,
             parts: 0,
             parts_since_ns: 0,
+            is_in_transaction: false,
             pushed: Output::default(),
             fetched: Vec::new(),
             first_reply: 0,
@@ -254,7 +257,8 @@ impl Connection {
     /// Whether its silence says nothing: it watches, waits for a reply of ours, or is let go already.
     pub(super) fn may_be_silent(&self) -> bool {
         let waits = self.is_queued || !self.replies.is_empty() || self.blocked != Blocked::No;
-        self.is_watching || waits || self.lingering
+        let is_subscribed = !self.session.subscriptions.is_empty();
+        self.is_watching || is_subscribed || waits || self.lingering
     }
 
     /// Whether the loop should read the socket.
@@ -312,7 +316,7 @@ impl Connection {
         if self.pending_bytes() + output.len() > PUSH_OUTPUT_BYTES_MAX {
             return false;
         }
-        if self.parts > 0 {
+        if self.parts > 0 || self.is_in_transaction {
             self.pushed.append(output);
         } else if self.replies.is_empty() {
             self.output.append(output);
@@ -325,6 +329,11 @@ impl Connection {
     /// The MGET under way is done.
     pub(super) fn parts_end(&mut self) {
         self.parts = 0;
+        self.push_held_back();
+    }
+
+    /// Puts what came unasked meanwhile behind the replies.
+    pub(super) fn push_held_back(&mut self) {
         if !self.pushed.is_empty() {
             let output = std::mem::take(&mut self.pushed);
             self.push_reply(Reply::Ready { output, rests_on: 0, turn: 0 });

@@ -2,7 +2,7 @@
 
 use super::Hub;
 use super::connection::{Blocked, Connection, Reply};
-use crate::command::{ClientRef, Order};
+use crate::command::{ClientRef, Kind, Order};
 use crate::output::Output;
 use crate::resp::{Protocol, ReplyWriter};
 
@@ -29,13 +29,17 @@ impl Hub {
             Order::Kill { filter, old_form } => {
                 let mut count = 0;
                 for key in self.keys() {
-                    let Some(other) = self.get_mut(key) else { continue };
+                    let Some(mut other) = self.take(key) else { continue };
                     if filter.matches(&other.session, now_s) && !other.closing {
                         other.is_killed = true;
                         other.closing = true;
                         count += 1;
-                        self.touch_key(key);
+                        // Nobody is told of it any more, though its socket is still open for a moment.
+                        let subscriptions = &mut other.session.subscriptions;
+                        self.server.channels.forget(key, subscriptions);
+                        self.touch(&mut other);
                     }
+                    self.put_back(other);
                 }
                 let me = !filter.not_me && filter.matches(&connection.session, now_s);
                 count += i64::from(me);
@@ -63,6 +67,7 @@ impl Hub {
                 connection.session.is_mirror = true;
                 self.watchers.mirror(key);
             }
+            Order::Publish { channel, message } => self.publish(connection, &channel, &message),
             Order::Wait { command, ms } => self.watchers.wait(key, command, now_ms + ms),
             Order::Follow(master) => {
                 let is_new = self.change_master(master);
@@ -100,7 +105,11 @@ impl Hub {
     }
 
     /// Puts a reply behind those that are there.
-    fn reply(&self, connection: &mut Connection, write: impl FnOnce(&mut ReplyWriter<'_>)) {
+    pub(super) fn reply(
+        &self,
+        connection: &mut Connection,
+        write: impl FnOnce(&mut ReplyWriter<'_>),
+    ) {
         if connection.session.is_muted() {
             return;
         }
@@ -123,14 +132,16 @@ impl Hub {
         let flags: String = [
             (session.is_monitor || session.is_mirror, 'O'),
             (session.is_master, 'M'),
+            (!session.subscriptions.is_empty(), 'P'),
             (self.watchers.is_waiting(one.key) || one.blocked == Blocked::OnPause, 'b'),
+            (session.transaction.is_some(), 'x'),
             (one.closing, 'c'),
         ]
         .into_iter()
         .filter_map(|(is_so, flag)| is_so.then_some(flag))
         .collect();
         format!(
-            "id={} addr={} laddr={} name={} age={} idle={} flags={} db={} ns={} sub=0 psub=0 ssub=0 multi=-1 \
+            "id={} addr={} laddr={} name={} age={} idle={} flags={} db={} ns={} sub={} psub={} ssub=0 multi={} \
              watch=0 qbuf={input} obl={waiting} oll={queued} omem={queued_bytes} tot-mem={} events={} cmd={} \
              user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
             session.id,
@@ -142,6 +153,9 @@ impl Hub {
             if flags.is_empty() { "N" } else { &flags },
             session.slot,
             String::from_utf8_lossy(namespace).escape_default(),
+            session.subscriptions.count(Kind::Channel),
+            session.subscriptions.count(Kind::Pattern),
+            session.transaction.as_ref().map_or(-1, |one| one.count() as i64),
             size_of::<Connection>() + input + waiting + queued_bytes,
             if one.in_flight > 0 { "rw" } else { "r" },
             session.last_command,

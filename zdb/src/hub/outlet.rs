@@ -89,7 +89,8 @@ impl Hub {
         if self.get_mut(key).is_none() {
             return;
         }
-        if let Some(connection) = self.slots[index].connection.take() {
+        if let Some(mut connection) = self.slots[index].connection.take() {
+            self.server.channels.forget(key, &mut connection.session.subscriptions);
             self.input_bytes -= connection.stashed();
             self.output_bytes -= connection.counted_bytes;
             match connection.is_rejected {

@@ -5,13 +5,20 @@ use super::Hub;
 use super::connection::{Blocked, Connection};
 use crate::command::{Audience, COMMANDS, Replies, Running, quoted, redacted};
 use crate::engine::index::KeyHash;
-use crate::limits::{MONITOR_WORD_BYTES_MAX, OWNER_BYTES_MAX};
+use crate::limits::{
+    MONITOR_WORD_BYTES_MAX, OUTPUT_BYTES_LAST_MAX, OUTPUT_BYTES_SHARE, OWNER_BYTES_MAX,
+};
 use crate::output::Output;
 use crate::resp::{Protocol, Request};
 use std::fmt::Write;
 
 /// Commands that a pause lets through: they end it.
 const UNPAUSED: &[&str] = &["auth", "client", "hello", "ping", "quit", "reset", "shutdown", "stop"];
+
+/// Commands that a peer is not sent: they are about the connection they come on, and would turn the peer's into one
+/// that takes no other requests. What is between MULTI and EXEC it is sent when that is run.
+const UNMIRRORED: &[&str] =
+    &["discard", "exec", "multi", "psubscribe", "punsubscribe", "subscribe", "unsubscribe"];
 
 #[derive(Default)]
 pub(super) struct Watchers {
@@ -21,6 +28,8 @@ pub(super) struct Watchers {
     pause: Option<Pause>,
     /// Connections whose next request waits for the end of the pause.
     held: Vec<u64>,
+    /// Who owns the request that runs, where its connection is a MASTER.
+    pub owner: Option<u64>,
     /// Whether there is any of them.
     pub is_needed: bool,
 }
@@ -140,11 +149,14 @@ impl Hub {
         self.put_back(connection);
     }
 
-    fn push_to(&mut self, connection: &mut Connection, output: Output) {
+    pub(super) fn push_to(&mut self, connection: &mut Connection, output: Output) {
         if connection.closing || connection.lingering || connection.session.is_muted() {
             return;
         }
-        if connection.push(output) {
+        // Beyond that, not even a client that is within its own limit gets more until it has taken what it has.
+        let is_crowded = self.output_bytes > OUTPUT_BYTES_LAST_MAX
+            && connection.pending_bytes() > OUTPUT_BYTES_SHARE;
+        if !is_crowded && connection.push(output) {
             connection.release(self.engine.log.acknowledged(), false);
         } else if !connection.is_overrun {
             connection.is_overrun = true;
@@ -178,6 +190,7 @@ impl Hub {
                 return true;
             }
         };
+        self.watchers.owner = owner;
         let is_done = self.execute_plain(connection, request, hash);
         if is_done {
             self.end_skip(connection);
@@ -221,7 +234,12 @@ impl Hub {
     }
 
     /// Tells the others of a request that was run, or refused.
-    fn show(&mut self, connection: &mut Connection, request: Request<'_>, owner: Option<u64>) {
+    pub(super) fn show(
+        &mut self,
+        connection: &mut Connection,
+        request: Request<'_>,
+        owner: Option<u64>,
+    ) {
         let Some(command) = connection.session.running.command else { return };
         let command = usize::from(command);
         let name = COMMANDS[command].name;
@@ -237,7 +255,7 @@ impl Hub {
             }
         }
         let owner = owner.unwrap_or(u64::from(self.server.instance_id));
-        if owner != 0 {
+        if owner != 0 && !UNMIRRORED.contains(&name) {
             for key in self.watchers.mirrors.clone() {
                 if key != connection.key {
                     self.push(key, self.mirrored(connection, request, owner));

@@ -94,6 +94,15 @@ impl<'a> ReplyWriter<'a> {
         self.header(b'*', count as u64);
     }
 
+    /// Header of what comes without being asked for; `count` frames must follow. RESP2 has no such type: there
+    /// it is an array.
+    pub fn push(&mut self, count: usize) {
+        match self.protocol {
+            Protocol::Resp2 => self.array(count),
+            Protocol::Resp3 => self.header(b'>', count as u64),
+        }
+    }
+
     /// Header of a map; `pair_count` pairs of frames must follow. RESP2 has no maps: there it is the
     /// array of keys and values in turn.
     #[inline]
