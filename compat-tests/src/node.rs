@@ -45,7 +45,12 @@ impl Product {
                 let mut command = Command::new(binary());
                 command.args(["--listen", &ip, "--port", &port, "--admin", PASSWORD]);
                 command.arg("--data").arg(dir.join("data")).arg("--index").arg(dir.join("index"));
-                command.args(["--buffer", "none", "--datasize", "33554432"]);
+                command.args(["--datasize", "33554432"]);
+                let file = dir.join("masterauth");
+                std::fs::write(&file, PASSWORD).expect("the directory takes a file");
+                command.arg("--masterauth-file").arg(file);
+                // The write buffer is memory, which a test that is killed would leave behind.
+                command.args(["--buffer", "none"]);
                 command
             }
         };

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// The servers that these tests are about.
-const PRODUCTS: &[Product] = &[Product::Redis];
+const PRODUCTS: &[Product] = &[Product::Zdb];
 /// What a replica has not yet got when its master dies was acknowledged so shortly before. A machine whose cores
 /// are busy with others has its share in it.
 const LAG_MAX: Duration = Duration::from_secs(1);
