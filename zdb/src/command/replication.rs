@@ -452,7 +452,10 @@ pub fn information(context: &Context<'_>) -> Vec<(String, String)> {
         line(&format!("slave{at}"), value);
     }
     line("master_failover_state", "no-failover".into());
-    line("master_replid", format!("{}{:08x}", engine.log.id.to_hex(), engine.node.name));
+    // As in Redis another one with each master; all that copy the log have the same.
+    let term = engine.terms.last().map_or((0, 0), |term| (term.number, term.node));
+    let log = &engine.log.id.to_hex()[..24];
+    line("master_replid", format!("{log}{:08x}{:08x}", term.0 as u32, term.1));
     line("master_replid2", "0".repeat(40));
     line("master_repl_offset", end.to_string());
     line("second_repl_offset", "-1".into());
