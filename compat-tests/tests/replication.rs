@@ -1,6 +1,7 @@
 //! A replica has what its master has: all of it, at the same places, through kills, broken links, changes of
 //! who is the master, and copies that begin anew.
 
+use compat_tests::certificates::Certificates;
 use compat_tests::client::encode;
 use compat_tests::server::{Buffer, Setup, poll};
 use compat_tests::{Client, Reply, Server, args, count_from_env, seed};
@@ -266,6 +267,39 @@ fn a_copy_begins_with_what_the_cleaner_left() {
     };
     assert_eq!(values(&mut client), values(&mut copy.connect()));
     assert_eq!(client.call(args!["DBSIZE"]), copy.connect().call(args!["DBSIZE"]));
+}
+
+#[test]
+fn the_way_to_the_master_is_encrypted_where_it_is_told_to() {
+    let certificates = Certificates::new();
+    let mut flags = certificates.server_flags();
+    let authority = certificates.authority().display().to_string();
+    flags.extend(["--tls-ca".to_owned(), authority.clone()]);
+    let master = Setup::new().flags(&SMALL).flags(&flags).start();
+    churn(&mut master.connect(), &mut Rng::with_seed(seed("replication")), 200);
+    let port = master.tls_address().port();
+    let (certificate, key) = certificates.client();
+    let of = |host: &str, with_certificate: bool| {
+        let mut setup = setup(&["--replicaof", &format!("{host} {port}"), "--master-tls-ca", &authority]);
+        if with_certificate {
+            let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
+            setup = setup.flags(&["--master-tls-cert", &certificate, "--master-tls-key", &key]);
+        }
+        setup.start()
+    };
+    let replica = of("127.0.0.1", true);
+    same(&master, &replica);
+    churn(&mut master.connect(), &mut Rng::with_seed(1), 3000);
+    same(&master, &replica);
+    // Without a certificate of its own, or to a host that the master's has not, nothing is copied.
+    let refused = of("127.0.0.1", false);
+    refused.wait_for_log("a refusal", |line| line.contains("TLS: master 127.0.0.1"));
+    let other = of("127.1", true);
+    let is_refusal = |line: &str| line.contains("no name that a certificate can have");
+    other.wait_for_log("a refusal", |line| is_refusal(line) || line.contains("TLS: master"));
+    for server in [refused, other] {
+        assert_eq!(field(&mut server.connect(), "master_link_status").as_deref(), Some("down"));
+    }
 }
 
 #[test]

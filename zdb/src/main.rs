@@ -23,7 +23,9 @@ use zdb::options::{Mode, Options, Password, SyncPolicy};
 use zdb::server::background::{self, Forked, HangUp, LogFile, Terminal};
 use zdb::server::hooks::{Hook, Went};
 use zdb::server::metrics::MetricsListener;
-use zdb::server::{Ended, Listener, Server, Tls, TlsFiles, Wire, crash, process};
+use zdb::server::{
+    Ended, Listener, MasterTls, MasterTlsFiles, Server, Tls, TlsFiles, Wire, crash, process,
+};
 
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == "import") {
@@ -174,6 +176,7 @@ impl Start<'_> {
             files,
             listeners,
             (hook, metrics, tls),
+            master_tls(options)?,
             signals,
             options.threads(),
             Box::new(reopen),
@@ -377,6 +380,13 @@ fn tls_files(options: &Options) -> Option<TlsFiles> {
     })
 }
 
+/// How the way to a master is encrypted, if it is.
+fn master_tls(options: &Options) -> Result<Option<MasterTls>, String> {
+    let Some(authority) = options.master_tls_ca.clone() else { return Ok(None) };
+    let certificate = options.master_tls_cert.clone().zip(options.master_tls_key.clone());
+    MasterTls::new(&MasterTlsFiles { authority, certificate }).map(Some)
+}
+
 /// As many clients as may be open beside the files that the server needs.
 fn clients_possible(wanted: u64, open_files_max: u64) -> u64 {
     let reserve = OPEN_FILES_RESERVE.min(open_files_max / 2);
@@ -420,7 +430,12 @@ fn state(
     process::fill_random(&mut instance);
     let is_plain = |one: &&Listener| one.wire() == Wire::Plain && one.port().is_some();
     let port = |found: Option<&Listener>| found.and_then(Listener::port).unwrap_or(0).to_string();
-    let own_port = listeners.iter().find(is_plain).or(listeners.first());
+    let by_tls = |one: &&Listener| one.wire() != Wire::Plain;
+    // Others reach this server as it reaches its master.
+    let own_port = match &options.master_tls_ca {
+        Some(_) => listeners.iter().find(by_tls).or(listeners.first()),
+        None => listeners.iter().find(is_plain).or(listeners.first()),
+    };
     let own_port = own_port.and_then(Listener::port).unwrap_or(0);
     let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_string();
     let fixed_settings = vec![

@@ -141,6 +141,16 @@ pub struct Options {
     /// Password that the master wants, from the first line of a file.
     #[arg(long, value_name = "FILE", help_heading = REPLICATION)]
     masterauth_file: Option<PathBuf>,
+    /// Authorities of masters, as PEM: the way to the master is then encrypted by TLS 1.3, and its certificate must
+    /// have the host that --replicaof names.
+    #[arg(long, value_name = "FILE", help_heading = REPLICATION)]
+    pub master_tls_ca: Option<PathBuf>,
+    /// Certificate of this server for masters that want one (--tls-ca there), as PEM.
+    #[arg(long, value_name = "FILE", requires_all = ["master_tls_ca", "master_tls_key"], help_heading = REPLICATION)]
+    pub master_tls_cert: Option<PathBuf>,
+    /// Private key of that certificate, as PEM.
+    #[arg(long, value_name = "FILE", requires = "master_tls_cert", help_heading = REPLICATION)]
+    pub master_tls_key: Option<PathBuf>,
     /// Acknowledge a write when so many replicas have it, too, as safe as --sync says. A master then begins to
     /// write only when it is sure that no other one does.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=16), help_heading = REPLICATION)]
@@ -330,6 +340,8 @@ impl Options {
         let paths = paths.chain(&mut self.hook).chain(&mut self.logfile);
         let paths = paths.chain(&mut self.tls_cert).chain(&mut self.tls_key);
         let paths = paths.chain(&mut self.tls_ca).chain(&mut self.masterauth_file);
+        let paths = paths.chain(&mut self.master_tls_ca).chain(&mut self.master_tls_cert);
+        let paths = paths.chain(&mut self.master_tls_key);
         for path in paths {
             *path = std::path::absolute(&*path)
                 .map_err(|error| format!("no absolute path for {}: {error}", path.display()))?;

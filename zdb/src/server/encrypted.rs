@@ -347,6 +347,6 @@ impl Sockets {
 
 impl Socket {
     fn complaint(&self, what: &str) -> String {
-        format!("client {}: {what}", self.name.as_deref().unwrap_or_default())
+        format!("{}: {what}", self.name.as_deref().unwrap_or_default())
     }
 }

@@ -25,7 +25,7 @@ mod stop;
 mod tls;
 
 pub use listener::{Listener, Wire};
-pub use tls::{Tls, TlsFiles};
+pub use tls::{MasterTls, MasterTlsFiles, Tls, TlsFiles};
 
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::housekeeper::Housekeeper;
@@ -87,6 +87,8 @@ pub struct Server {
     stop: Stop,
     ended: Ended,
     dialer: Dialer,
+    /// Where the way to the master is encrypted.
+    master_tls: Option<MasterTls>,
     reopen: Reopen,
 }
 
@@ -99,6 +101,7 @@ impl Server {
         files: Arc<dyn Files>,
         listeners: Vec<Listener>,
         (hook, metrics, tls): (Option<Hook>, Option<MetricsListener>, Option<Tls>),
+        master_tls: Option<MasterTls>,
         (signals, hang_up): (OwnedFd, HangUp),
         (threads, busy_percent): (u16, u8),
         reopen: Reopen,
@@ -143,6 +146,7 @@ impl Server {
             stop: Stop::No,
             ended: Ended::Command,
             dialer,
+            master_tls,
             reopen,
         })
     }
@@ -291,15 +295,21 @@ impl Server {
     /// Takes connections that were made.
     fn hear_of_masters(&mut self) {
         while let Ok(dialed) = self.dialer.dialed.try_recv() {
-            let (descriptor, peer) = match dialed.result {
-                Ok((descriptor, peer)) => (Some(descriptor), Ok(peer)),
+            let made = dialed.result.and_then(|(descriptor, peer)| {
+                let host = &dialed.to.host;
+                let tls = self.master_tls.as_ref().map(|tls| tls.session(host)).transpose()?;
+                Ok((descriptor, tls, peer))
+            });
+            let (socket, peer) = match made {
+                Ok((descriptor, tls, peer)) => {
+                    let name = format!("master {}", peer.name).into_boxed_str();
+                    (Some((descriptor, tls.map(|tls| (tls, name)))), Ok(peer))
+                }
                 Err(text) => (None, Err(text)),
             };
             let Some(key) = self.hub.dialed(&dialed.to, peer) else { continue };
-            let descriptor = descriptor.expect("there is a connection");
-            if !self.sockets.open(&mut self.hub, key, descriptor, None) {
-                Clients::closed(&mut self.hub, key);
-            }
+            let (descriptor, tls) = socket.expect("there is a connection");
+            self.sockets.open_outward(&mut self.hub, key, descriptor, tls);
         }
     }
 

@@ -117,13 +117,41 @@ impl Sockets {
         encrypted: Option<Box<str>>,
     ) -> bool {
         let mut tls = None;
-        let mut encrypter = Encrypter::Nobody;
         if encrypted.is_some() {
             let Some(session) = self.encryption.begin(descriptor.as_raw_fd()) else {
                 return false;
             };
             tls = Some(session);
-            encrypter = Encrypter::Session;
+        }
+        let name = encrypted.map(|name| format!("client {name}").into_boxed_str());
+        self.insert(clients, key, descriptor, (tls, name));
+        true
+    }
+
+    /// Takes the socket of a connection that this server made, with its TLS and a name for complaints, if any.
+    pub fn open_outward(
+        &mut self,
+        clients: &mut impl Clients,
+        key: u64,
+        descriptor: OwnedFd,
+        tls: Option<(TlsSession, Box<str>)>,
+    ) {
+        let (tls, name) = tls.map(|(session, name)| (Box::new(session), name)).unzip();
+        self.insert(clients, key, descriptor, (tls, name));
+    }
+
+    fn insert(
+        &mut self,
+        clients: &mut impl Clients,
+        key: u64,
+        descriptor: OwnedFd,
+        (tls, name): (Option<Box<TlsSession>>, Option<Box<str>>),
+    ) {
+        let encrypter = match &tls {
+            Some(_) => Encrypter::Session,
+            None => Encrypter::Nobody,
+        };
+        if tls.is_some() {
             self.encryption.expect_handshake(key, self.now_ms);
         }
         // SAFETY: msghdr is plain data, for which zeroes are valid.
@@ -145,7 +173,7 @@ impl Sockets {
             is_lingering: false,
             encrypter,
             tls,
-            name: encrypted,
+            name,
             goodbye: None,
         });
         let index = index(key);
@@ -155,7 +183,6 @@ impl Sockets {
         self.slots[index] = Some(socket);
         self.count += 1;
         clients.touch(key);
-        true
     }
 
     /// How many sockets there are.

@@ -8,7 +8,11 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ExtractedSecrets, RootCertStore, ServerConfig, ServerConnection};
+use rustls::pki_types::ServerName;
+use rustls::{
+    ClientConfig, ClientConnection, Connection, ExtractedSecrets, RootCertStore, ServerConfig,
+    ServerConnection,
+};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,7 +61,57 @@ impl Tls {
     pub fn session(&self, with_kernel: bool) -> Result<TlsSession, rustls::Error> {
         Ok(TlsSession {
             border: with_kernel.then(Border::default),
-            connection: ServerConnection::new(self.config.clone())?,
+            connection: ServerConnection::new(self.config.clone())?.into(),
+            wire: Vec::new(),
+            wire_sent: 0,
+            said_goodbye: false,
+        })
+    }
+}
+
+/// How this server, as a client, knows its master and shows who it is.
+#[derive(Clone, Debug)]
+pub struct MasterTlsFiles {
+    /// Of those who sign masters' certificates.
+    pub authority: PathBuf,
+    /// This server's own and its key, where masters want one.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// What connections to a master begin with.
+pub struct MasterTls(Arc<ClientConfig>);
+
+impl MasterTls {
+    pub fn new(files: &MasterTlsFiles) -> Result<Self, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let roots = roots("--master-tls-ca", &files.authority)?;
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| format!("cannot set TLS up: {error}"))?
+            .with_root_certificates(roots);
+        let config = match &files.certificate {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = certificates("--master-tls-cert", certificate)?;
+                let key = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|error| format!("--master-tls-key {}: {error}", key.display()))?;
+                builder.with_client_auth_cert(chain, key).map_err(|error| {
+                    format!("--master-tls-cert {} cannot be used: {error}", certificate.display())
+                })?
+            }
+        };
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// For a connection to a host, by its name or address, which its certificate must have.
+    pub fn session(&self, host: &str) -> Result<TlsSession, String> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| format!("{host:?} is no name that a certificate can have"))?;
+        let connection = ClientConnection::new(self.0.clone(), name)
+            .map_err(|error| format!("cannot begin TLS: {error}"))?;
+        Ok(TlsSession {
+            border: None,
+            connection: connection.into(),
             wire: Vec::new(),
             wire_sent: 0,
             said_goodbye: false,
@@ -109,14 +163,17 @@ fn verifier(
     path: &Path,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, String> {
-    let explain = |error: &dyn std::fmt::Display| format!("--tls-ca {}: {error}", path.display());
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates("--tls-ca", path)? {
-        roots.add(certificate).map_err(|error| explain(&error))?;
-    }
-    WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+    WebPkiClientVerifier::builder_with_provider(roots("--tls-ca", path)?.into(), provider)
         .build()
-        .map_err(|error| explain(&error))
+        .map_err(|error| format!("--tls-ca {}: {error}", path.display()))
+}
+
+fn roots(flag: &str, path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(flag, path)? {
+        roots.add(certificate).map_err(|error| format!("{flag} {}: {error}", path.display()))?;
+    }
+    Ok(roots)
 }
 
 /// How a session's socket is to be read next.
@@ -130,7 +187,7 @@ pub enum Receive {
 
 /// One encrypted connection.
 pub struct TlsSession {
-    connection: ServerConnection,
+    connection: Connection,
     /// As long as the kernel may take over.
     border: Option<Border>,
     /// Encrypted bytes for the socket; not touched while the kernel sends them.
