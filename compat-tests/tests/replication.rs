@@ -52,7 +52,11 @@ fn in_sync(master: &Server, replica: &Server) {
             let info = server.connect().call(args!["INFO", "replication"]).into_bytes();
             format!("{:#?}\n{}", server.log(), String::from_utf8_lossy(&info))
         };
-        panic!("the replica does not catch up; master: {} replica: {}", told(master), told(replica));
+        panic!(
+            "the replica does not catch up; master: {} replica: {}",
+            told(master),
+            told(replica)
+        );
     }
 }
 
@@ -66,7 +70,8 @@ fn everything(client: &mut Client) -> BTreeMap<String, Vec<Reply>> {
         let info = client.call(args!["NSINFO", name]).into_bytes();
         let info = String::from_utf8_lossy(&info).into_owned();
         let is_same = |line: &&str| {
-            let wanted = ["entries:", "data_size_bytes:", "mode:", "worm:", "locked:", "data_limits_bytes:"];
+            let wanted =
+                ["entries:", "data_size_bytes:", "mode:", "worm:", "locked:", "data_limits_bytes:"];
             wanted.iter().any(|name| line.starts_with(name)) || line.starts_with("history:")
         };
         seen.extend(info.lines().filter(is_same).map(|line| Reply::bulk(line)));
@@ -280,7 +285,8 @@ fn the_way_to_the_master_is_encrypted_where_it_is_told_to() {
     let port = master.tls_address().port();
     let (certificate, key) = certificates.client();
     let of = |host: &str, with_certificate: bool| {
-        let mut setup = setup(&["--replicaof", &format!("{host} {port}"), "--master-tls-ca", &authority]);
+        let mut setup =
+            setup(&["--replicaof", &format!("{host} {port}"), "--master-tls-ca", &authority]);
         if with_certificate {
             let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
             setup = setup.flags(&["--master-tls-cert", &certificate, "--master-tls-key", &key]);

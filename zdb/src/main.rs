@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use zdb::command::replication::{Address, Replication};
 use zdb::command::{
     Channels, HookRuns, Latencies, Machine, Rates, SETTINGS_FILE_NAME, ServerState, ServerStats,
     Settings, SlowLog, Table, Throttle,
 };
-use zdb::command::replication::{Address, Replication};
 use zdb::disk::Files;
 use zdb::disk::system::SystemFiles;
 use zdb::engine::Engine;
@@ -357,7 +357,9 @@ fn settings(options: &Options) -> Result<Settings, String> {
     if let Some(text) = &options.replicaof
         && Address::parse(text).is_none()
     {
-        return Err(format!("--replicaof {text:?}: it takes a host and a port, as in \"10.0.0.1 9900\""));
+        return Err(format!(
+            "--replicaof {text:?}: it takes a host and a port, as in \"10.0.0.1 9900\""
+        ));
     }
     let path = options.data.join(SETTINGS_FILE_NAME);
     match std::fs::read_to_string(&path) {

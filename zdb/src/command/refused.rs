@@ -233,10 +233,7 @@ const COMMANDS: &[Reason] = &[
     ("there are no modules", &["MODULE"]),
     ("there is one user, whose password is --admin; namespaces have their own by NSSET", &["ACL"]),
     ("this is one server, not a cluster", &["ASKING", "CLUSTER", "READONLY", "READWRITE"]),
-    (
-        "REPLICAOF makes a replica, and REPLICAOF NO ONE a master",
-        &["FAILOVER", "SYNC"],
-    ),
+    ("REPLICAOF makes a replica, and REPLICAOF NO ONE a master", &["FAILOVER", "SYNC"]),
     (
         "every write is in the log already; CONFIG SET appendfsync says when it is on the disk",
         &["BGREWRITEAOF", "BGSAVE", "LASTSAVE", "SAVE", "WAITAOF"],

@@ -149,10 +149,16 @@ pub struct Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkState {
     /// It is tried again then.
-    Down { retry_ms: u64 },
+    Down {
+        retry_ms: u64,
+    },
     Dialing,
-    Handshake { connection: u64 },
-    Following { connection: u64 },
+    Handshake {
+        connection: u64,
+    },
+    Following {
+        connection: u64,
+    },
 }
 
 /// A whole file that is coming in.
@@ -335,7 +341,8 @@ pub fn psync(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
 }
 
 fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
-    let words: Vec<&str> = request.iter().skip(1).map(std::str::from_utf8).collect::<Result<_, _>>().ok()?;
+    let words: Vec<&str> =
+        request.iter().skip(1).map(std::str::from_utf8).collect::<Result<_, _>>().ok()?;
     let [log, secret_check, position, number, node, extent, terms @ ..] = &words[..] else {
         return None;
     };

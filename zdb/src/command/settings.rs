@@ -1,8 +1,8 @@
 //! Settings that can change while the server runs. Flags give them at the start, then `zdb.conf` those
 //! that no flag gave, then CONFIG SET; CONFIG REWRITE keeps them in `zdb.conf`.
 
-use crate::engine::log::Policy;
 use super::replication::Address;
+use crate::engine::log::Policy;
 use crate::limits::{CLEANER_RATE_BYTES, MIN_REPLICAS_MAX, SCRUB_DAYS_MAX, SLOWLOG_ENTRIES_MAX};
 
 /// Lines of `zdb.conf` before the settings.

@@ -2,8 +2,8 @@
 
 use super::{
     Context, Outcome, auth, batch, catalogue, client, condition, config, control, files, hooks,
-    info, keys, latency, namespaces, publish, raw, replication, scan, slowlog, system,
-    transaction, watch, write,
+    info, keys, latency, namespaces, publish, raw, replication, scan, slowlog, system, transaction,
+    watch, write,
 };
 use crate::output::Output;
 use crate::resp::Request;
@@ -231,8 +231,22 @@ pub const COMMANDS: &[Command] = commands! {
 /// Commands that may be between MULTI and EXEC: those that never wait for the log, a record or another client, and
 /// of which the replies are not many bytes. CONFIG REWRITE waits for its file, but has taken the settings by then.
 const IN_TRANSACTIONS: &[&str] = &[
-    "client", "config", "dbsize", "echo", "info", "latency", "nsinfo", "ping", "publish", "pubsub",
-    "replicaof", "role", "select", "slaveof", "slowlog", "time",
+    "client",
+    "config",
+    "dbsize",
+    "echo",
+    "info",
+    "latency",
+    "nsinfo",
+    "ping",
+    "publish",
+    "pubsub",
+    "replicaof",
+    "role",
+    "select",
+    "slaveof",
+    "slowlog",
+    "time",
 ];
 
 /// Slots of the hash table over the names: a power of two, some eight times the number of commands.

@@ -1,58 +1,113 @@
 //! Records of another server's log, taken over as they are: each at its own place, and with all that it does
 //! to index and namespaces.
 
+use super::index::KeyHash;
 use super::log::copy::{CopiedSegment, CopyTrouble};
 use super::log::format::{BATCH_HEAD_BYTES, Head, Kind, RECORD_HEAD_BYTES, Verified};
+use super::log::sidecar::LogEntry;
 use super::log::{Refusal, format};
+use super::namespace::Namespace;
 use super::node::Node;
 use super::terms;
 use super::{Engine, Event, apply, control_entry, entry_of};
+
+/// Records that are verified before the first of them is taken.
+const LOOK_AHEAD_RECORDS: usize = 16;
 
 impl Engine {
     /// Takes the whole records at the start of `bytes`, and returns how many bytes these are. Before a trouble
     /// some may have been taken: `log.end()` says how far it got.
     pub fn copy_records(&mut self, bytes: &[u8]) -> Result<usize, CopyTrouble> {
         let mut at = 0;
-        while let Some(record) = self.next_record(&bytes[at..])? {
-            let head = record.head;
-            self.copy_record(&head, record)?;
-            at += head.bytes() as usize;
+        let mut ahead = Vec::with_capacity(LOOK_AHEAD_RECORDS);
+        loop {
+            // Of several records the memory that they will touch is asked for at once.
+            let (start, wrong) = (self.log.end(), self.look_ahead(&bytes[at..], &mut ahead));
+            if ahead.is_empty() {
+                return wrong.map(|()| at);
+            }
+            debug_assert_eq!(start, self.log.end());
+            for (record, hash) in ahead.drain(..) {
+                self.copy_record(record, hash)?;
+                at += record.head.bytes() as usize;
+            }
         }
-        Ok(at)
+    }
+
+    /// Verifies the next records, as far as they are whole.
+    fn look_ahead<'a>(
+        &self,
+        bytes: &'a [u8],
+        ahead: &mut Vec<(Verified<'a>, Option<KeyHash>)>,
+    ) -> Result<(), CopyTrouble> {
+        let (mut at, first) = (0, self.log.end());
+        let mut namespace: Option<&Namespace> = None;
+        while ahead.len() < LOOK_AHEAD_RECORDS {
+            let Some(record) = self.record_at(&bytes[at..], first + at as u64)? else { break };
+            let head = record.head;
+            at += head.bytes() as usize;
+            let mut hash = None;
+            if matches!(head.kind, Kind::Set | Kind::Delete) {
+                if namespace.is_none_or(|known| known.id != head.namespace) {
+                    let slot = self.namespaces.slot_of(head.namespace);
+                    namespace = slot.and_then(|slot| self.namespaces.get(slot));
+                }
+                if let Some(namespace) = namespace {
+                    let of_key = self.hash(record.key());
+                    self.prefetch_index(namespace, of_key);
+                    hash = Some(of_key);
+                }
+            }
+            ahead.push((record, hash));
+        }
+        Ok(())
     }
 
     /// The record at the start, verified; none: there are too few bytes yet.
-    fn next_record<'a>(&self, bytes: &'a [u8]) -> Result<Option<Verified<'a>>, CopyTrouble> {
+    fn record_at<'a>(
+        &self,
+        bytes: &'a [u8],
+        position: u64,
+    ) -> Result<Option<Verified<'a>>, CopyTrouble> {
         if bytes.len() < RECORD_HEAD_BYTES {
             return Ok(None);
         }
-        let position = self.log.end();
         let wrong = || {
-            CopyTrouble::Wrong(format!("what came for position {position} is no whole record of it"))
+            CopyTrouble::Wrong(format!(
+                "what came for position {position} is no whole record of it"
+            ))
         };
         let head = format::decode_fields(bytes).ok_or_else(wrong)?;
         let seed = self.log.seed;
+        if bytes.len() as u64 >= head.bytes() {
+            return Verified::check(bytes, seed, position).map(Some).ok_or_else(wrong);
+        }
         // A head that is wrong would have others waited for.
         if bytes.len() >= head.payload_offset() {
             format::decode_head(bytes, seed, position).ok_or_else(wrong)?;
         }
-        if (bytes.len() as u64) < head.bytes() {
-            return Ok(None);
-        }
-        Verified::check(bytes, seed, position).map(Some).ok_or_else(wrong)
+        Ok(None)
     }
 
-    fn copy_record(&mut self, head: &Head, record: Verified<'_>) -> Result<(), CopyTrouble> {
+    fn copy_record(
+        &mut self,
+        record: Verified<'_>,
+        hash: Option<KeyHash>,
+    ) -> Result<(), CopyTrouble> {
+        let head = &record.head;
         let members = match head.kind {
             Kind::Batch => self.members(record)?,
             _ => Vec::new(),
         };
-        let (position, end) =
-            self.log.copy_record(self.now.monotonic_ms, head, record.bytes())?;
+        let (position, end) = self.log.copy_record(self.now.monotonic_ms, head, record.bytes())?;
         match head.kind {
             Kind::Padding | Kind::Seal => {}
-            Kind::Set | Kind::Delete => self.take_keys(&[(position, record)], end),
-            Kind::Batch => self.take_keys(&members, end),
+            Kind::Set | Kind::Delete => {
+                let (slot, entry) = self.entry_of_copied(position, &record, hash);
+                self.log.note(&[entry], end);
+                apply(&mut self.namespaces, &mut self.pool, slot, &entry, end);
+            }
+            Kind::Batch => self.take_batch(&members, end),
             Kind::Namespace | Kind::NamespaceEnd => {
                 self.log.note(&[control_entry(position, head, record.key())], end);
                 self.take_namespace(head, record);
@@ -84,21 +139,28 @@ impl Engine {
         Ok(members)
     }
 
-    /// Records of keys that count together and end at `end`.
-    fn take_keys(&mut self, records: &[(u64, Verified<'_>)], end: u64) {
+    /// What a record of a key does, and where its namespace is.
+    fn entry_of_copied(
+        &mut self,
+        position: u64,
+        record: &Verified<'_>,
+        hash: Option<KeyHash>,
+    ) -> (usize, LogEntry) {
+        let head = &record.head;
+        // Damage of the other log may have taken the settings of the namespace.
+        let slot = self.namespaces.slot_of(head.namespace);
+        let slot = slot.unwrap_or_else(|| self.namespaces.stand_in(head.namespace));
+        self.namespaces.settle_mode(slot, head.flags);
+        let namespace = self.namespaces.get(slot).expect("slots by id are in use");
+        let hash = || hash.unwrap_or_else(|| self.secret.hash(record.key()));
+        (slot, entry_of(position, head, record.key(), namespace, hash))
+    }
+
+    /// Records that count together and end at `end`.
+    fn take_batch(&mut self, records: &[(u64, Verified<'_>)], end: u64) {
         let entries: Vec<_> = records
             .iter()
-            .map(|(position, record)| {
-                let head = record.head;
-                let slot = self.namespaces.slot_of(head.namespace).unwrap_or_else(|| {
-                    // Damage of the other log has taken its settings.
-                    self.namespaces.stand_in(head.namespace)
-                });
-                self.namespaces.settle_mode(slot, head.flags);
-                let namespace = self.namespaces.get(slot).expect("slots by id are in use");
-                let hash = || self.secret.hash(record.key());
-                (slot, entry_of(*position, &head, record.key(), namespace, hash))
-            })
+            .map(|(position, record)| self.entry_of_copied(*position, record, None))
             .collect();
         let noted: Vec<_> = entries.iter().map(|(_, entry)| *entry).collect();
         self.log.note(&noted, end);

@@ -130,7 +130,11 @@ mod tests {
                 let mut damaged = text.clone();
                 damaged[at] ^= 1;
                 assert!(Node::parse(&damaged).is_none_or(|one| one == node), "byte {at}");
-                assert_eq!(Node::parse(&text[..at]).filter(|one| *one != node), None, "cut at {at}");
+                assert_eq!(
+                    Node::parse(&text[..at]).filter(|one| *one != node),
+                    None,
+                    "cut at {at}"
+                );
             }
         }
     }

@@ -18,8 +18,8 @@ use super::log::format::{self, BLOCK, Head, Kind, LogId, SEGMENT_HEADER_BYTES, V
 use super::log::segments::{self, Segment, Segments};
 use super::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageBuilder, PageEnd, PageHeader};
 use super::log::{Log, LogStart, Policy};
-use super::node::{Errand, Node};
 use super::namespace::{Applied, Keys, Mode, Namespaces};
+use super::node::{Errand, Node};
 use super::scanner::{Scanner, Unreadable};
 use super::scrub::{self, Scrub};
 use super::terms::Terms;

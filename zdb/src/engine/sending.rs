@@ -40,7 +40,10 @@ impl Engine {
         if position == end {
             return self.next_segment(Some(segment), segments.get(at + 1));
         }
-        if position > end || segment.packed.is_some() || position < segment.base + SEGMENT_HEADER_BYTES {
+        if position > end
+            || segment.packed.is_some()
+            || position < segment.base + SEGMENT_HEADER_BYTES
+        {
             return Piece::Gone;
         }
         let length = (end - position).min(bytes_max);

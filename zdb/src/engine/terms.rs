@@ -50,9 +50,8 @@ impl Terms {
         end: u64,
         (other, other_end, is_all): (&[Term], u64, bool),
     ) -> Option<u64> {
-        let end_of = |terms: &[Term], at: usize, end: u64| {
-            terms.get(at + 1).map_or(end, |next| next.start)
-        };
+        let end_of =
+            |terms: &[Term], at: usize, end: u64| terms.get(at + 1).map_or(end, |next| next.start);
         for (at, term) in other.iter().enumerate().rev() {
             let Some(ours) = self.0.iter().rposition(|one| one == term) else { continue };
             return Some(end_of(&self.0, ours, end).min(end_of(other, at, other_end)));

@@ -372,7 +372,8 @@ impl Hub {
         replica.log_at = if is_copy { (last_term, request.position) } else { (0, 0) };
         replica.stage = Stage::New;
         if is_full {
-            return self.refuse_replica(key, "as many servers as --nodes says have this log already");
+            return self
+                .refuse_replica(key, "as many servers as --nodes says have this log already");
         }
         if self.server.replication.master.is_none() && !self.may_sync(key, &request) {
             return;
@@ -450,7 +451,8 @@ impl Hub {
             return true;
         }
         if promised == (Promise { number: ours, node }) {
-            let replica = self.server.replication.replica_mut(key).expect("the caller looked it up");
+            let replica =
+                self.server.replication.replica_mut(key).expect("the caller looked it up");
             replica.stage = Stage::Waiting;
         } else {
             let (number, node) = (ours.to_string(), format!("{node:08x}"));

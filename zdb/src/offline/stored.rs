@@ -500,9 +500,9 @@ impl StoredLog {
         visitor: &mut dyn Visitor,
     ) -> Flow {
         let is_covered = witness.covers(start, end);
-        let is_about_keys = head
-            .as_ref()
-            .is_none_or(|(head, _)| !matches!(head.kind, Kind::Padding | Kind::Seal | Kind::Batch | Kind::Term));
+        let is_about_keys = head.as_ref().is_none_or(|(head, _)| {
+            !matches!(head.kind, Kind::Padding | Kind::Seal | Kind::Batch | Kind::Term)
+        });
         if is_covered && entries.is_empty() && is_about_keys {
             cause.push_str("; the sidecar knows of no record here");
         }

@@ -27,10 +27,10 @@ mod tls;
 pub use listener::{Listener, Wire};
 pub use tls::{MasterTls, MasterTlsFiles, Tls, TlsFiles};
 
+use crate::command::Settings;
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::housekeeper::Housekeeper;
 use crate::disk::{Completion, Done, Files, Operation, Token};
-use crate::command::Settings;
 use crate::engine::{Engine, Now};
 use crate::hub::Hub;
 use background::HangUp;

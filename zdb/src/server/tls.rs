@@ -5,10 +5,10 @@ use super::kernel_tls::{self, Border};
 use crate::output::Output;
 use rustls::CipherSuite::TLS13_CHACHA20_POLY1305_SHA256;
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::pki_types::ServerName;
 use rustls::{
     ClientConfig, ClientConnection, Connection, ExtractedSecrets, RootCertStore, ServerConfig,
     ServerConnection,

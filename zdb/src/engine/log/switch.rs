@@ -1,8 +1,8 @@
 //! From one segment of the log to the next: made ahead, begun when the old one is full or told to end, and
 //! not written to before the old one is durable.
 
-use super::format::{self, BLOCK, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::copy::CopiedSegment;
+use super::format::{self, BLOCK, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segments::Segment;
 use super::{Current, Jump, Log, Prepared, RETRY_MS, Refusal, Room, SEAL_ROOM, Switch};
 use crate::disk::{Done, Operation, Token};

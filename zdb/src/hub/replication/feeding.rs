@@ -8,6 +8,8 @@ use crate::hub::Hub;
 use crate::limits::{
     REPLICA_CHUNK_BYTES, REPLICA_OUTPUT_BYTES_MAX, REPLICA_SILENCE_MS, REPLICA_STATUS_MS,
 };
+use crate::output::Output;
+use crate::resp::Protocol;
 use std::io;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -16,6 +18,8 @@ enum Next {
     Nothing,
     /// An array of words, and where the log is then.
     Send(Vec<Vec<u8>>, u64),
+    /// The same, written already.
+    Push(Output, u64),
     Gone,
 }
 
@@ -72,9 +76,16 @@ impl Hub {
                         replica.sent = sent;
                     }
                 }
+                Next::Push(output, sent) => {
+                    self.push(key, output);
+                    if let Some(replica) = self.server.replication.replica_mut(key) {
+                        replica.sent = sent;
+                    }
+                }
                 Next::Gone => {
                     self.engine.log.notices.push(
-                        "a replica is at a place of the log that was cleaned away: it begins anew".into(),
+                        "a replica is at a place of the log that was cleaned away: it begins anew"
+                            .into(),
                     );
                     return self.let_go(key);
                 }
@@ -94,7 +105,13 @@ impl Hub {
             Piece::Gone => Next::Gone,
             Piece::Bytes(bytes) => {
                 let end = sent + bytes.len() as u64;
-                Next::Send(vec![b"RECORDS".to_vec(), text(sent), bytes.to_vec()], end)
+                let mut output = Output::default();
+                let mut writer = output.writer(Protocol::Resp2);
+                writer.array(3);
+                writer.bulk(b"RECORDS");
+                writer.bulk(sent.to_string().as_bytes());
+                writer.bulk(bytes);
+                Next::Push(output, end)
             }
             Piece::Segment(next) => {
                 let words = vec![
@@ -161,7 +178,8 @@ impl Hub {
             _ => None,
         };
         let Some(bytes) = bytes else {
-            let cause = result.err().map_or_else(|| "it is too short".into(), |error| error.to_string());
+            let cause =
+                result.err().map_or_else(|| "it is too short".into(), |error| error.to_string());
             self.engine.log.notices.push(format!("cannot read a segment for a replica: {cause}"));
             return self.let_go(key);
         };

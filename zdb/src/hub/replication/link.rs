@@ -220,7 +220,9 @@ impl Hub {
         while at < input.len() {
             if matches!(input[at], b'+' | b'-') {
                 // A reply, and not an array of words.
-                let Some(length) = input[at..].iter().position(|byte| *byte == b'\n') else { break };
+                let Some(length) = input[at..].iter().position(|byte| *byte == b'\n') else {
+                    break;
+                };
                 let line = input[at..at + length].trim_ascii_end();
                 at += length + 1;
                 if line[0] == b'-' {
@@ -271,9 +273,10 @@ impl Hub {
     /// Whether nothing more can be taken before the disk has done something.
     fn is_link_busy(&self) -> bool {
         let Some(link) = &self.server.replication.link else { return true };
-        let is_file_behind = link.file.as_ref().is_some_and(|file| {
-            file.is_whole || file.waiting.len() >= REPLICA_OUTPUT_BYTES_MAX
-        });
+        let is_file_behind = link
+            .file
+            .as_ref()
+            .is_some_and(|file| file.is_whole || file.waiting.len() >= REPLICA_OUTPUT_BYTES_MAX);
         link.segment.is_some() || link.is_stuck || is_file_behind || self.affairs.restarts
     }
 
@@ -354,21 +357,26 @@ impl Hub {
             }),
             b"PROMISE" => {
                 let node = text(2).and_then(|text| u32::from_str_radix(text, 16).ok());
-                number(1).zip(node).map(|(number, node)| self.hear_promise(Promise { number, node }))
+                number(1)
+                    .zip(node)
+                    .map(|(number, node)| self.hear_promise(Promise { number, node }))
             }
-            b"CONTINUE" => number(1).zip(number(2)).map(|(at, term)| self.hear_continue(key, at, term)),
+            b"CONTINUE" => {
+                number(1).zip(number(2)).map(|(at, term)| self.hear_continue(key, at, term))
+            }
             b"REWIND" => number(1).map(|position| {
                 let aside_s = self.engine.now.unix_s();
                 self.start_anew(Errand::Rewind { position, aside_s });
                 Word::Wait
             }),
-            b"ADOPT" => text(1).and_then(LogId::from_hex).zip(text(2).and_then(LogId::from_hex)).map(
-                |(log, LogId(secret))| {
+            b"ADOPT" => text(1)
+                .and_then(LogId::from_hex)
+                .zip(text(2).and_then(LogId::from_hex))
+                .map(|(log, LogId(secret))| {
                     let aside_s = self.engine.now.unix_s();
                     self.start_anew(Errand::Adopt { log, secret, aside_s });
                     Word::Wait
-                },
-            ),
+                }),
             b"RESTART" if is_following => {
                 self.start_anew(Errand::None);
                 Some(Word::Wait)
