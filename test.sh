@@ -97,6 +97,6 @@ with_threads() {
     ZDB_TEST_THREADS=$threads cargo test --package compat-tests "${suites[@]}" "$@"
 }
 # Many clients at once: of two threads each has half of them.
-with_threads 2 clients connections doors load process regressions watch -- "$@"
+with_threads 2 clients connections doors load process pubsub regressions watch -- "$@"
 # One client at a time: the hub's own thread would keep it, but of nine threads it has no sockets.
 with_threads 9 background kernel_tls requests tls transcripts -- "$@"

@@ -115,7 +115,7 @@ fn sentinels_watch_a_server() {
         .set_redis_connection_info(redis::RedisConnectionInfo::default().set_password(PASSWORD));
     let client = redis::sentinel::SentinelClient::build(
         vec![url],
-        "main".to_owned(),
+        "main",
         Some(node),
         redis::sentinel::SentinelServerType::Master,
     );

@@ -152,15 +152,15 @@ pub const CHANNEL_BYTES_MAX: usize = 255;
 pub const CHANNEL_PATTERN_BYTES_MAX: usize = 128;
 /// Channels, and patterns, that one connection may be subscribed to. What is sent to a subscriber has the limit
 /// `PUSH_OUTPUT_BYTES_MAX`.
-pub const CHANNELS_MAX: usize = 1024;
-pub const PATTERNS_MAX: usize = 32;
+pub const CHANNELS_MAX: usize = scaled(1024, 8) as usize;
+pub const PATTERNS_MAX: usize = scaled(32, 4) as usize;
 /// Different channels, and patterns, of all connections together: PUBSUB CHANNELS lists the ones, each PUBLISH
 /// tries the others.
-pub const CHANNELS_TOTAL_MAX: usize = 16 << 10;
-pub const PATTERNS_TOTAL_MAX: usize = 1024;
+pub const CHANNELS_TOTAL_MAX: usize = scaled(16 << 10, 12) as usize;
+pub const PATTERNS_TOTAL_MAX: usize = scaled(1024, 6) as usize;
 /// Requests that one connection may send between MULTI and EXEC, and their bytes.
-pub const TRANSACTION_REQUESTS_MAX: usize = 64;
-pub const TRANSACTION_BYTES_MAX: usize = 64 << 10;
+pub const TRANSACTION_REQUESTS_MAX: usize = scaled(64, 8) as usize;
+pub const TRANSACTION_BYTES_MAX: usize = scaled(64 << 10, 4 << 10) as usize;
 /// Longest name a client may give itself, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 256;
 
@@ -222,4 +222,6 @@ const _: () = {
     // The largest request that a mirror is sent fits more than once.
     assert!(PUSH_OUTPUT_BYTES_MAX >= 2 * PAYLOAD_BYTES_MAX);
     assert!(HOOKS_RUNNING_MAX < HOOK_ENTRIES_MAX);
+    // Who has all that one connection may have leaves something to others.
+    assert!(CHANNELS_MAX < CHANNELS_TOTAL_MAX && PATTERNS_MAX < PATTERNS_TOTAL_MAX);
 };

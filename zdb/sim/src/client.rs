@@ -10,9 +10,19 @@ use zdb::resp::{Progress, RequestParser};
 
 /// Namespaces and their settings are registers too, in namespaces that no client can name.
 pub const NAMES: &[u8] = b"\0names";
-/// Commands after which a connection gets lines that are no replies, replies out of their order, or where
-/// the last word of a request is none of it.
-const STREAMS: [&str; 4] = ["monitor", "mirror", "wait", "master"];
+/// Commands after which a connection gets lines that are no replies, several replies to one request, replies out
+/// of their order, or where the last word of a request is none of it.
+const STREAMS: [&str; 9] = [
+    "monitor",
+    "mirror",
+    "wait",
+    "master",
+    "subscribe",
+    "psubscribe",
+    "unsubscribe",
+    "punsubscribe",
+    "multi",
+];
 /// Commands that the model follows or that leave keys alone, whatever their flags say.
 const FOLLOWED: [&str; 9] =
     ["set", "setx", "del", "unlink", "mset", "setnx", "flush", "index", "reload"];

@@ -82,7 +82,7 @@ const LITERALS: [&str; 40] = [
 ];
 
 /// Subcommands with arguments that fit, which chance alone would not find.
-const PHRASES: [(&str, &[&str]); 6] = [
+const PHRASES: [(&str, &[&str]); 7] = [
     (
         "config",
         &[
@@ -126,6 +126,7 @@ const PHRASES: [(&str, &[&str]); 6] = [
         "latency",
         &["LATEST", "HISTORY command", "RESET", "HISTOGRAM get set", "DOCTOR", "GRAPH command"],
     ),
+    ("pubsub", &["CHANNELS", "CHANNELS *", "NUMSUB one two", "NUMPAT"]),
     ("slowlog", &["GET", "GET 1", "GET -1", "LEN", "RESET"]),
     ("debug", &["SLEEP 0.1", "SLEEP 1000000", "JMAP"]),
     ("command", &["DOCS", "INFO get", "COUNT", "LIST", "DOCS set", "GETKEYS set a b"]),
@@ -236,7 +237,7 @@ fn word(name: &str, choices: &mut Choices<'_>, seen: &Seen) -> Vec<u8> {
         "key" | "prefix" => key(choices, seen),
         "user" => b"default".to_vec(),
         "value" | "message" | "v" => value(choices),
-        "namespace" | "name" => choices.of(&NAMESPACES).to_vec(),
+        "namespace" | "name" | "channel" => choices.of(&NAMESPACES).to_vec(),
         "property" => choices.of(&PROPERTIES).as_bytes().to_vec(),
         "password" => [PASSWORD, "wrong", "", "default"][choices.below(4)].into(),
         "hash" => response(seen),

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use zdb::command::{
-    Channels, HookRuns, Latencies, Machine, ProcessUsage, Rates, ServerState, ServerStats, Settings, SlowLog,
-    Source, Table, Throttle,
+    Channels, HookRuns, Latencies, Machine, ProcessUsage, Rates, ServerState, ServerStats,
+    Settings, SlowLog, Source, Table, Throttle,
 };
 use zdb::disk::housekeeper;
 use zdb::disk::{Completion, Done, Files, Operation, Token};
