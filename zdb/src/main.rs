@@ -173,13 +173,12 @@ impl Start<'_> {
         };
         let server = Server::new(
             hub,
-            files,
+            (files, Box::new(reopen)),
             listeners,
             (hook, metrics),
             (tls, master_tls(options)?),
             signals,
             options.threads(),
-            Box::new(reopen),
         )?;
         process::say(&format!("zdb ready on {}", names.join(" and ")));
         if let Some(child) = child {

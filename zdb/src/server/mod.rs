@@ -98,13 +98,12 @@ pub type Reopen = Box<dyn Fn(&dyn Files, &Settings) -> Result<Engine, String>>;
 impl Server {
     pub fn new(
         mut hub: Hub,
-        files: Arc<dyn Files>,
+        (files, reopen): (Arc<dyn Files>, Reopen),
         listeners: Vec<Listener>,
         (hook, metrics): (Option<Hook>, Option<MetricsListener>),
         (tls, master_tls): (Option<Tls>, Option<MasterTls>),
         (signals, hang_up): (OwnedFd, HangUp),
         (threads, busy_percent): (u16, u8),
-        reopen: Reopen,
     ) -> Result<Self, String> {
         let wake = Bell::new()?;
         let dialer = Dialer::new(wake.clone());
