@@ -74,7 +74,7 @@ fn everything(client: &mut Client) -> BTreeMap<String, Vec<Reply>> {
                 ["entries:", "data_size_bytes:", "mode:", "worm:", "locked:", "data_limits_bytes:"];
             wanted.iter().any(|name| line.starts_with(name)) || line.starts_with("history:")
         };
-        seen.extend(info.lines().filter(is_same).map(|line| Reply::bulk(line)));
+        seen.extend(info.lines().filter(is_same).map(Reply::bulk));
         let mut cursor: Option<Vec<u8>> = None;
         loop {
             let page = match &cursor {
