@@ -180,13 +180,17 @@ impl Hub {
             self.sync(key, request);
         }
         self.save_node();
+        if self.stopping {
+            // A log that is being closed takes nothing more.
+            return self.drop_link();
+        }
         self.tend_link(now_ms);
         self.seek_term();
         self.tend_replicas(now_ms);
         self.count_replicated();
         self.look_at_gate();
         self.end_waits(now_ms);
-        if self.affairs.restarts && self.is_node_saved() && !self.stopping {
+        if self.affairs.restarts && self.is_node_saved() {
             self.forget_unacknowledged();
             self.stopping = true;
         }

@@ -119,13 +119,14 @@ impl Hub {
             link.down_ms = now_ms;
         }
         let connection = link.connection();
+        (link.segment, link.is_stuck) = (None, false);
         link.state = LinkState::Down { retry_ms: now_ms + REPLICA_RETRY_MS };
         let file = link.file.take();
         let has_file = file.is_some();
         if let Some(file) = file.and_then(|file| file.file) {
             self.engine.work_for(Waiter::Link, Operation::Close { file });
         }
-        if has_file {
+        if has_file && !self.stopping {
             // What came so far is taken in by a start, the rest is asked for then.
             self.affairs.restarts = true;
         }
