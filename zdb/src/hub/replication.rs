@@ -40,7 +40,8 @@ pub(super) struct Affairs {
     restarts: bool,
     /// When replicas are told next how far the log is, in milliseconds of the loop's clock.
     status_ms: u64,
-    is_begun: bool,
+    /// How many replicas a write needed in the turn before.
+    min_replicas: usize,
 }
 
 impl Hub {
@@ -48,7 +49,7 @@ impl Hub {
 
     /// Takes up the part that the settings give.
     pub fn begin_replication(&mut self) {
-        self.affairs.is_begun = true;
+        self.affairs.min_replicas = self.server.settings.min_replicas;
         match Address::parse(&self.server.settings.replica_of) {
             Some(master) => self.follow(master),
             None if self.engine.node.is_named() || self.server.settings.min_replicas > 0 => {
@@ -69,6 +70,7 @@ impl Hub {
             || self.affairs.restarts
             || replication.gate != Gate::Open
             || self.server.settings.min_replicas > 0
+            || self.affairs.min_replicas > 0
     }
 
     /// REPLICAOF. False: nothing changes.
@@ -180,6 +182,7 @@ impl Hub {
             self.sync(key, request);
         }
         self.save_node();
+        self.look_at_settings();
         if self.stopping {
             // A log that is being closed takes nothing more.
             return self.drop_link();
@@ -193,6 +196,20 @@ impl Hub {
         if self.affairs.restarts && self.is_node_saved() {
             self.forget_unacknowledged();
             self.stopping = true;
+        }
+    }
+
+    /// A master that is told by CONFIG SET to wait for replicas has to be sure first that it is the only one.
+    fn look_at_settings(&mut self) {
+        let min_replicas = self.server.settings.min_replicas;
+        let before = std::mem::replace(&mut self.affairs.min_replicas, min_replicas);
+        let is_master = self.server.replication.master.is_none();
+        if before == 0 && min_replicas > 0 && is_master {
+            self.lead();
+        }
+        if before > 0 && min_replicas == 0 {
+            self.engine.log.replicated = None;
+            self.log_moved = true;
         }
     }
 

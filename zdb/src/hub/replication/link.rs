@@ -348,7 +348,8 @@ impl Hub {
         let heard = match name {
             b"" => Some(Word::Done),
             b"AGAIN" => {
-                self.ask_for_log(key);
+                // Not before what was promised is on the disk.
+                self.affairs.asks_again = true;
                 Some(Word::Done)
             }
             b"STATUS" => number(1).map(|end| {
