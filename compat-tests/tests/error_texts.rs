@@ -8,17 +8,29 @@ use std::path::Path;
 /// Where the server's error texts are written.
 const SOURCES: &[&str] =
     &["zdb/src/command", "zdb/src/hub", "zdb/src/hub.rs", "zdb/src/resp", "zdb/src/output.rs"];
-/// Their sentences are summaries, for COMMAND DOCS; the lines of HELP; reasons why a command of Redis is not
+/// Their sentences are lines for the operator, about masters and replicas; summaries, for COMMAND DOCS; the lines of HELP; reasons why a command of Redis is not
 /// there, of which ping.txt has one of each form; and what the metrics are.
 const NO_SOURCES: &[&str] = &[
     "zdb/src/command/table.rs",
     "zdb/src/command/help.rs",
     "zdb/src/command/refused.rs",
     "zdb/src/hub/metrics.rs",
+    "zdb/src/hub/replication/feeding.rs",
+    "zdb/src/hub/replication/link.rs",
 ];
 
 /// Sentences in these sources that no client gets.
-const NO_ERRORS: &[&str] = &["line {}: {text}", "unknown setting: {name}", "has a damaged head"];
+const NO_ERRORS: &[&str] = &[
+    "line {}: {text}",
+    "unknown setting: {name}",
+    "has a damaged head",
+    "cannot write the file {:?} to the data directory: {error}; replication waits for it",
+    "before term {number} begins, the end of the log is taken from {from}",
+    "term {number} begins: this server is the master",
+    "OK Already connected to specified master",
+    "no one",
+    "{} takes a host and a port, or no one",
+];
 
 /// Texts that no transcript can provoke: the text, or how it begins before `...`; why; the file and the name of
 /// the test that does.
@@ -76,6 +88,12 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
         MANY,
         "pubsub",
         "a_transaction_has_a_limit",
+    ),
+    (
+        "as many servers as --nodes says have this log already",
+        "it takes replicas",
+        "replication",
+        "a_write_waits_for_replicas_where_it_has_to",
     ),
     (
         "Unexpected Internal Error",

@@ -18,6 +18,7 @@ mod keys;
 mod messages;
 mod namespace;
 mod operate;
+mod replicas;
 mod settings;
 mod transaction;
 mod walk;
@@ -74,6 +75,7 @@ fn commands() -> impl Iterator<Item = &'static Command> {
         watch::COMMANDS,
         watchers::COMMANDS,
         operate::COMMANDS,
+        replicas::COMMANDS,
         messages::COMMANDS,
         transaction::COMMANDS,
     ]
@@ -132,6 +134,7 @@ pub struct Model {
     now: Duration,
     watch: watch::Watch,
     operation: operate::Operation,
+    replicas: replicas::Replicas,
     subscribers: messages::Subscribers,
 }
 
@@ -155,6 +158,7 @@ impl Model {
             now: Duration::ZERO,
             watch: Default::default(),
             operation: Default::default(),
+            replicas: Default::default(),
             subscribers: Default::default(),
         }
     }
@@ -250,6 +254,9 @@ impl Model {
         let answer = if command.admin && !session.admin {
             session.spoil();
             Err("Permission denied")
+        } else if let Err(text) = self.refuse_writes(command.name) {
+            session.spoil();
+            Err(text)
         } else if let Some(answer) = self.queue(session, command.name, arguments) {
             // What is kept shows when it is run.
             if answer.is_ok() {

@@ -4,12 +4,8 @@ use super::watch::{subcommand, unknown};
 use super::{Answer, Command, Model, Session, admin, open};
 use crate::reply::Reply;
 
-pub(super) const COMMANDS: &[Command] = &[
-    open("STOP", Model::stop),
-    open("SHUTDOWN", Model::shutdown),
-    admin("DEBUG", Model::debug),
-    open("ROLE", Model::role),
-];
+pub(super) const COMMANDS: &[Command] =
+    &[open("STOP", Model::stop), open("SHUTDOWN", Model::shutdown), admin("DEBUG", Model::debug)];
 
 /// What these commands keep for the whole server.
 #[derive(Clone, Debug, Default)]
@@ -63,12 +59,5 @@ impl Model {
             (b"CLEAN" | b"SCRUB" | b"SLEEP" | b"HELP", _) => Err("Unexpected arguments"),
             _ => Err(unknown(arguments)),
         }
-    }
-
-    fn role(&mut self, _: &mut Session, arguments: &[&[u8]]) -> Answer {
-        if arguments.len() != 1 {
-            return Err("Unexpected arguments");
-        }
-        Ok(Reply::Array(vec![Reply::bulk("master"), Reply::Integer(0), Reply::Array(Vec::new())]))
     }
 }

@@ -10,8 +10,22 @@ const REQUESTS_MAX: usize = 64;
 const BYTES_MAX: usize = 64 << 10;
 /// What may be between MULTI and EXEC.
 const QUEUED: &[&str] = &[
-    "CLIENT", "CONFIG", "DBSIZE", "ECHO", "INFO", "LATENCY", "NSINFO", "PING", "PUBLISH", "PUBSUB",
-    "ROLE", "SELECT", "SLOWLOG", "TIME",
+    "CLIENT",
+    "CONFIG",
+    "DBSIZE",
+    "ECHO",
+    "INFO",
+    "LATENCY",
+    "NSINFO",
+    "PING",
+    "PUBLISH",
+    "PUBSUB",
+    "REPLICAOF",
+    "ROLE",
+    "SELECT",
+    "SLAVEOF",
+    "SLOWLOG",
+    "TIME",
 ];
 const AT_ONCE: &[&str] = &["DISCARD", "EXEC", "MULTI", "QUIT", "RESET"];
 /// Of other commands of the model, how many words they take at least: fewer are refused before.

@@ -27,6 +27,10 @@ const SETTINGS: &[(&str, &str)] = &[
     ("loglevel", "notice"),
     ("maxclients", "10000"),
     ("maxsize", "0"),
+    ("min-replicas-to-write", "0"),
+    ("nodes", "0"),
+    ("replica-priority", "100"),
+    ("replicaof", ""),
     ("rotate", "0"),
     ("scrub-days", "0"),
     ("scrub-rate", "4194304"),
@@ -377,6 +381,12 @@ impl Model {
         self.watch.settings.get("scrub-rate").is_some_and(|rate| rate == "0")
     }
 
+    pub(super) fn setting(&self, name: &str) -> &str {
+        let first =
+            SETTINGS.iter().find(|(known, _)| *known == name).map_or("", |(_, first)| first);
+        self.watch.settings.get(name).map_or(first, String::as_str)
+    }
+
     pub(super) fn restart_settings(&mut self) {
         self.watch = Watch { kept: self.watch.kept.clone(), ..Watch::default() };
         self.watch.settings = self.watch.kept.clone();
@@ -574,6 +584,11 @@ fn checked(name: &str, value: String) -> Result<String, &'static str> {
         "slowlog-max-len" if number.is_some_and(|count| count > 65536) => {
             "takes a number of at most 65536"
         }
+        "min-replicas-to-write" if number.is_some_and(|count| count > 16) => {
+            "takes a number of at most 16"
+        }
+        "nodes" if number.is_some_and(|count| count > 32) => "takes a number of at most 32",
+        "replicaof" => "is changed by REPLICAOF",
         "scrub-days" if number.is_some_and(|days| days > 36500) => {
             "takes a number of days of at most 36500"
         }
@@ -644,6 +659,7 @@ scrub_due: 0
 const REDIS_INFO: &str = "
 # Server
 redis_version:7.4.0
+run_id:0123456789012345678901234567890123456789
 zdb_version:0.1.0
 redis_mode:standalone
 process_id:1

@@ -124,6 +124,14 @@ impl Model {
     }
 
     fn wait(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
+        if let [_, count, timeout] = arguments
+            && count.first().is_some_and(u8::is_ascii_digit)
+        {
+            let number = |word: &[u8]| std::str::from_utf8(word).ok()?.parse::<u64>().ok();
+            let is_valid =
+                number(count).is_some() && number(timeout).is_some_and(|ms| ms <= 1_800_000);
+            return if is_valid { Ok(Reply::Integer(0)) } else { Err("Invalid timeout") };
+        }
         let (name, timeout) = match arguments {
             [_, name] => (*name, &b"5000"[..]),
             [_, name, timeout] => (*name, *timeout),

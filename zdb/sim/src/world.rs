@@ -188,6 +188,7 @@ fn state(setup: &Setup) -> ServerState {
         slow_log: SlowLog::default(),
         channels: Channels::default(),
         tls_kernel: false,
+        replication: zdb::command::replication::Replication::default(),
     }
 }
 

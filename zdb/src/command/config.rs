@@ -68,6 +68,9 @@ fn changed(context: &Context<'_>, request: Request<'_>) -> Result<Settings, Stri
     for at in (2..request.len()).step_by(2) {
         let name = request.get(at);
         let setting = find(context, name)?;
+        if setting.name == "replicaof" {
+            return Err("replicaof is changed by REPLICAOF".into());
+        }
         let value = std::str::from_utf8(request.get(at + 1)).unwrap_or("\u{fffd}");
         settings.set(setting, value)?;
     }

@@ -7,6 +7,7 @@
 //! is never taken for a record again. Damage is reported and stepped over; nothing whole is dropped.
 
 pub mod errand;
+mod open_end;
 mod packed;
 
 use super::chain::{self, Chain, Link};
@@ -217,7 +218,7 @@ fn open_log(
     let start = LogStart { id, segments, next_base: end_of_log, previous_end };
     let mut log = Log::new(start, buffer, options.policy, options.segment_bytes);
     if let Some(end) = open_end {
-        go_on(files, &mut log, end)?;
+        open_end::go_on(files, &mut log, end)?;
     }
     let mut engine = Engine::new(log, namespaces, pool, secret, options.cache_bytes);
     engine.node = node;
@@ -227,21 +228,6 @@ fn open_log(
     engine.free_bytes =
         (files.free_bytes(Root::Data).unwrap_or(0), files.free_bytes(Root::Index).unwrap_or(0));
     Ok((engine, report))
-}
-
-/// Lets the log go on in its last segment, which ends at `end`.
-fn go_on(files: &dyn Files, log: &mut Log, end: u64) -> Result<(), String> {
-    let last = log.segments.last().expect("a segment was read to its end");
-    let within = (end - last.base) % BLOCK;
-    let mut begun = AlignedBuffer::new(BLOCK as usize);
-    if within > 0 {
-        let offset = end - last.base - within;
-        files.read_at(last.file, offset, &mut begun).map_err(|error| {
-            format!("cannot read segment {}: {error}", format::segment_name(last.base))
-        })?;
-    }
-    log.go_on(end, &begun[..within as usize]);
-    Ok(())
 }
 
 /// Refuses to start beside a write buffer that the last server left in another place: it may hold
@@ -628,21 +614,6 @@ impl Recovery<'_> {
         let segment = self.segments.last_mut().expect("the segment was pushed");
         store_pages(self.files, segment, pages);
         Ok(Ended { end: position, sealed, is_open })
-    }
-
-    /// Makes the last segment ready for records behind its first `length` bytes: nothing of what a crash tore is
-    /// behind them, and all blocks are there again. False where the disk does not let it.
-    fn make_room(&mut self, file: FileId, length: u64) -> bool {
-        let segment = self.segments.last_mut().expect("the segment was pushed");
-        if errand::cut_behind(self.files, file, length).is_err() {
-            return false;
-        }
-        // A disk that is full takes no further records.
-        segment.size = match self.files.extend(file, segment.capacity) {
-            Ok(()) => segment.capacity,
-            Err(_) => length.next_multiple_of(BLOCK),
-        };
-        self.files.sync(file).is_ok()
     }
 
     /// The sidecar keeps it for later starts, which do not see the damage.

@@ -66,6 +66,7 @@ impl Hub {
             || replication.candidate.is_some()
             || !replication.replicas.is_empty()
             || !replication.waits.is_empty()
+            || !self.syncs.is_empty()
             || self.affairs.changed != self.affairs.saved
             || self.affairs.restarts
             || replication.gate != Gate::Open
@@ -210,6 +211,12 @@ impl Hub {
         if before > 0 && min_replicas == 0 {
             self.engine.log.replicated = None;
             self.log_moved = true;
+            if is_master && let Some(candidate) = self.server.replication.candidate.take() {
+                self.drop_link();
+                self.server.replication.link = None;
+                self.engine.log.set_copying(self.engine.now.monotonic_ms, false);
+                self.engine.term_due = Some(candidate.number);
+            }
         }
     }
 
