@@ -12,7 +12,7 @@ use zdb::resp::{Progress, RequestParser};
 pub const NAMES: &[u8] = b"\0names";
 /// Commands after which a connection gets lines that are no replies, several replies to one request, replies out
 /// of their order, or where the last word of a request is none of it.
-const STREAMS: [&str; 9] = [
+const STREAMS: [&str; 11] = [
     "monitor",
     "mirror",
     "wait",
@@ -22,6 +22,8 @@ const STREAMS: [&str; 9] = [
     "unsubscribe",
     "punsubscribe",
     "multi",
+    "psync",
+    "replconf",
 ];
 /// Commands that the model follows or that leave keys alone, whatever their flags say.
 const FOLLOWED: [&str; 9] =

@@ -82,7 +82,7 @@ const LITERALS: [&str; 40] = [
 ];
 
 /// Subcommands with arguments that fit, which chance alone would not find.
-const PHRASES: [(&str, &[&str]); 7] = [
+const PHRASES: [(&str, &[&str]); 11] = [
     (
         "config",
         &[
@@ -125,6 +125,16 @@ const PHRASES: [(&str, &[&str]); 7] = [
     (
         "latency",
         &["LATEST", "HISTORY command", "RESET", "HISTOGRAM get set", "DOCTOR", "GRAPH command"],
+    ),
+    ("wait", &["SET", "* 100", "1 100", "2 0", "0 0"]),
+    ("replicaof", &["NO ONE", "a 4096"]),
+    ("replconf", &["listening-port 1 node 7", "ack 4096", "capa zdb"]),
+    (
+        "psync",
+        &[
+            "00000000000000000000000000000000 0000000000000000 0 0 00000000 all",
+            "00000000000000000000000000000000 0000000000000000 4096 9 00000007 newest 9:00000007:4096",
+        ],
     ),
     ("pubsub", &["CHANNELS", "CHANNELS *", "NUMSUB one two", "NUMPAT"]),
     ("slowlog", &["GET", "GET 1", "GET -1", "LEN", "RESET"]),

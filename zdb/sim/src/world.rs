@@ -591,7 +591,7 @@ impl World {
         let failed = || io::Error::from_raw_os_error(5);
         match operation {
             Operation::Write { file, offset, position, length, durable } => {
-                let bytes = self.hub.engine.log.buffered(position, length as usize);
+                let bytes = self.hub.engine.log.being_written(position, length as usize);
                 let bytes = bytes.expect("what is being written is in the buffer");
                 let part = random.below(length / 512 + 1) * 512;
                 let written = if fate == Fate::Well { length } else { part };
@@ -684,7 +684,9 @@ impl World {
 
     /// Whether requests are still being run, be it of clients that nobody listens for.
     fn runs_on(&mut self) -> bool {
-        self.hub.keys().into_iter().any(|key| {
+        let keys = self.hub.keys().into_iter();
+        let keys: Vec<u64> = keys.filter(|key| !self.hub.waits_for_replicas(*key)).collect();
+        keys.into_iter().any(|key| {
             self.hub.get_mut(key).is_some_and(|one| {
                 let has_more = one.eof || (one.stashed() > 0 && !one.may_run());
                 has_more && !one.is_finished() && one.waiting_bytes() == 0
@@ -712,6 +714,7 @@ impl World {
             let waiting = self.clients.iter().filter(|client| !client.closed && !client.ended);
             let waiting: Vec<&Client> = waiting
                 .filter(|client| client.unanswered() > 0 || !client.wire.is_empty())
+                .filter(|client| !self.hub.waits_for_replicas(client.key))
                 .collect();
             let closing = self.hub.stopping;
             // Clients that are gone may have left requests that a pause or the log holds.

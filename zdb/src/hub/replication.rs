@@ -540,13 +540,19 @@ impl Hub {
         self.server.replication.waits.push(ReplicaWait { client, count, position, until_ms });
     }
 
+    /// Whether a connection waits for replicas, be it for ever.
+    pub fn waits_for_replicas(&self, key: u64) -> bool {
+        self.server.replication.waits.iter().any(|wait| wait.client.connection == key)
+    }
+
     fn end_waits(&mut self, now_ms: u64) {
         let mut at = 0;
         while let Some(wait) = self.server.replication.waits.get(at) {
             let has_it = |one: &&Replica| one.acked >= wait.position;
             let count = self.server.replication.online().filter(has_it).count();
             let is_over = wait.until_ms.is_some_and(|until| until <= now_ms);
-            let is_gone = self.get(wait.client.connection).is_none();
+            // Who says no more may be gone: nobody is waited for without an end.
+            let is_gone = self.get(wait.client.connection).is_none_or(|one| one.eof);
             if count < wait.count && !is_over && !is_gone {
                 at += 1;
                 continue;

@@ -13,13 +13,15 @@ impl Log {
             let end = match self.is_copy {
                 true => {
                     self.segments.end_page(self.appended);
-                    self.fill_with_zeroes()
+                    if self.durable >= self.appended {
+                        return;
+                    }
+                    let end = self.fill_with_zeroes();
+                    self.filled_to = Some(end);
+                    end
                 }
                 false => self.seal(),
             };
-            if self.durable >= end {
-                return;
-            }
             self.flush_target = Some(end);
             self.flush_due_ms = None;
         }

@@ -153,7 +153,6 @@ impl Log {
         let (start, end) = (self.appended, self.appended.next_multiple_of(BLOCK));
         if start < end {
             self.room(start, end - start).fill(0);
-            self.filled_to = Some(end);
         }
         end
     }

@@ -81,6 +81,8 @@ struct Flight {
     base: u64,
     start: u64,
     end: u64,
+    /// Up to here there are records: less than all where a copy writes its last block as it is.
+    covers: u64,
     done: bool,
     /// It ended, but not well: what is behind it never counts as written.
     failed: bool,
@@ -282,7 +284,7 @@ impl Log {
         self.submitted = block;
         self.written = end;
         self.durable = end;
-        self.buffered_from = end;
+        self.buffered_from = block;
         self.zeroed = end.next_multiple_of(BLOCK);
     }
 
@@ -459,6 +461,14 @@ impl Log {
         self.buffered_from
     }
 
+    /// Bytes on their way to the disk: records, and the zeroes that end the last block of a copy.
+    pub fn being_written(&self, position: u64, length: usize) -> Option<&[u8]> {
+        let flights = self.flights.iter().map(|flight| flight.end).max();
+        let end = flights.into_iter().chain(self.filled_to).fold(self.appended, u64::max);
+        (position >= self.buffered_from && position + length as u64 <= end)
+            .then(|| self.buffer.slice(position, length))
+    }
+
     pub fn buffer_pointer(&self, position: u64) -> *const u8 {
         self.buffer.pointer(position)
     }
@@ -558,8 +568,7 @@ impl Log {
                 self.records_padded = self.records;
             }
             if flushes {
-                let whole = self.appended / BLOCK * BLOCK;
-                self.flush_target = Some(whole).filter(|whole| *whole > self.durable);
+                self.flush_target = Some(self.appended);
             } else if due {
                 // A slow disk is still at the flush before. Its target stays, or it might never be met.
                 self.flush_due_ms = Some(now_ms + FLUSH_AGAIN_MS);
@@ -597,6 +606,13 @@ impl Log {
             };
             let ready = whole.saturating_sub(self.submitted);
             let forced = waits || self.flush_target.is_some_and(|target| target > self.submitted);
+            // The last block of a copy may be on its way, to be written again with more in it.
+            if self.flights.iter().any(|flight| flight.covers < flight.end && !flight.done) {
+                return;
+            }
+            if ready == 0 && forced && self.is_copy && self.switch.is_none() {
+                return self.submit_tail();
+            }
             if ready == 0
                 || self.flights.len() >= WRITES_IN_FLIGHT_MAX
                 || (!forced && ready < WRITE_UNIT_BYTES)
@@ -613,6 +629,7 @@ impl Log {
                 base,
                 start: self.submitted,
                 end,
+                covers: end,
                 done: false,
                 failed: false,
             });
@@ -620,6 +637,23 @@ impl Log {
             self.submitted = end;
             self.stats.writes += 1;
         }
+    }
+
+    /// Writes the last block of a copy as it is: it cannot be padded, and what is in it is waited for. The block
+    /// is written again with what follows; what was in it is the same then.
+    fn submit_tail(&mut self) {
+        if !self.flights.is_empty() || self.appended <= self.written {
+            return;
+        }
+        let Some(segment) = self.segments.of(self.submitted) else { return };
+        let (file, base, start, covers) =
+            (segment.file, segment.base, self.submitted, self.appended);
+        let end = self.fill_with_zeroes();
+        let token = self.token();
+        let (done, failed) = (false, false);
+        self.flights.push_back(Flight { token, file, base, start, end, covers, done, failed });
+        self.push_write(token, file, base, start, end);
+        self.stats.writes += 1;
     }
 
     fn push_write(&mut self, token: Token, file: FileId, base: u64, start: u64, end: u64) {
@@ -740,7 +774,7 @@ impl Log {
         self.stats.written_bytes += length;
         while self.flights.front().is_some_and(|flight| flight.done) {
             let flight = self.flights.pop_front().expect("just looked at");
-            self.written = flight.end;
+            self.written = flight.covers;
         }
         self.count_durable_writes();
     }

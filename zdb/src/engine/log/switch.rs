@@ -206,7 +206,9 @@ impl Log {
                 }
                 Close::AsItIs => {
                     self.segments.end_as_it_is(self.appended);
-                    self.fill_with_zeroes()
+                    let end = self.fill_with_zeroes();
+                    self.filled_to = Some(end);
+                    end
                 }
             };
             self.switch = Some(Switch { end, next_start });
