@@ -244,7 +244,7 @@ fn with_a_replica_for_each_write_nothing_acknowledged_is_lost() {
     let mut random = Rng::with_seed(seed("failover"));
     let mut scene = Scene::with(Product::Zdb, &["--min-replicas", "1"]);
     let load = scene.load();
-    for round in 0..count_from_env("ZDB_FAILOVER_ROUNDS", 3) {
+    for round in 0..count_from_env("ZDB_FAILOVER_ROUNDS", 2) {
         // The first of the servers is the master, and the Sentinel beside it the first, too.
         let fault = random.usize(..5);
         let inside = scene.nodes[0].host().clone();

@@ -2,9 +2,8 @@
 //! nothing of its own: no padding, no seal, no segment that the other does not have.
 
 use super::format::{BLOCK, Head, Kind};
-use super::segments::Segment;
 use super::switch::Close;
-use super::{Log, Prepared, Refusal, Room};
+use super::{Flight, Log, Prepared, Refusal, Room};
 use crate::limits::{RECORD_ROOM_BYTES, WRITE_BUFFER_BYTES};
 
 /// A segment of the log that is copied, as its header tells.
@@ -157,8 +156,20 @@ impl Log {
         end
     }
 
-    /// The segment that takes records now.
-    pub fn open_segment(&self) -> Option<&Segment> {
-        self.segments.last().filter(|_| self.open)
+    /// Writes the last block of a copy as it is: it cannot be padded, and what is in it is waited for. The block
+    /// is written again with what follows; what was in it is the same then.
+    pub(super) fn submit_tail(&mut self) {
+        if !self.flights.is_empty() || self.appended <= self.written {
+            return;
+        }
+        let Some(segment) = self.segments.of(self.submitted) else { return };
+        let (file, base, start, covers) =
+            (segment.file, segment.base, self.submitted, self.appended);
+        let end = self.fill_with_zeroes();
+        let token = self.token();
+        let (done, failed) = (false, false);
+        self.flights.push_back(Flight { token, file, base, start, end, covers, done, failed });
+        self.push_write(token, file, base, start, end);
+        self.stats.writes += 1;
     }
 }

@@ -639,23 +639,6 @@ impl Log {
         }
     }
 
-    /// Writes the last block of a copy as it is: it cannot be padded, and what is in it is waited for. The block
-    /// is written again with what follows; what was in it is the same then.
-    fn submit_tail(&mut self) {
-        if !self.flights.is_empty() || self.appended <= self.written {
-            return;
-        }
-        let Some(segment) = self.segments.of(self.submitted) else { return };
-        let (file, base, start, covers) =
-            (segment.file, segment.base, self.submitted, self.appended);
-        let end = self.fill_with_zeroes();
-        let token = self.token();
-        let (done, failed) = (false, false);
-        self.flights.push_back(Flight { token, file, base, start, end, covers, done, failed });
-        self.push_write(token, file, base, start, end);
-        self.stats.writes += 1;
-    }
-
     fn push_write(&mut self, token: Token, file: FileId, base: u64, start: u64, end: u64) {
         let durable = self.policy == Policy::Always && !planted::is(Bug::LazyWrite);
         self.operations.push((
