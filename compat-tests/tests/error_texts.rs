@@ -90,6 +90,12 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
         "a_transaction_has_a_limit",
     ),
     (
+        "two servers with different logs cannot agree on a master: empty one of them first",
+        "it takes two servers",
+        "replication",
+        "servers_with_different_logs_do_not_agree",
+    ),
+    (
         "as many servers as --nodes says have this log already",
         "it takes replicas",
         "replication",

@@ -407,3 +407,29 @@ fn a_write_waits_for_replicas_where_it_has_to() {
     follow(&mut client, second.address());
     same(&second, &master);
 }
+
+/// With replicas for each write a server that others follow must not take their data away: one with another log is
+/// told so, and one without any gets what the others have.
+#[test]
+fn servers_with_different_logs_do_not_agree() {
+    let (first, second) = (setup(&[]).start(), setup(&[]).start());
+    for server in [&first, &second] {
+        server.connect().call(args!["SET", "key", "value"]);
+        server.connect().expect(args!["CONFIG", "SET", "nodes", "3"], Reply::ok());
+        let set = args!["CONFIG", "SET", "min-replicas-to-write", "1"];
+        server.connect().expect(set, Reply::ok());
+    }
+    follow(&mut second.connect(), first.address());
+    second.wait_for_log("a refusal", |line| line.contains("different logs cannot agree"));
+    assert_eq!(second.connect().call(args!["GET", "key"]), Reply::bulk("value"));
+    drop(second);
+    let empty = setup(&["--min-replicas", "1", "--nodes", "3"]).start();
+    follow(&mut first.connect(), empty.address());
+    let taken = poll(TIME_MAX, || {
+        let mut client = Client::connect(empty.address()).ok()?;
+        (client.try_call(args!["SET", "other", "1"]).ok()? == Reply::bulk("other")).then_some(())
+    });
+    assert!(taken.is_some(), "{:?} {:?}", empty.log(), first.log());
+    assert_eq!(empty.connect().call(args!["GET", "key"]), Reply::bulk("value"));
+    same(&empty, &first);
+}

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod history;
 pub mod input;
 pub mod recount;
+pub mod replicas;
 pub mod reply;
 pub mod requests;
 pub mod run;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 use zdb::planted::{self, BUGS};
 use zdb_sim::run::run;
-use zdb_sim::{client, scrub, steps};
+use zdb_sim::{client, replicas, scrub, steps};
 
 /// Runs between two words to the process that waits for them.
 const REPORT_SEEDS: u64 = 50;
@@ -17,6 +17,8 @@ const TWICE_SEEDS: u64 = 200;
 const PLANTED_SEEDS: u64 = 5000;
 /// Scrubs unless told otherwise.
 const SCRUB_SEEDS: u64 = 500;
+/// Runs of three servers unless told otherwise.
+const REPLICA_SEEDS: u64 = 500;
 /// Runs that once found something: a seed and what it found.
 const KNOWN: &str = include_str!("../known-seeds");
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         (Task::Planted, None) => find_planted(&options),
         (Task::Known, None) => run_known(),
         (Task::Scrub, None) => scrub_all(&options),
+        (Task::Replicas, None) => replicate_all(&options),
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -51,6 +54,7 @@ enum Task {
     Planted,
     Known,
     Scrub,
+    Replicas,
 }
 
 struct Options {
@@ -97,6 +101,7 @@ impl Options {
                 "planted" => self.task = Task::Planted,
                 "known" => self.task = Task::Known,
                 "scrub" => self.task = Task::Scrub,
+                "replicas" => self.task = Task::Replicas,
                 "--seeds" => self.seeds = Some(number(value()?)?),
                 "--seconds" => self.seconds = Some(number(value()?)?),
                 "--jobs" => self.jobs = number(value()?)?.max(1),
@@ -279,6 +284,34 @@ fn scrub_all(options: &Options) -> bool {
     // So many runs look at everything.
     let is_all = damaged > 0 && packed > 0 && packed_beside > 0;
     is_all || seeds < SCRUB_SEEDS
+}
+
+/// Three servers with one log, from seeds.
+fn replicate_all(options: &Options) -> bool {
+    tell_the_seed("replicas --seeds 1 --first ", None);
+    plant(options);
+    let seeds = options.seeds.unwrap_or(REPLICA_SEEDS);
+    let begun = Instant::now();
+    let (mut acknowledged, mut restarts, mut done) = (0, 0, 0);
+    for at in 0..seeds {
+        let seed = options.first.wrapping_add(at);
+        SEED.store(seed, Relaxed);
+        let first = replicas::run(seed, seeds == 1);
+        if at % TWICE_SEEDS == TWICE_SEEDS - 1 {
+            assert_eq!(first, replicas::run(seed, false), "a seed does the same twice");
+        }
+        acknowledged += first.1;
+        restarts += first.2;
+        done += 1;
+        if options.seconds.is_some_and(|seconds| begun.elapsed().as_secs() >= seconds) {
+            break;
+        }
+    }
+    println!(
+        "{done} runs of three servers come together in the end: {acknowledged} writes were acknowledged, and servers \
+         began anew {restarts} times"
+    );
+    acknowledged > 0
 }
 
 // -------------------------------------------------------------------- steps and bugs

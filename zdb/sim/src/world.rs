@@ -155,7 +155,7 @@ fn forget_buffers() {
     }
 }
 
-fn state(setup: &Setup) -> ServerState {
+pub(crate) fn state(setup: &Setup) -> ServerState {
     let mut random = Random(1);
     let settings = Settings {
         policy: setup.policy,

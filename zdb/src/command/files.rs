@@ -36,7 +36,8 @@ pub fn refuse_words(request: Request<'_>) -> Option<&'static str> {
 /// The log is that of all namespaces, so this goes on in a new segment for all of them.
 pub fn jump(context: &mut Context<'_>, _request: Request<'_>, out: &mut Output) -> Outcome {
     let now_ms = context.engine.now.monotonic_ms;
-    match context.engine.log.jump(now_ms) {
+    let begun = context.engine.begin_term_if_due();
+    match begun.and_then(|()| context.engine.log.jump(now_ms)) {
         Ok(()) => context.ok(out),
         Err(Refusal::Wait) => Outcome::NeedsLog,
         Err(Refusal::Failed) => context.error(out, "Cannot write data right now"),

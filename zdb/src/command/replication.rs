@@ -120,6 +120,8 @@ pub struct SyncRequest {
     /// Its newest terms, all of them where `is_all`.
     pub terms: Vec<Term>,
     pub is_all: bool,
+    /// Its log has nothing but terms.
+    pub is_bare: bool,
 }
 
 /// The connection to the server that is copied.
@@ -329,7 +331,7 @@ pub fn replconf(context: &mut Context<'_>, request: Request<'_>, out: &mut Outpu
     context.ok(out)
 }
 
-/// `PSYNC log secret-check position promised-number promised-node all|newest [number:node:start ...]`
+/// `PSYNC log secret-check position promised-number promised-node bare|data all|newest [number:node:start ...]`
 pub fn psync(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
     match parse_sync(request) {
         Some(sync) => Outcome::Order(Box::new(Order::Sync(Box::new(sync)))),
@@ -343,12 +345,18 @@ pub fn psync(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
 fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
     let words: Vec<&str> =
         request.iter().skip(1).map(std::str::from_utf8).collect::<Result<_, _>>().ok()?;
-    let [log, secret_check, position, number, node, extent, terms @ ..] = &words[..] else {
+    let [log, secret_check, position, number, node, content, extent, terms @ ..] = &words[..]
+    else {
         return None;
     };
     let is_all = match *extent {
         "all" => true,
         "newest" => false,
+        _ => return None,
+    };
+    let is_bare = match *content {
+        "bare" => true,
+        "data" => false,
         _ => return None,
     };
     if terms.len() > REPLICA_TERMS_MAX {
@@ -367,6 +375,7 @@ fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
         promised: Promise { number: number.parse().ok()?, node: hex(node)? },
         terms: terms.iter().map(term).collect::<Option<_>>()?,
         is_all,
+        is_bare,
     })
 }
 
@@ -460,7 +469,9 @@ pub fn information(context: &Context<'_>) -> Vec<(String, String)> {
     }
     line("master_failover_state", "no-failover".into());
     // As in Redis another one with each master; all that copy the log have the same.
-    let term = engine.terms.last().map_or((0, 0), |term| (term.number, term.node));
+    let last = engine.terms.last().map_or((0, 0), |term| (term.number, term.node));
+    // One that begins with the next write counts already.
+    let term = engine.term_due.map_or(last, |number| (number, engine.node.name));
     let log = &engine.log.id.to_hex()[..24];
     line("master_replid", format!("{log}{:08x}{:08x}", term.0 as u32, term.1));
     line("master_replid2", "0".repeat(40));

@@ -186,6 +186,12 @@ impl Engine {
         self.log.copy_segment(self.now.monotonic_ms, next)
     }
 
+    /// Whether the log never had anything but terms.
+    pub fn is_bare(&self) -> bool {
+        self.namespaces.iter().all(|one| !one.recorded && one.stored_bytes == 0)
+            && self.namespaces.ended_bytes == 0
+    }
+
     // ---------------------------------------------------------------- terms
 
     /// Begins a term: from here on the log is this server's. It need not wait for the disk, since a copy that
@@ -199,11 +205,13 @@ impl Engine {
         self.log.note(&[entry], end);
         self.terms.push(&entry);
         self.term_due = None;
+        // Only now the log is this server's: a padding before would be in nobody's term.
+        self.log.set_copying(self.now.monotonic_ms, false);
         Ok(end)
     }
 
     /// Begins the term that the next record needs.
-    pub(super) fn begin_term_if_due(&mut self) -> Result<(), Refusal> {
+    pub fn begin_term_if_due(&mut self) -> Result<(), Refusal> {
         match self.term_due {
             Some(number) => self.begin_term(number).map(|_| ()),
             None => Ok(()),

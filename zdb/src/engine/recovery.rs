@@ -373,12 +373,12 @@ impl Recovery<'_> {
         is_last: bool,
     ) -> Result<Ended, String> {
         let (base, file, size) = (segment.base, segment.file, segment.size);
-        let (resume, ended) = self.apply_sidecar(&mut segment);
+        let goes_on = is_last && self.goes_on;
+        let (resume, ended) = self.apply_sidecar(&mut segment, goes_on);
         self.segments.push(segment);
         if let Some(ended) = ended {
             return Ok(ended);
         }
-        let goes_on = is_last && self.goes_on;
         let ended = self.scan((base, file, size), resume, (ending, goes_on))?;
         if !is_last && !ended.sealed && ending.known_end != Some(ended.end) {
             self.report.damage.push(format!(
@@ -392,12 +392,16 @@ impl Recovery<'_> {
 
     /// Applies what the sidecar of a segment tells. Where it ends, and where the records of the segment do,
     /// if it tells that.
-    fn apply_sidecar(&mut self, segment: &mut Segment) -> (u64, Option<Ended>) {
+    /// `goes_on`: an end without a seal is none.
+    fn apply_sidecar(&mut self, segment: &mut Segment, goes_on: bool) -> (u64, Option<Ended>) {
         let loaded = self.load_sidecar(segment);
         let mut resume = segment.base + SEGMENT_HEADER_BYTES;
         let mut ended = None;
         let mut offset = 0;
         for (header, bytes) in &loaded.pages {
+            if goes_on && header.ending == PageEnd::Recovered {
+                break;
+            }
             let body = &loaded.bytes[offset + PAGE_HEADER_BYTES..offset + bytes];
             for entry in sidecar::entries(header.first, body) {
                 self.apply_entry(&entry, segment);

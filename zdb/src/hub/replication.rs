@@ -108,7 +108,8 @@ impl Hub {
         self.name_node();
         self.leave_roles();
         self.server.replication.master = None;
-        self.engine.log.set_copying(now_ms, false);
+        // Until its term begins this server adds nothing to the log.
+        self.engine.log.set_copying(now_ms, true);
         let number = self.engine.node.promised.number.max(self.engine.terms.number()) + 1;
         self.promise(Promise { number, node: self.engine.node.name });
         if self.server.settings.min_replicas > 0 {
@@ -214,7 +215,6 @@ impl Hub {
             if is_master && let Some(candidate) = self.server.replication.candidate.take() {
                 self.drop_link();
                 self.server.replication.link = None;
-                self.engine.log.set_copying(self.engine.now.monotonic_ms, false);
                 self.engine.term_due = Some(candidate.number);
             }
         }
@@ -359,8 +359,6 @@ impl Hub {
             self.drop_link();
             self.server.replication.link = None;
         }
-        let now_ms = self.engine.now.monotonic_ms;
-        self.engine.log.set_copying(now_ms, false);
         if self.engine.begin_term(number).is_err() {
             return;
         }
@@ -377,6 +375,9 @@ impl Hub {
 
     /// Number of the last term, and the log's end: what is larger has more that was acknowledged.
     fn log_at(&self) -> (u64, u64) {
+        if self.engine.is_bare() {
+            return (0, 0);
+        }
         (self.engine.terms.number(), self.engine.log.end())
     }
 
@@ -388,6 +389,8 @@ impl Hub {
             && self.other_nodes(key) + 1 >= self.server.settings.nodes();
         let secret_check = xxh3_64(&self.engine.secret_bytes());
         let is_copy = request.log == self.engine.log.id.0 && request.secret_check == secret_check;
+        let is_bare = self.engine.is_bare();
+        let is_candidate = self.server.replication.candidate.is_some();
         let Some(replica) = self.server.replication.replica_mut(key) else {
             return self.refuse_replica(key, "REPLCONF comes before PSYNC");
         };
@@ -396,9 +399,16 @@ impl Hub {
         }
         replica.heard_ms = now_ms;
         replica.promised = request.promised;
-        // What is of another log says nothing about this one.
-        replica.log_at = if is_copy { (last_term, request.position) } else { (0, 0) };
+        // Of another log nobody can tell whether it has more; but whatever it has is more than nothing.
+        let is_comparable = is_copy || is_bare || request.is_bare;
+        let has_data = is_comparable && !request.is_bare;
+        replica.log_at = if has_data { (last_term, request.position) } else { (0, 0) };
         replica.stage = Stage::New;
+        if is_candidate && !is_comparable {
+            let text =
+                "two servers with different logs cannot agree on a master: empty one of them first";
+            return self.refuse_replica(key, text);
+        }
         if is_full {
             return self
                 .refuse_replica(key, "as many servers as --nodes says have this log already");
@@ -428,16 +438,26 @@ impl Hub {
             }
             Some(common) if common < request.position && common > 0 => {
                 self.leaving(key);
-                self.send(key, &[b"REWIND", common.to_string().as_bytes()]);
+                let (common, rank) = (common.to_string(), self.rank());
+                self.send(key, &[b"REWIND", common.as_bytes(), rank.as_bytes()]);
             }
             _ => {
                 self.leaving(key);
                 self.server.replication.syncs_full += 1;
                 let (log, secret) = (self.engine.log.id.to_hex(), self.engine.secret_bytes());
                 let secret = crate::engine::log::format::LogId(secret).to_hex();
-                self.send(key, &[b"ADOPT", log.as_bytes(), secret.as_bytes()]);
+                let rank = self.rank();
+                self.send(key, &[b"ADOPT", log.as_bytes(), secret.as_bytes(), rank.as_bytes()]);
             }
         }
+    }
+
+    /// The number of the term of which this server is the master; 0: it is none.
+    fn rank(&self) -> String {
+        let replication = &self.server.replication;
+        let is_master = replication.master.is_none() && replication.candidate.is_none();
+        let number = if is_master { self.engine.terms.number() } else { 0 };
+        number.to_string()
     }
 
     /// How many other servers than that of this connection copy the log.

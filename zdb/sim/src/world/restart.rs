@@ -226,7 +226,7 @@ impl World {
             .unwrap_or_else(|line| panic!("the server does not start: {line}"))
     }
 
-    fn placeholder() -> Hub {
+    pub(crate) fn placeholder() -> Hub {
         let setup = Setup {
             policy: Policy::No,
             shared_buffer: false,

@@ -29,7 +29,7 @@ impl Log {
 
     /// After a recovery that nothing was appended to: everything is on the disk.
     pub fn discard_buffer(&mut self) {
-        assert!(!self.open, "only before the first append");
+        assert!(self.appended == self.durable, "only before the first append");
         self.buffer.remove();
     }
 

@@ -65,7 +65,7 @@ impl Log {
     }
 
     /// Whether a seal has ended the open segment: the next one follows.
-    fn is_sealed(&self) -> bool {
+    pub(super) fn is_sealed(&self) -> bool {
         self.sealed_at == Some(self.appended)
     }
 
@@ -145,6 +145,26 @@ impl Log {
                 Err(CopyTrouble::Wait)
             }
         }
+    }
+
+    /// Goes to the next segment, for the record of a term, without a seal: that would be of the term before, in
+    /// which others may have other records here.
+    pub(super) fn next_as_it_is(&mut self, now_ms: u64, bytes: u64) -> Result<(), Refusal> {
+        let (base, previous_end) = match self.segments.last() {
+            Some(last) if self.open => (last.base + last.capacity, self.appended),
+            _ => (self.written, self.segments.previous_end),
+        };
+        let previous_end = if self.is_sealed() { 0 } else { previous_end };
+        let needed = super::format::SEGMENT_HEADER_BYTES + bytes + super::SEAL_ROOM;
+        let capacity = self.segment_bytes.max(needed.next_multiple_of(BLOCK));
+        // One that was asked for before has the time of then.
+        let asked = self.copied.filter(|one| one.base == base && one.previous_end == previous_end);
+        let created_s = self.now_s;
+        let next = asked.unwrap_or(CopiedSegment { base, capacity, previous_end, created_s });
+        self.copy_segment(now_ms, next).map_err(|trouble| match trouble {
+            CopyTrouble::Wait => Refusal::Wait,
+            CopyTrouble::Failed | CopyTrouble::Wrong(_) => Refusal::Failed,
+        })
     }
 
     /// Zeroes behind the records, up to the end of the block: it is written as it is. Returns that end.

@@ -401,7 +401,8 @@ impl Log {
         loop {
             if self.open {
                 let segment = self.segments.last().expect("an open log has a segment");
-                let is_allowed = self.room == Room::Free || room == Room::Reserve;
+                let has_room = self.room == Room::Free || room == Room::Reserve;
+                let is_allowed = has_room && !self.is_sealed();
                 if is_allowed && self.appended + bytes + SEAL_ROOM <= segment.base + segment.size {
                     let buffered = self.appended + bytes + SEAL_ROOM - self.written;
                     // A record that is partly on the disk must be whole in the buffer, to be read.

@@ -30,6 +30,9 @@ impl Log {
         bytes: u64,
         room: Room,
     ) -> Result<(), Refusal> {
+        if self.is_copy {
+            return self.next_as_it_is(now_ms, bytes);
+        }
         if self.switch.is_some() {
             return Err(Refusal::Wait);
         }
@@ -120,6 +123,9 @@ impl Log {
             self.rotate_due_ms = None;
             // The setting may have changed since.
             self.rotating = self.rotate_ms > 0;
+        }
+        if self.is_copy {
+            return;
         }
         if self.rotating && self.jump(now_ms) == Err(Refusal::Failed) {
             self.rotating = false;

@@ -143,9 +143,10 @@ enum Rewound {
 }
 
 fn rewind(files: &dyn Files, bases: &[u64], position: u64, aside: &str) -> io::Result<Rewound> {
-    let within = bases.iter().rposition(|base| *base <= position);
+    // Of a segment that begins here nothing stays but its header.
+    let within = bases.iter().rposition(|base| base + SEGMENT_HEADER_BYTES < position);
     // What the cleaner dropped since records that go now had superseded it would be missed.
-    for base in &bases[..within.unwrap_or(0)] {
+    for base in &bases[..within.map_or(0, |at| at + 1)] {
         if judged_until(files, *base)?.is_some_and(|until| until > position) {
             return Ok(Rewound::IsPacked);
         }
@@ -155,27 +156,12 @@ fn rewind(files: &dyn Files, bases: &[u64], position: u64, aside: &str) -> io::R
     let mut cut = None;
     if let Some(base) = within.map(|at| bases[at]) {
         let file = files.open(Root::Data, &format::segment_name(base))?;
-        let mut block = AlignedBuffer::new(BLOCK as usize);
-        let read = files.read_at(file, 0, &mut block)?;
-        block.truncate(read);
         let size = files.size(file)?;
-        let is_packed = SegmentHeader::decode(&block).is_ok_and(|header| header.packed.is_some());
-        if position > base + SEGMENT_HEADER_BYTES && position < base + size {
-            cut = Some((base, file, size));
-            is_any = true;
-        } else {
-            files.close(file);
-            if position <= base + SEGMENT_HEADER_BYTES {
-                keep_identity(files, aside, true)?;
-                set_aside(files, base, aside)?;
-                return rewind(files, &bases[..first_moved - 1], position, aside)
-                    .map(|_| Rewound::Done(true));
-            }
+        match position < base + size {
+            true => cut = Some((base, file, size)),
+            false => files.close(file),
         }
-        if is_packed && let Some((_, file, _)) = cut {
-            files.close(file);
-            return Ok(Rewound::IsPacked);
-        }
+        is_any |= cut.is_some();
     }
     if !is_any {
         return Ok(Rewound::Done(false));

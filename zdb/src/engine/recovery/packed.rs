@@ -67,7 +67,7 @@ impl Recovery<'_> {
         let mut segment = Segment::packed(base, link.header.capacity, link.file, packed);
         // Without the header nobody knows which sidecar belongs to these records.
         let (resume, ended) = match link.damage {
-            None => self.apply_sidecar(&mut segment),
+            None => self.apply_sidecar(&mut segment, false),
             Some(_) => (base + SEGMENT_HEADER_BYTES, None),
         };
         if ended.is_none() {

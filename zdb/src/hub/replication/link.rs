@@ -91,6 +91,7 @@ impl Hub {
             self.engine.log.end().to_string(),
             promised.number.to_string(),
             format!("{:08x}", promised.node),
+            if self.engine.is_bare() { "bare" } else { "data" }.to_owned(),
             if newest.len() == all.len() { "all" } else { "newest" }.to_owned(),
         ];
         words.extend(
@@ -366,19 +367,18 @@ impl Hub {
             b"CONTINUE" => {
                 number(1).zip(number(2)).map(|(at, term)| self.hear_continue(key, at, term))
             }
-            b"REWIND" => number(1).map(|position| {
+            b"REWIND" => number(1).zip(number(2)).map(|(position, term)| {
                 let aside_s = self.engine.now.unix_s();
-                self.start_anew(Errand::Rewind { position, aside_s });
-                Word::Wait
+                self.hear_errand(Errand::Rewind { position, aside_s }, term)
             }),
-            b"ADOPT" => text(1)
-                .and_then(LogId::from_hex)
-                .zip(text(2).and_then(LogId::from_hex))
-                .map(|(log, LogId(secret))| {
+            b"ADOPT" => {
+                let log = text(1).and_then(LogId::from_hex);
+                let secret = text(2).and_then(LogId::from_hex);
+                log.zip(secret).zip(number(3)).map(|((log, LogId(secret)), term)| {
                     let aside_s = self.engine.now.unix_s();
-                    self.start_anew(Errand::Adopt { log, secret, aside_s });
-                    Word::Wait
-                }),
+                    self.hear_errand(Errand::Adopt { log, secret, aside_s }, term)
+                })
+            }
             b"RESTART" if is_following => {
                 self.start_anew(Errand::None);
                 Some(Word::Wait)
@@ -413,6 +413,21 @@ impl Hub {
         })
     }
 
+    /// The log here has more than that of the master, or another one. Where others rely on it, it gives way only to
+    /// the master of a term, or where a candidate asks for what another one has.
+    fn hear_errand(&mut self, errand: Errand, term: u64) -> Word {
+        let is_candidate = self.server.replication.candidate.is_some();
+        let is_relied_on = self.server.settings.min_replicas > 0 && self.engine.log.end() > 0;
+        if is_relied_on && !is_candidate && (term == 0 || term < self.engine.node.promised.number) {
+            return Word::Drop(
+                "it is not the master of the newest term, and would have the log here give way"
+                    .into(),
+            );
+        }
+        self.start_anew(errand);
+        Word::Wait
+    }
+
     fn hear_promise(&mut self, asked: Promise) -> Word {
         let known = self.engine.node.promised;
         if asked.number < known.number || asked.number == known.number && asked.node != known.node {
@@ -435,7 +450,9 @@ impl Hub {
             return Word::Drop(format!("it would go on at {position}, and the log ends at {end}"));
         }
         let is_candidate = self.server.replication.candidate.is_some();
-        if term < self.engine.node.promised.number && !is_candidate && term > 0 {
+        // Without replicas for each write nothing is promised to anybody.
+        let is_bound = self.server.settings.min_replicas > 0 && !is_candidate;
+        if is_bound && term < self.engine.node.promised.number {
             return Word::Drop(format!(
                 "it is the master of term {term}, and a later one was promised to another server"
             ));

@@ -1,0 +1,859 @@
+//! Three servers that have one log, on one thread from a seed: their disks, the ways between them, and an
+//! operator who makes masters and replicas of them as he likes. Clients write values of their own to whoever
+//! takes them. In the end all is healed, one is the master, and what was acknowledged must be there, everywhere
+//! the same.
+
+use crate::disk::{MemoryFiles, Random};
+use crate::reply::{self, Reply};
+use crate::words;
+use crate::world::{self, Setup, buffer_directory};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use zdb::command::Source;
+use zdb::command::replication::{Address, Gate};
+use zdb::disk::{Completion, Done, Files, Operation, Root, Token, housekeeper};
+use zdb::engine::Now;
+use zdb::engine::log::{Policy, format};
+use zdb::engine::recovery::{self, StartOptions};
+use zdb::hub::{Hub, Peer};
+use zdb::output::Output;
+
+const NODES: usize = 3;
+const CLIENTS: usize = 4;
+/// Keys that each client has.
+const KEYS: u64 = 3;
+const STEPS: u64 = 1500;
+/// Rounds after which everything is in sync, or never.
+const HEAL_ROUNDS_MAX: usize = 6000;
+const START_US: u64 = 1_800_000_000_000_000;
+const PORT: u16 = 1000;
+const BLOCK: u64 = format::BLOCK;
+
+struct Node {
+    files: Arc<MemoryFiles>,
+    hub: Hub,
+    buffer: PathBuf,
+    ring: Vec<(Token, Operation)>,
+    orders: VecDeque<(Token, Operation)>,
+    /// Its clock beside that of the others, in seconds.
+    offset_s: u64,
+    /// Nobody lets it run until then.
+    paused_until_ms: u64,
+    replica_of: String,
+}
+
+/// A connection between two servers: who made it has its first end.
+struct Way {
+    ends: [(usize, u64); 2],
+    /// Bytes on their way to each end.
+    to: [VecDeque<u8>; 2],
+    /// Each end hears that the other is gone once it has all.
+    closing: [bool; 2],
+}
+
+struct Client {
+    node: usize,
+    key: Option<u64>,
+    inbox: Vec<u8>,
+    /// The write that is under way: key and value.
+    waiting: Option<(u64, u64)>,
+    /// What was sent and acknowledged last of each key, and the next value.
+    sent: BTreeMap<u64, u64>,
+    acknowledged: BTreeMap<u64, u64>,
+    next: u64,
+}
+
+pub struct Run {
+    seed: u64,
+    random: Random,
+    nodes: Vec<Node>,
+    ways: Vec<Way>,
+    clients: Vec<Client>,
+    /// From whom to whom nothing gets through.
+    cut: HashSet<(usize, usize)>,
+    now_ms: u64,
+    policy: Policy,
+    min_replicas: usize,
+    /// Only under a policy that promises something.
+    power: bool,
+    pub traced: bool,
+    pub restarts: u64,
+    pub acknowledged: u64,
+}
+
+fn setup(policy: Policy) -> Setup {
+    Setup {
+        policy,
+        shared_buffer: true,
+        segment_bytes: 64 << 10,
+        cache_bytes: 64 << 10,
+        password: false,
+        protect: false,
+        few_hashes: false,
+        prompt: false,
+        scrub: false,
+        has_threads: false,
+    }
+}
+
+fn peer() -> Peer {
+    Peer {
+        name: "10.0.0.1:1".into(),
+        local_address: "10.0.0.2:2".into(),
+        local: true,
+        encrypted: false,
+        verified: false,
+        source: Source::Unix,
+    }
+}
+
+impl Run {
+    pub fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let power = random.below(2) == 0;
+        let policy = if power { Policy::Always } else { Policy::Every { period_ms: 1000 } };
+        let min_replicas = random.below(3).min(1) as usize;
+        let directory = buffer_directory();
+        let mut run = Self {
+            seed,
+            nodes: Vec::new(),
+            ways: Vec::new(),
+            clients: Vec::new(),
+            cut: HashSet::new(),
+            now_ms: 1,
+            policy,
+            min_replicas,
+            power,
+            random,
+            traced: false,
+            restarts: 0,
+            acknowledged: 0,
+        };
+        for at in 0..NODES {
+            let buffer = directory.join(format!("node-{at}"));
+            let _ = std::fs::remove_dir_all(&buffer);
+            std::fs::create_dir_all(&buffer).expect("a directory for a write buffer");
+            let files = Arc::new(MemoryFiles::default());
+            let replica_of = if at == 0 { String::new() } else { address(0) };
+            let hub = run.start(at, &files, &buffer, &replica_of);
+            let offset_s = run.random.below(3) * 1800;
+            run.nodes.push(Node {
+                files,
+                hub,
+                buffer,
+                ring: Vec::new(),
+                orders: VecDeque::new(),
+                offset_s,
+                paused_until_ms: 0,
+                replica_of,
+            });
+        }
+        for _ in 0..CLIENTS {
+            run.clients.push(Client {
+                node: 0,
+                key: None,
+                inbox: Vec::new(),
+                waiting: None,
+                sent: BTreeMap::new(),
+                acknowledged: BTreeMap::new(),
+                next: 1,
+            });
+        }
+        run
+    }
+
+    fn start(&self, at: usize, files: &MemoryFiles, buffer: &std::path::Path, master: &str) -> Hub {
+        let mut random = [at as u8 + 1; 32];
+        random[..8].copy_from_slice(&self.seed.to_le_bytes());
+        let setup = setup(self.policy);
+        let options = StartOptions {
+            mode: None,
+            policy: self.policy,
+            segment_bytes: setup.segment_bytes,
+            cache_bytes: setup.cache_bytes,
+            buffer: Some(buffer.into()),
+            random,
+        };
+        let (engine, report) = recovery::start(files, options)
+            .unwrap_or_else(|line| panic!("server {at} does not start: {line}"));
+        if self.traced {
+            report.aside.iter().for_each(|line| eprintln!("{at}: {line}"));
+            eprintln!(
+                "{at} starts: log ends at {}, terms {:?}, {} scanned, {:?}",
+                engine.log.end(),
+                engine.terms.list(),
+                report.scanned,
+                report.damage
+            );
+        }
+        let mut state = world::state(&setup);
+        state.settings.replica_of = master.to_owned();
+        state.settings.min_replicas = self.min_replicas;
+        state.settings.nodes = NODES;
+        state.replication.port = PORT + at as u16;
+        let mut names = Random(self.seed ^ (at as u64 + 1) * 0x9e37);
+        state.random = Box::new(move |bytes| {
+            bytes.iter_mut().for_each(|byte| *byte = names.number() as u8);
+        });
+        let mut hub = Hub::new(engine, state, false);
+        hub.set_time(self.clock(0));
+        hub.begin_replication();
+        hub
+    }
+
+    fn clock(&self, offset_s: u64) -> Now {
+        let unix_us = START_US + self.now_ms * 1000 + offset_s * 1_000_000;
+        Now { unix_us, monotonic_ms: self.now_ms }
+    }
+
+    fn trace(&self, text: impl FnOnce() -> String) {
+        if self.traced {
+            eprintln!("{}: {}", self.now_ms, text());
+        }
+    }
+
+    // ---------------------------------------------------------------- one server
+
+    /// A turn of a server's loop.
+    fn turn(&mut self, at: usize) {
+        let now = self.clock(self.nodes[at].offset_s);
+        self.nodes[at].hub.set_time(now);
+        for _ in 0..200 {
+            let node = &mut self.nodes[at];
+            node.hub.settle();
+            let mut operations = Vec::new();
+            node.hub.take_operations(&mut operations);
+            for (token, operation) in operations {
+                match operation {
+                    Operation::Write { .. }
+                    | Operation::Zero { .. }
+                    | Operation::Sync { .. }
+                    | Operation::Read { .. } => node.ring.push((token, operation)),
+                    slow => node.orders.push_back((token, slow)),
+                }
+            }
+            let notices: Vec<String> = node.hub.engine.log.notices.drain(..).collect();
+            for line in notices {
+                self.trace(|| format!("{at} says: {line}"));
+            }
+            let mut touched = Vec::new();
+            self.nodes[at].hub.take_touched(&mut touched);
+            if touched.is_empty() && self.nodes[at].hub.is_settled() {
+                break;
+            }
+            touched.into_iter().for_each(|key| self.look_after(at, key));
+        }
+        if let Some(to) = self.nodes[at].hub.take_dial() {
+            self.dial(at, &to);
+        }
+        if self.nodes[at].hub.stopping {
+            self.restart(at);
+        }
+    }
+
+    fn look_after(&mut self, at: usize, key: u64) {
+        let hub = &mut self.nodes[at].hub;
+        let Some(wishes) = hub.look(key) else { return };
+        if wishes.is_let_go {
+            return self.hang_up(at, key);
+        }
+        if wishes.has_output {
+            let mut output = Output::default();
+            hub.take_output(key, &mut output);
+            let mut slices = Vec::new();
+            output.slices(0, &mut slices);
+            let bytes: Vec<u8> = slices.concat();
+            hub.sent(key, bytes.len(), bytes.len());
+            if let Some((way, end)) = self.way_of(at, key) {
+                self.ways[way].to[1 - end].extend(bytes);
+            } else if let Some(client) = self.client_of(at, key) {
+                self.clients[client].inbox.extend(bytes);
+                self.hear(client);
+            }
+        } else if wishes.is_answered {
+            self.hang_up(at, key);
+        }
+    }
+
+    fn way_of(&self, at: usize, key: u64) -> Option<(usize, usize)> {
+        self.ways.iter().enumerate().find_map(|(way, one)| {
+            one.ends.iter().position(|end| *end == (at, key)).map(|end| (way, end))
+        })
+    }
+
+    fn client_of(&self, at: usize, key: u64) -> Option<usize> {
+        self.clients.iter().position(|client| client.node == at && client.key == Some(key))
+    }
+
+    /// A server closes a connection.
+    fn hang_up(&mut self, at: usize, key: u64) {
+        if let Some((way, end)) = self.way_of(at, key) {
+            self.ways[way].closing[1 - end] = true;
+            self.ways[way].ends[end] = (usize::MAX, 0);
+        } else if let Some(client) = self.client_of(at, key) {
+            self.clients[client].key = None;
+            self.clients[client].waiting = None;
+        }
+        self.nodes[at].hub.failed(key);
+        self.nodes[at].hub.remove(key);
+    }
+
+    fn dial(&mut self, at: usize, to: &Address) {
+        let other = to.port.wrapping_sub(PORT) as usize;
+        let is_cut = self.cut.contains(&(at, other)) || self.cut.contains(&(other, at));
+        if other >= NODES || other == at || is_cut || self.nodes[other].hub.stopping {
+            self.nodes[at].hub.dialed(to, Err("nobody answers".into()));
+            return;
+        }
+        let Some(key) = self.nodes[at].hub.dialed(to, Ok(peer())) else { return };
+        let theirs =
+            self.nodes[other].hub.connected(Peer { name: format!("10.0.0.{at}:1"), ..peer() });
+        self.ways.push(Way {
+            ends: [(at, key), (other, theirs)],
+            to: Default::default(),
+            closing: [false; 2],
+        });
+    }
+
+    /// Brings some bytes to one end of a connection.
+    fn carry(&mut self, way: usize, end: usize, count: usize) {
+        let one = &mut self.ways[way];
+        let (at, key) = one.ends[end];
+        let from = one.ends[1 - end].0;
+        if at == usize::MAX || self.cut.contains(&(from, at)) {
+            return;
+        }
+        if self.nodes[at].paused_until_ms > self.now_ms {
+            return;
+        }
+        let wants = self.nodes[at].hub.get_mut(key).is_none_or(|one| one.wants_input());
+        if !one.to[end].is_empty() && wants {
+            let count = count.min(one.to[end].len());
+            let mut bytes: Vec<u8> = one.to[end].drain(..count).collect();
+            if self.random.below(3000) == 0 {
+                let at = self.random.below(bytes.len() as u64) as usize;
+                bytes[at] ^= 1 << self.random.below(8);
+            }
+            self.nodes[at].hub.received(key, &bytes);
+        } else if one.closing[end] && one.to[end].is_empty() {
+            self.ways[way].ends[end] = (usize::MAX, 0);
+            self.nodes[at].hub.failed(key);
+            self.nodes[at].hub.remove(key);
+        }
+    }
+
+    fn perform(
+        &mut self,
+        at: usize,
+        operation: Operation,
+        part: Option<u64>,
+    ) -> std::io::Result<Done> {
+        let node = &mut self.nodes[at];
+        match operation {
+            Operation::Write { file, offset, position, length, durable } => {
+                let bytes = node.hub.engine.log.being_written(position, length as usize);
+                let bytes = bytes.expect("what is being written is in the buffer");
+                let count = part.unwrap_or(length).min(length);
+                node.files.write(file, offset, &bytes[..count as usize])?;
+                if durable && part.is_none() {
+                    node.files.sync(file)?;
+                }
+                Ok(Done::Count(length))
+            }
+            Operation::Zero { file, offset, length } => {
+                node.files.write(file, offset, &vec![0; length as usize])?;
+                Ok(Done::Count(length))
+            }
+            Operation::Sync { file } => node.files.sync(file).map(|()| Done::Count(0)),
+            Operation::Read { file, offset, length } => {
+                node.files.read(file, offset, length).map(Done::Bytes)
+            }
+            slow => housekeeper::perform(&*node.files, slow),
+        }
+    }
+
+    /// Ends one operation of a server.
+    fn finish(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let count = node.ring.len() as u64;
+        let is_order = !node.orders.is_empty() && (count == 0 || self.random.below(2) == 0);
+        let (token, operation) = if is_order {
+            node.orders.pop_front().expect("there is one")
+        } else if count > 0 {
+            node.ring.remove(self.random.below(count) as usize)
+        } else {
+            return;
+        };
+        let result = self.perform(at, operation, None);
+        if token != Token(0) {
+            self.nodes[at].hub.completed(Completion { token, result });
+        }
+    }
+
+    fn finish_all(&mut self, at: usize) {
+        while !(self.nodes[at].ring.is_empty() && self.nodes[at].orders.is_empty()) {
+            self.finish(at);
+        }
+    }
+
+    /// All connections of a server are gone.
+    fn lose_connections(&mut self, at: usize) {
+        for way in &mut self.ways {
+            for end in 0..2 {
+                if way.ends[end].0 == at {
+                    way.ends[end] = (usize::MAX, 0);
+                    way.closing[1 - end] = true;
+                    way.to[end].clear();
+                }
+            }
+        }
+        self.ways.retain(|way| way.ends.iter().any(|end| end.0 != usize::MAX));
+        for client in self.clients.iter_mut().filter(|client| client.node == at) {
+            client.key = None;
+            client.waiting = None;
+            client.inbox.clear();
+        }
+    }
+
+    /// What a stop in order does, and a new start in the same process. It may be killed meanwhile.
+    fn restart(&mut self, at: usize) {
+        self.restarts += 1;
+        self.trace(|| format!("{at} restarts"));
+        self.lose_connections(at);
+        let killed_after = match self.random.below(4) {
+            0 => self.random.below(6),
+            _ => u64::MAX,
+        };
+        let mut has_begun = false;
+        for round in 0..2000 {
+            if round == killed_after {
+                return self.crash(at, false);
+            }
+            for key in self.nodes[at].hub.keys() {
+                self.nodes[at].hub.remove(key);
+            }
+            let hub = &mut self.nodes[at].hub;
+            if !has_begun && !hub.engine.log.is_switching() {
+                hub.engine.log.begin_close();
+                has_begun = true;
+            }
+            hub.settle();
+            let mut operations = Vec::new();
+            hub.take_operations(&mut operations);
+            let mut touched = Vec::new();
+            hub.take_touched(&mut touched);
+            for (token, operation) in operations {
+                match operation {
+                    Operation::Write { .. }
+                    | Operation::Zero { .. }
+                    | Operation::Sync { .. }
+                    | Operation::Read { .. } => self.nodes[at].ring.push((token, operation)),
+                    slow => self.nodes[at].orders.push_back((token, slow)),
+                }
+            }
+            let hub = &self.nodes[at].hub;
+            let is_idle = self.nodes[at].ring.is_empty() && self.nodes[at].orders.is_empty();
+            if has_begun && is_idle && hub.engine.log.is_closed() && hub.engine.is_quiet() {
+                break;
+            }
+            assert!(round < 1999, "the log of {at} does not close");
+            self.finish_all(at);
+        }
+        let node = &mut self.nodes[at];
+        let summary = node.hub.engine.log.finish_close();
+        if let Some((base, file)) = summary.unused {
+            node.files.close(file);
+            let _ = node.files.remove(Root::Data, &format::segment_name(base));
+        }
+        if let Some((file, length)) = summary.cut {
+            let _ = node.files.truncate(file, length.next_multiple_of(BLOCK));
+        }
+        self.start_again(at);
+    }
+
+    fn start_again(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.ring.clear();
+        node.orders.clear();
+        node.files.close_all();
+        // The old one lets go of its buffer before the new one takes it.
+        let spare = world::World::placeholder();
+        drop(std::mem::replace(&mut node.hub, spare));
+        let (files, buffer) = (node.files.clone(), node.buffer.clone());
+        let master = node.replica_of.clone();
+        let hub = self.start(at, &files, &buffer, &master);
+        self.nodes[at].hub = hub;
+    }
+
+    /// The process is killed or, with `power`, the machine is.
+    fn crash(&mut self, at: usize, power: bool) {
+        self.trace(|| format!("{at} is killed{}", if power { " by a power cut" } else { "" }));
+        self.lose_connections(at);
+        for (_, operation) in std::mem::take(&mut self.nodes[at].ring) {
+            let part = match self.random.below(3) {
+                0 => continue,
+                1 => None,
+                _ => Some(self.random.below(16) * 512),
+            };
+            let is_change = !matches!(operation, Operation::Read { .. } | Operation::Sync { .. });
+            if is_change {
+                let _ = self.perform(at, operation, part);
+            }
+        }
+        for _ in 0..self.random.below(self.nodes[at].orders.len() as u64 + 1) {
+            if let Some((_, operation)) = self.nodes[at].orders.pop_front() {
+                let _ = self.perform(at, operation, None);
+            }
+        }
+        if power {
+            self.nodes[at].files.cut_power(&mut self.random);
+            let buffer = self.nodes[at].buffer.clone();
+            for entry in std::fs::read_dir(&buffer).into_iter().flatten().flatten() {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+        self.start_again(at);
+    }
+
+    // ---------------------------------------------------------------- clients and the operator
+
+    fn write(&mut self, client: usize) {
+        let at = match self.clients[client].key {
+            Some(_) => self.clients[client].node,
+            None => self.random.below(NODES as u64) as usize,
+        };
+        let is_master = self.nodes[at].hub.server.replication.gate == Gate::Open;
+        let one = &mut self.clients[client];
+        if one.waiting.is_some() {
+            return;
+        }
+        if !is_master {
+            if let Some(key) = one.key.take() {
+                let at = one.node;
+                self.nodes[at].hub.failed(key);
+                self.nodes[at].hub.remove(key);
+            }
+            return;
+        }
+        if one.key.is_none() {
+            one.node = at;
+            one.inbox.clear();
+            one.key = Some(self.nodes[at].hub.connected(peer()));
+        }
+        let (key, value) = (self.random.below(KEYS), one.next);
+        one.next += 1;
+        one.waiting = Some((key, value));
+        one.sent.insert(key, value);
+        let mut text = value.to_string().into_bytes();
+        text.resize(text.len() + self.random.below(1500) as usize, b'.');
+        let request = words::encode(&[b"SET".to_vec(), name_of(client, key), text]);
+        let (at, connection) = (one.node, one.key.expect("just made"));
+        self.nodes[at].hub.received(connection, &request);
+    }
+
+    fn hear(&mut self, client: usize) {
+        let one = &mut self.clients[client];
+        while let Ok(Some((reply, length))) = reply::parse(&one.inbox, false) {
+            one.inbox.drain(..length);
+            let Some((key, value)) = one.waiting.take() else { return };
+            if !reply.is_error() {
+                one.acknowledged.insert(key, value);
+                self.acknowledged += 1;
+                if self.traced {
+                    eprintln!(
+                        "{}: {} of client {client}: {value} acknowledged by {}",
+                        self.now_ms, key, one.node
+                    );
+                }
+            }
+        }
+    }
+
+    /// Tells a server whom to follow.
+    fn command(&mut self, at: usize, master: Option<usize>) {
+        let words = match master {
+            Some(master) => vec![
+                b"REPLICAOF".to_vec(),
+                format!("n{master}").into_bytes(),
+                (PORT + master as u16).to_string().into_bytes(),
+            ],
+            None => vec![b"REPLICAOF".to_vec(), b"NO".to_vec(), b"ONE".to_vec()],
+        };
+        self.trace(|| format!("{at} is told to follow {master:?}"));
+        self.nodes[at].replica_of = master.map_or_else(|| "no one".into(), address);
+        let key = self.nodes[at].hub.connected(peer());
+        self.nodes[at].hub.received(key, &words::encode(&words));
+        self.turn(at);
+        self.nodes[at].hub.failed(key);
+        self.nodes[at].hub.remove(key);
+    }
+
+    fn step(&mut self) {
+        let at = self.random.below(NODES as u64) as usize;
+        let is_paused = self.nodes[at].paused_until_ms > self.now_ms;
+        match self.random.below(1000) {
+            0..250 if !is_paused => self.turn(at),
+            250..450 if !is_paused => self.finish(at),
+            450..700 => {
+                if !self.ways.is_empty() {
+                    let way = self.random.below(self.ways.len() as u64) as usize;
+                    let count = 1 + self.random.below(20_000) as usize;
+                    let end = self.random.below(2) as usize;
+                    self.carry(way, end, count);
+                }
+            }
+            700..860 => {
+                let client = self.random.below(CLIENTS as u64) as usize;
+                self.write(client);
+            }
+            860..960 => self.now_ms += 1 + self.random.below(400),
+            960..966 => {
+                let other = self.random.below(NODES as u64) as usize;
+                self.cut.insert((at, other));
+                if self.random.below(2) == 0 {
+                    self.cut.insert((other, at));
+                }
+            }
+            966..976 => self.cut.clear(),
+            976..980 => {
+                if !self.ways.is_empty() {
+                    let way = self.random.below(self.ways.len() as u64) as usize;
+                    for (node, key) in self.ways[way].ends {
+                        if node != usize::MAX {
+                            self.hang_up(node, key);
+                        }
+                    }
+                }
+            }
+            980..984 => {
+                let power = self.power && self.random.below(2) == 0;
+                self.crash(at, power);
+            }
+            984..986 => self.nodes[at].paused_until_ms = self.now_ms + self.random.below(30_000),
+            986..993 => {
+                let master = self.random.below(NODES as u64) as usize;
+                match master == at {
+                    true => self.command(at, None),
+                    false => self.command(at, Some(master)),
+                }
+            }
+            993..997 => self.make_master(at),
+            _ => {}
+        }
+    }
+
+    /// As Sentinel does it: one is the master, the others follow it.
+    fn make_master(&mut self, master: usize) {
+        self.command(master, None);
+        for other in (0..NODES).filter(|other| *other != master) {
+            if self.random.below(8) > 0 {
+                self.command(other, Some(master));
+            }
+        }
+    }
+
+    // ---------------------------------------------------------------- the end
+
+    fn heal(&mut self) -> usize {
+        self.cut.clear();
+        for node in &mut self.nodes {
+            node.paused_until_ms = 0;
+        }
+        let master = self.random.below(NODES as u64) as usize;
+        // Where nothing is promised, the operator takes who has most.
+        self.trace(|| format!("healed: {master} is the master"));
+        self.command(master, None);
+        for other in (0..NODES).filter(|other| *other != master) {
+            self.command(other, Some(master));
+        }
+        for round in 0..HEAL_ROUNDS_MAX {
+            for at in 0..NODES {
+                self.turn(at);
+                self.finish_all(at);
+            }
+            for way in (0..self.ways.len()).rev() {
+                for end in 0..2 {
+                    if way < self.ways.len() {
+                        self.carry(way, end, usize::MAX);
+                    }
+                }
+            }
+            self.ways.retain(|way| way.ends.iter().any(|end| end.0 != usize::MAX));
+            self.now_ms += 50;
+            let is_open = self.nodes[master].hub.server.replication.gate == Gate::Open;
+            let end = self.nodes[master].hub.engine.log.end();
+            let in_sync = self.nodes.iter().enumerate().all(|(at, node)| {
+                let link = node.hub.server.replication.link.as_ref();
+                at == master
+                    || link.is_some_and(|link| link.is_up()) && node.hub.engine.log.end() == end
+            });
+            let online = self.nodes[master].hub.server.replication.online().count();
+            // What the replicas say of it is heard, too.
+            let is_heard = self.nodes[master].hub.engine.log.replicated.is_none_or(|at| at >= end);
+            if is_open && in_sync && online == NODES - 1 && is_heard {
+                self.trace(|| format!("in sync after {round} rounds, at {end}"));
+                return master;
+            }
+        }
+        let told: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|node| {
+                let replication = &node.hub.server.replication;
+                let link = replication.link.as_ref().map(|link| (link.state, link.trouble.clone()));
+                format!(
+                    "end {}, gate {:?}, candidate {:?}, promised {:?}, link {link:?}",
+                    node.hub.engine.log.end(),
+                    replication.gate,
+                    replication.candidate,
+                    node.hub.engine.node.promised,
+                )
+            })
+            .collect();
+        panic!("with all healed and {master} the master they do not come together: {told:#?}");
+    }
+
+    fn ask(&mut self, at: usize, words: &[Vec<u8>]) -> Reply {
+        let key = self.nodes[at].hub.connected(peer());
+        self.nodes[at].hub.received(key, &words::encode(words));
+        let mut bytes = Vec::new();
+        for _ in 0..1000 {
+            let now = self.clock(self.nodes[at].offset_s);
+            self.nodes[at].hub.set_time(now);
+            self.nodes[at].hub.settle();
+            let mut output = Output::default();
+            self.nodes[at].hub.take_output(key, &mut output);
+            let mut slices = Vec::new();
+            output.slices(0, &mut slices);
+            bytes.extend(slices.concat());
+            self.nodes[at].hub.sent(key, output.len(), output.len());
+            if let Ok(Some((reply, _))) = reply::parse(&bytes, false) {
+                self.nodes[at].hub.failed(key);
+                self.nodes[at].hub.remove(key);
+                return reply;
+            }
+            let mut operations = Vec::new();
+            self.nodes[at].hub.take_operations(&mut operations);
+            for (token, operation) in operations {
+                match operation {
+                    Operation::Write { .. }
+                    | Operation::Zero { .. }
+                    | Operation::Sync { .. }
+                    | Operation::Read { .. } => self.nodes[at].ring.push((token, operation)),
+                    slow => self.nodes[at].orders.push_back((token, slow)),
+                }
+            }
+            self.finish_all(at);
+        }
+        panic!("{at} does not answer {:?}", words[0].escape_ascii().to_string());
+    }
+
+    /// What the logs are, for who looks at a failure.
+    fn tell_logs(&mut self) {
+        for at in 0..NODES {
+            let engine = &self.nodes[at].hub.engine;
+            let segments: Vec<String> = engine
+                .log
+                .segments
+                .list()
+                .iter()
+                .map(|one| {
+                    format!(
+                        "{:x}..{:x}{}",
+                        one.base,
+                        one.end(),
+                        if one.packed.is_some() { " packed" } else { "" }
+                    )
+                })
+                .collect();
+            eprintln!(
+                "{at}: id {} terms {:?} segments {segments:?}",
+                engine.log.id.to_hex(),
+                engine.terms.list()
+            );
+            let mut records = Vec::new();
+            for segment in engine.log.segments.list() {
+                let (base, file) = (segment.base, segment.file);
+                let size = self.nodes[at].files.size(file).unwrap_or(0);
+                let Ok(bytes) = self.nodes[at].files.read(file, 0, size) else { continue };
+                let mut position = base + BLOCK;
+                let seed = self.nodes[at].hub.engine.log.seed;
+                while let Some(one) = bytes
+                    .get((position - base) as usize..)
+                    .and_then(|bytes| format::Verified::check(bytes, seed, position))
+                {
+                    records.push(format!(
+                        "{position:x} {:?} {}",
+                        one.head.kind,
+                        one.key().escape_ascii()
+                    ));
+                    position += one.head.bytes();
+                }
+            }
+            eprintln!("   {records:?}");
+        }
+    }
+
+    fn check(&mut self) {
+        if self.traced {
+            self.tell_logs();
+        }
+        for client in 0..CLIENTS {
+            for key in 0..KEYS {
+                let get = [b"GET".to_vec(), name_of(client, key)];
+                let replies: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &get)).collect();
+                assert!(
+                    replies.iter().all(|reply| *reply == replies[0]),
+                    "key {key} of client {client} differs: {replies:?}"
+                );
+                let found = replies[0].bulk().map(|bytes| {
+                    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                    let text = String::from_utf8_lossy(&bytes[..digits]).into_owned();
+                    text.parse::<u64>().expect("a value that was sent")
+                });
+                let one = &self.clients[client];
+                let sent = one.sent.get(&key).copied();
+                assert!(found <= sent, "key {key} of client {client}: {found:?} was never sent");
+                let kept = one.acknowledged.get(&key).copied();
+                if self.min_replicas > 0 {
+                    assert!(
+                        found >= kept,
+                        "key {key} of client {client}: {kept:?} was acknowledged, and {found:?} is there"
+                    );
+                }
+                let history = [b"HISTORY".to_vec(), name_of(client, key)];
+                let histories: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &history)).collect();
+                assert!(histories.iter().all(|one| *one == histories[0]), "{histories:?}");
+            }
+        }
+        let sizes: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &[b"DBSIZE".to_vec()])).collect();
+        assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
+    }
+
+    /// One run; what it was about, for two of one seed to be compared.
+    pub fn run(&mut self) -> u64 {
+        for _ in 0..STEPS {
+            self.step();
+        }
+        self.heal();
+        self.check();
+        self.nodes[0].hub.engine.log.end() ^ self.acknowledged << 32
+    }
+}
+
+fn address(of: usize) -> String {
+    format!("n{of} {}", PORT + of as u16)
+}
+
+fn name_of(client: usize, key: u64) -> Vec<u8> {
+    format!("client-{client}-{key}").into_bytes()
+}
+
+/// Runs a seed.
+pub fn run(seed: u64, traced: bool) -> (u64, u64, u64) {
+    let mut run = Run::new(seed);
+    run.traced = traced;
+    let digest = run.run();
+    (digest, run.acknowledged, run.restarts)
+}
