@@ -597,12 +597,12 @@ impl Log {
                 Some(switch) => switch.end,
                 None => self.appended,
             };
-            let limit = match self.zero {
-                Some((_, start, _)) if start >= self.submitted => limit.min(start),
-                _ => limit,
-            };
+            // Nothing is written where zeroes are on their way.
+            let zeroes = self.zero.map(|(_, start, _)| start).filter(|at| *at >= self.submitted);
+            let zeroes = zeroes.unwrap_or(u64::MAX);
+            let limit = limit.min(zeroes);
             let whole = match self.filled_to {
-                Some(end) if end > self.submitted => end,
+                Some(end) if end > self.submitted && end <= zeroes => end,
                 _ => limit / BLOCK * BLOCK,
             };
             let ready = whole.saturating_sub(self.submitted);
@@ -612,7 +612,10 @@ impl Log {
                 return;
             }
             if ready == 0 && forced && self.is_copy && self.switch.is_none() {
-                return self.submit_tail();
+                if limit == self.appended {
+                    self.submit_tail();
+                }
+                return;
             }
             if ready == 0
                 || self.flights.len() >= WRITES_IN_FLIGHT_MAX
@@ -681,9 +684,12 @@ impl Log {
             return;
         }
         let segment = self.segments.last().expect("an open log has a segment");
-        let start = self.zeroed.max(self.submitted);
+        // A copy has written its last block, and hands it in again.
+        let flights = self.flights.iter().map(|flight| flight.end).max().unwrap_or(0);
+        let used = self.submitted.max(self.written.next_multiple_of(BLOCK)).max(flights);
+        let start = self.zeroed.max(used);
         let end = (start + ZERO_UNIT_BYTES).min(segment.base + segment.size);
-        if start >= self.submitted + ZERO_AHEAD_BYTES || start >= end {
+        if start >= used + ZERO_AHEAD_BYTES || start >= end {
             return;
         }
         let (file, offset) = (segment.file, start - segment.base);

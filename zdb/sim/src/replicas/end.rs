@@ -1,0 +1,187 @@
+//! The end of a run: all is healed, one server is the master, and all of them have the same.
+
+use super::{CLIENTS, HEAL_ROUNDS_MAX, KEYS, NODES, Run, name_of, peer};
+use crate::reply::{self, Reply};
+use crate::words;
+use zdb::command::replication::Gate;
+use zdb::disk::{Files, Operation};
+use zdb::engine::log::format::{self, BLOCK};
+use zdb::output::Output;
+
+impl Run {
+    pub(super) fn heal(&mut self) -> usize {
+        self.cut.clear();
+        for node in &mut self.nodes {
+            node.paused_until_ms = 0;
+        }
+        let master = self.random.below(NODES as u64) as usize;
+        // Where nothing is promised, the operator takes who has most.
+        self.trace(|| format!("healed: {master} is the master"));
+        self.command(master, None);
+        for other in (0..NODES).filter(|other| *other != master) {
+            self.command(other, Some(master));
+        }
+        for round in 0..HEAL_ROUNDS_MAX {
+            for at in 0..NODES {
+                self.turn(at);
+                self.finish_all(at);
+            }
+            for way in (0..self.ways.len()).rev() {
+                for end in 0..2 {
+                    if way < self.ways.len() {
+                        self.carry(way, end, usize::MAX);
+                    }
+                }
+            }
+            self.ways.retain(|way| way.ends.iter().any(|end| end.0 != usize::MAX));
+            self.now_ms += 50;
+            let is_open = self.nodes[master].hub.server.replication.gate == Gate::Open;
+            let end = self.nodes[master].hub.engine.log.end();
+            let in_sync = self.nodes.iter().enumerate().all(|(at, node)| {
+                let link = node.hub.server.replication.link.as_ref();
+                at == master
+                    || link.is_some_and(|link| link.is_up()) && node.hub.engine.log.end() == end
+            });
+            let online = self.nodes[master].hub.server.replication.online().count();
+            // What the replicas say of it is heard, too.
+            let is_heard = self.nodes[master].hub.engine.log.replicated.is_none_or(|at| at >= end);
+            if is_open && in_sync && online == NODES - 1 && is_heard {
+                self.trace(|| format!("in sync after {round} rounds, at {end}"));
+                return master;
+            }
+        }
+        let told: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|node| {
+                let replication = &node.hub.server.replication;
+                let link = replication.link.as_ref().map(|link| (link.state, link.trouble.clone()));
+                format!(
+                    "end {}, gate {:?}, candidate {:?}, promised {:?}, link {link:?}",
+                    node.hub.engine.log.end(),
+                    replication.gate,
+                    replication.candidate,
+                    node.hub.engine.node.promised,
+                )
+            })
+            .collect();
+        panic!("with all healed and {master} the master they do not come together: {told:#?}");
+    }
+
+    fn ask(&mut self, at: usize, words: &[Vec<u8>]) -> Reply {
+        let key = self.nodes[at].hub.connected(peer());
+        self.nodes[at].hub.received(key, &words::encode(words));
+        let mut bytes = Vec::new();
+        for _ in 0..1000 {
+            let now = self.clock(self.nodes[at].offset_s);
+            self.nodes[at].hub.set_time(now);
+            self.nodes[at].hub.settle();
+            let mut output = Output::default();
+            self.nodes[at].hub.take_output(key, &mut output);
+            let mut slices = Vec::new();
+            output.slices(0, &mut slices);
+            bytes.extend(slices.concat());
+            self.nodes[at].hub.sent(key, output.len(), output.len());
+            if let Ok(Some((reply, _))) = reply::parse(&bytes, false) {
+                self.nodes[at].hub.failed(key);
+                self.nodes[at].hub.remove(key);
+                return reply;
+            }
+            let mut operations = Vec::new();
+            self.nodes[at].hub.take_operations(&mut operations);
+            for (token, operation) in operations {
+                match operation {
+                    Operation::Write { .. }
+                    | Operation::Zero { .. }
+                    | Operation::Sync { .. }
+                    | Operation::Read { .. } => self.nodes[at].ring.push((token, operation)),
+                    slow => self.nodes[at].orders.push_back((token, slow)),
+                }
+            }
+            self.finish_all(at);
+        }
+        panic!("{at} does not answer {:?}", words[0].escape_ascii().to_string());
+    }
+
+    /// What the logs are, for who looks at a failure.
+    fn tell_logs(&mut self) {
+        for at in 0..NODES {
+            let engine = &self.nodes[at].hub.engine;
+            let segments: Vec<String> = engine
+                .log
+                .segments
+                .list()
+                .iter()
+                .map(|one| {
+                    format!(
+                        "{:x}..{:x}{}",
+                        one.base,
+                        one.end(),
+                        if one.packed.is_some() { " packed" } else { "" }
+                    )
+                })
+                .collect();
+            eprintln!(
+                "{at}: id {} terms {:?} segments {segments:?}",
+                engine.log.id.to_hex(),
+                engine.terms.list()
+            );
+            let mut records = Vec::new();
+            for segment in engine.log.segments.list() {
+                let (base, file) = (segment.base, segment.file);
+                let size = self.nodes[at].files.size(file).unwrap_or(0);
+                let Ok(bytes) = self.nodes[at].files.read(file, 0, size) else { continue };
+                let mut position = base + BLOCK;
+                let seed = self.nodes[at].hub.engine.log.seed;
+                while let Some(one) = bytes
+                    .get((position - base) as usize..)
+                    .and_then(|bytes| format::Verified::check(bytes, seed, position))
+                {
+                    records.push(format!(
+                        "{position:x} {:?} {}",
+                        one.head.kind,
+                        one.key().escape_ascii()
+                    ));
+                    position += one.head.bytes();
+                }
+            }
+            eprintln!("   {records:?}");
+        }
+    }
+
+    pub(super) fn check(&mut self) {
+        if self.traced {
+            self.tell_logs();
+        }
+        for client in 0..CLIENTS {
+            for key in 0..KEYS {
+                let get = [b"GET".to_vec(), name_of(client, key)];
+                let replies: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &get)).collect();
+                assert!(
+                    replies.iter().all(|reply| *reply == replies[0]),
+                    "key {key} of client {client} differs: {replies:?}"
+                );
+                let found = replies[0].bulk().map(|bytes| {
+                    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                    let text = String::from_utf8_lossy(&bytes[..digits]).into_owned();
+                    text.parse::<u64>().expect("a value that was sent")
+                });
+                let one = &self.clients[client];
+                let sent = one.sent.get(&key).copied();
+                assert!(found <= sent, "key {key} of client {client}: {found:?} was never sent");
+                let kept = one.acknowledged.get(&key).copied();
+                if self.min_replicas > 0 {
+                    assert!(
+                        found >= kept,
+                        "key {key} of client {client}: {kept:?} was acknowledged, and {found:?} is there"
+                    );
+                }
+                let history = [b"HISTORY".to_vec(), name_of(client, key)];
+                let histories: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &history)).collect();
+                assert!(histories.iter().all(|one| *one == histories[0]), "{histories:?}");
+            }
+        }
+        let sizes: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &[b"DBSIZE".to_vec()])).collect();
+        assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
+    }
+}
