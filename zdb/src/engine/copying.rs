@@ -213,6 +213,7 @@ impl Engine {
     /// Begins the term that the next record needs.
     pub fn begin_term_if_due(&mut self) -> Result<(), Refusal> {
         match self.term_due {
+            Some(_) if !self.is_term_kept => Err(Refusal::Wait),
             Some(number) => self.begin_term(number).map(|_| ()),
             None => Ok(()),
         }

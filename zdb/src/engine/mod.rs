@@ -194,6 +194,8 @@ pub struct Engine {
     pub node: Node,
     /// The term that begins with the next record.
     pub term_due: Option<u64>,
+    /// Its number is on the disk: a server that forgot it could give it to another term.
+    pub is_term_kept: bool,
     /// Limit of live payload bytes of `default` for this run; 0 = none.
     run_limit: u64,
     pool: PagePool,
@@ -230,6 +232,7 @@ impl Engine {
             terms: Terms::default(),
             node: Node::default(),
             term_due: None,
+            is_term_kept: false,
             run_limit: 0,
             pool,
             secret,

@@ -118,6 +118,7 @@ impl Hub {
         } else {
             self.engine.log.replicated = None;
             self.engine.term_due = Some(number);
+            self.engine.is_term_kept = self.is_node_saved();
         }
         self.look_at_gate();
     }
@@ -216,6 +217,7 @@ impl Hub {
                 self.drop_link();
                 self.server.replication.link = None;
                 self.engine.term_due = Some(candidate.number);
+                self.engine.is_term_kept = self.is_node_saved();
             }
         }
     }
@@ -296,7 +298,14 @@ impl Hub {
             Waiter::Node(change) => {
                 self.affairs.saving = false;
                 match result {
-                    Ok(_) => self.affairs.saved = change,
+                    Ok(_) => {
+                        self.affairs.saved = change;
+                        if self.is_node_saved() {
+                            // Who waited for the term may go on.
+                            self.engine.is_term_kept = true;
+                            self.log_moved = true;
+                        }
+                    }
                     Err(error) => {
                         self.affairs.save_ms = self.engine.now.monotonic_ms + REPLICA_RETRY_MS;
                         self.engine.log.notices.push(format!(

@@ -50,6 +50,9 @@ impl Run {
                 return master;
             }
         }
+        if self.traced {
+            self.tell_logs();
+        }
         let told: Vec<String> = self
             .nodes
             .iter()
