@@ -45,7 +45,9 @@ impl Run {
             let online = self.nodes[master].hub.server.replication.online().count();
             // What the replicas say of it is heard, too.
             let is_heard = self.nodes[master].hub.engine.log.replicated.is_none_or(|at| at >= end);
-            if is_open && in_sync && online == NODES - 1 && is_heard {
+            // Nor does a write wait any more, that would go on behind our back.
+            let is_quiet = self.clients.iter().all(|client| client.waiting.is_none());
+            if is_open && in_sync && online == NODES - 1 && is_heard && is_quiet {
                 self.trace(|| format!("in sync after {round} rounds, at {end}"));
                 return master;
             }
@@ -53,6 +55,7 @@ impl Run {
         if self.traced {
             self.tell_logs();
         }
+        let waiting = self.clients.iter().filter(|client| client.waiting.is_some()).count();
         let told: Vec<String> = self
             .nodes
             .iter()
@@ -68,7 +71,9 @@ impl Run {
                 )
             })
             .collect();
-        panic!("with all healed and {master} the master they do not come together: {told:#?}");
+        panic!(
+            "with all healed and {master} the master they do not come together, {waiting} clients wait: {told:#?}"
+        );
     }
 
     fn ask(&mut self, at: usize, words: &[Vec<u8>]) -> Reply {
