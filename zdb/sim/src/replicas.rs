@@ -6,7 +6,7 @@
 mod end;
 
 use crate::disk::{MemoryFiles, Random};
-use crate::reply::{self, Reply};
+use crate::reply;
 use crate::words;
 use crate::world::{self, Setup, buffer_directory};
 use std::collections::{BTreeMap, HashSet, VecDeque};

@@ -3,7 +3,7 @@
 use super::log::copy::CopiedSegment;
 use super::log::format::{BLOCK, SEGMENT_HEADER_BYTES};
 use super::log::segments::Segment;
-use super::{Engine, Pending, Waiter};
+use super::{Engine, Pending, Waiter, cleaner};
 use crate::disk::{FileId, Operation, Token};
 
 /// What a copy that has the log up to a position is to be sent next.
@@ -76,7 +76,18 @@ impl Engine {
 
     /// Whether a copy that ends at this position can go on.
     pub fn can_send(&self, position: u64) -> bool {
-        !matches!(self.piece(position, 1), Piece::Gone)
+        match self.piece(position, 1) {
+            Piece::Gone => false,
+            Piece::File { base, .. } => position == 0 || !self.may_lack_deletes(base),
+            _ => true,
+        }
+    }
+
+    /// Whether the packed segment with this base, or one behind it, may have lost deletes of what older segments of
+    /// a copy still have: the cleaner drops one where no segment that it has itself needs it.
+    fn may_lack_deletes(&self, base: u64) -> bool {
+        let older = self.log.segments.list().iter().take_while(|segment| segment.base < base);
+        older.map(cleaner::clean_until).all(|until| until > base)
     }
 
     /// Reads whole blocks around bytes of a file; returns how many bytes before the wanted ones come with them.

@@ -304,6 +304,9 @@ impl Hub {
                             // Who waited for the term may go on.
                             self.engine.is_term_kept = true;
                             self.log_moved = true;
+                            if self.server.replication.candidate.is_none() {
+                                self.let_waiting_ask();
+                            }
                         }
                     }
                     Err(error) => {
@@ -373,6 +376,11 @@ impl Hub {
         }
         self.engine.log.notices.push(format!("term {number} begins: this server is the master"));
         self.server.replication.candidate = None;
+        self.let_waiting_ask();
+    }
+
+    /// What replicas had to wait for has happened.
+    fn let_waiting_ask(&mut self) {
         for at in 0..self.server.replication.replicas.len() {
             let replica = &mut self.server.replication.replicas[at];
             if replica.stage == Stage::Waiting {
@@ -426,6 +434,12 @@ impl Hub {
             return;
         }
         self.name_node();
+        if !self.is_node_saved() {
+            // A start that does not know of copies would go on in the term that they have.
+            let replica = self.server.replication.replica_mut(key).expect("looked up above");
+            replica.stage = Stage::Waiting;
+            return;
+        }
         let end = self.engine.log.end();
         let common = match is_copy {
             true => {

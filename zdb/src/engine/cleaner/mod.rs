@@ -558,7 +558,7 @@ impl Engine {
 }
 
 /// Below which position nothing is left in a segment of what was superseded or ended.
-fn clean_until(segment: &Segment) -> u64 {
+pub(super) fn clean_until(segment: &Segment) -> u64 {
     match &segment.packed {
         Some(packed) if !packed.header.is_undecided => packed.header.judged_until,
         _ => 0,
