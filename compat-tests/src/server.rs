@@ -303,6 +303,14 @@ impl Server {
     }
 
     /// `kill -9` from another thread, while this one goes on; follow with [`Server::kill`].
+    /// As when the machine loses its power: what was in memory is gone. The process must have ended.
+    pub fn lose_buffer(&self) {
+        let buffer = self.buffer.as_ref().expect("a buffer of its own");
+        for entry in std::fs::read_dir(buffer.path()).expect("the directory is there") {
+            std::fs::remove_file(entry.expect("an entry").path()).expect("our own file");
+        }
+    }
+
     pub fn killer(&self) -> impl FnOnce() + Send + 'static {
         let pid = self.process_id();
         move || {

@@ -3,6 +3,7 @@
 //! The way of the data, and of the modules: server (sockets) -> hub (connections) -> command ->
 //! engine (namespaces, index, log) -> disk. See ARCHITECTURE.md.
 
+pub mod backup;
 pub mod command;
 pub mod crc32c;
 pub mod disk;

@@ -36,6 +36,11 @@ fn main() -> ExitCode {
     {
         return code;
     }
+    if let Some(word) = std::env::args_os().nth(1)
+        && let Some(code) = zdb::backup::main(&word, std::env::args_os().skip(2))
+    {
+        return code;
+    }
     let options = match Options::from_args(std::env::args_os()) {
         Ok(options) => options,
         Err(exit) => {

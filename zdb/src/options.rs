@@ -576,7 +576,7 @@ fn find_flag(command: &Command, word: &str) -> Option<bool> {
 }
 
 /// The first line of a file.
-fn password_in(flag: &str, path: &Path) -> Result<Password, String> {
+pub fn password_in(flag: &str, path: &Path) -> Result<Password, String> {
     let refused = |what: &str| format!("{flag} {}: {what}", path.display());
     let text = std::fs::read_to_string(path)
         .map_err(|error| refused(&format!("cannot read it: {error}")))?;

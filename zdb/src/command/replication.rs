@@ -70,6 +70,8 @@ pub struct Replica {
     /// Where it can be reached, as it says itself or as it is seen here.
     pub host: String,
     pub port: u16,
+    /// It keeps the log and serves nobody: no write waits for it, and nobody is sent to it.
+    pub is_backup: bool,
     pub stage: Stage,
     /// The log is sent up to here, and so far it has it, as safe as its policy says.
     pub sent: u64,
@@ -260,7 +262,13 @@ impl Replication {
         self.replicas.iter_mut().find(|one| one.connection == connection)
     }
 
+    /// Servers that copy the log now.
     pub fn online(&self) -> impl Iterator<Item = &Replica> {
+        self.copies().filter(|one| !one.is_backup)
+    }
+
+    /// The same, and backups.
+    pub fn copies(&self) -> impl Iterator<Item = &Replica> {
         self.replicas.iter().filter(|one| one.stage == Stage::Online)
     }
 }
@@ -321,6 +329,7 @@ pub fn replconf(context: &mut Context<'_>, request: Request<'_>, out: &mut Outpu
                 replica.acked = position;
                 return Outcome::Order(Box::new(Order::Acknowledged));
             }
+            b"backup" => replica.is_backup = value == "yes",
             b"capa" | b"version" => {}
             _ => {
                 let text = format!("Unrecognized REPLCONF option: {}", shown(pair[0]));
@@ -467,6 +476,8 @@ pub fn information(context: &Context<'_>) -> Vec<(String, String)> {
         );
         line(&format!("slave{at}"), value);
     }
+    let backups = replication.copies().filter(|one| one.is_backup).count();
+    line("connected_backups", backups.to_string());
     line("master_failover_state", "no-failover".into());
     // As in Redis another one with each master; all that copy the log have the same.
     let last = engine.terms.last().map_or((0, 0), |term| (term.number, term.node));

@@ -46,14 +46,14 @@ pub fn write(files: &dyn Files, id: LogId, secret: [u8; 16]) -> Result<(), Strin
         .map_err(|error| format!("cannot write to the data directory: {error}"))
 }
 
-fn text(id: LogId, secret: [u8; 16]) -> String {
+pub fn text(id: LogId, secret: [u8; 16]) -> String {
     let mut text = format!("zdb log {}\nsecret {}\n", id.to_hex(), LogId(secret).to_hex());
     text += &format!("{CHECK}{:016x}\n", xxh3_64(text.as_bytes()));
     text
 }
 
 /// A file of before there was a check ends without one.
-fn parse(bytes: &[u8]) -> Option<(LogId, [u8; 16])> {
+pub fn parse(bytes: &[u8]) -> Option<(LogId, [u8; 16])> {
     let text = std::str::from_utf8(bytes).ok()?;
     let mut lines = text.lines();
     let id = LogId::from_hex(lines.next()?.strip_prefix("zdb log ")?)?;

@@ -39,6 +39,9 @@ use std::thread::JoinHandle;
 /// part of what should be, and is not served.
 pub const IMPORT_UNFINISHED_NAME: &str = "import-unfinished";
 pub const REPAIR_UNFINISHED_NAME: &str = "repair-unfinished";
+pub const RESTORE_UNFINISHED_NAME: &str = "restore-unfinished";
+/// In a set of a backup it says how far that is.
+pub const BACKUP_NAME: &str = "backup";
 /// Where the write buffer of the last start was; empty for none.
 const BUFFER_PLACE_NAME: &str = "buffer-place";
 /// What follows of blocks that cannot be read.
@@ -100,6 +103,8 @@ pub fn unfinished(names: &[String]) -> Option<String> {
         ("an import", IMPORT_UNFINISHED_NAME, "zdb import")
     } else if has(REPAIR_UNFINISHED_NAME) {
         ("a repair", REPAIR_UNFINISHED_NAME, "zdb repair")
+    } else if has(RESTORE_UNFINISHED_NAME) {
+        ("a restore", RESTORE_UNFINISHED_NAME, "zdb restore")
     } else {
         return None;
     };
@@ -131,6 +136,9 @@ pub fn start(files: &dyn Files, options: StartOptions) -> Result<(Engine, StartR
         .map_err(|error| format!("cannot list the data directory: {error}"))?;
     if let Some(line) = unfinished(&names) {
         return Err(line);
+    }
+    if names.iter().any(|name| name == BACKUP_NAME) {
+        return Err("--data is a set of a backup: zdb restore makes a data directory of it".into());
     }
     let mut node = errand::read_node(files, &names)?;
     let mut aside = None;

@@ -416,21 +416,23 @@ impl Hub {
         }
         replica.heard_ms = now_ms;
         replica.promised = request.promised;
+        let is_backup = replica.is_backup;
         // Of another log nobody can tell whether it has more; but whatever it has is more than nothing.
         let is_comparable = is_copy || is_bare || request.is_bare;
         let has_data = is_comparable && !request.is_bare;
         replica.log_at = if has_data { (last_term, request.position) } else { (0, 0) };
         replica.stage = Stage::New;
-        if is_candidate && !is_comparable {
+        if is_candidate && !is_comparable && !is_backup {
             let text =
                 "two servers with different logs cannot agree on a master: empty one of them first";
             return self.refuse_replica(key, text);
         }
-        if is_full {
+        if is_full && !is_backup {
             return self
                 .refuse_replica(key, "as many servers as --nodes says have this log already");
         }
-        if self.server.replication.master.is_none() && !self.may_sync(key, &request) {
+        let is_master = self.server.replication.master.is_none();
+        if is_master && !is_backup && !self.may_sync(key, &request) {
             return;
         }
         self.name_node();
@@ -456,8 +458,10 @@ impl Hub {
                 replica.acked = common;
                 replica.stage = Stage::Online;
                 self.server.replication.syncs_partial += 1;
-                let (common, term) = (common.to_string(), term.to_string());
-                self.send(key, &[b"CONTINUE", common.as_bytes(), term.as_bytes()]);
+                let now_s = self.engine.now.unix_s();
+                let words = [common, term, end, now_s].map(|number| number.to_string());
+                let [common, term, end, now_s] = words.each_ref().map(String::as_bytes);
+                self.send(key, &[b"CONTINUE", common, term, end, now_s]);
             }
             Some(common) if common < request.position && common > 0 => {
                 self.leaving(key);
@@ -487,7 +491,8 @@ impl Hub {
     fn other_nodes(&self, key: u64) -> usize {
         let replicas = &self.server.replication.replicas;
         let node = replicas.iter().find(|one| one.connection == key).map_or(0, |one| one.node);
-        let others = replicas.iter().filter(|one| one.node != node && one.node != 0);
+        let is_other = |one: &&Replica| one.node != node && one.node != 0 && !one.is_backup;
+        let others = replicas.iter().filter(is_other);
         let mut others: Vec<u32> = others.map(|one| one.node).collect();
         others.sort_unstable();
         others.dedup();

@@ -13,12 +13,12 @@ mod output;
 mod packed_tests;
 pub mod repair;
 mod replay;
-mod stored;
+pub(crate) mod stored;
 #[cfg(test)]
 mod tests;
 mod witness;
 
-pub use output::Lines;
+pub use output::{Lines, Progress};
 pub use stored::StoredLog;
 
 use crate::disk::system::SystemFiles;
@@ -124,7 +124,7 @@ pub fn main(word: &std::ffi::OsStr, arguments: impl Iterator<Item = OsString>) -
     })
 }
 
-fn run<A: Parser>(
+pub(crate) fn run<A: Parser>(
     word: &str,
     arguments: impl Iterator<Item = OsString>,
     command: impl FnOnce(&A) -> Result<u8, String>,

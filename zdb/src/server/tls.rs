@@ -103,15 +103,19 @@ impl MasterTls {
         Ok(Self(Arc::new(config)))
     }
 
-    /// For a connection to a host, by its name or address, which its certificate must have.
-    pub fn session(&self, host: &str) -> Result<TlsSession, String> {
+    /// The same without what a loop needs.
+    pub fn connection(&self, host: &str) -> Result<ClientConnection, String> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| format!("{host:?} is no name that a certificate can have"))?;
-        let connection = ClientConnection::new(self.0.clone(), name)
-            .map_err(|error| format!("cannot begin TLS: {error}"))?;
+        ClientConnection::new(self.0.clone(), name)
+            .map_err(|error| format!("cannot begin TLS: {error}"))
+    }
+
+    /// For a connection to a host, by its name or address, which its certificate must have.
+    pub fn session(&self, host: &str) -> Result<TlsSession, String> {
         Ok(TlsSession {
             border: None,
-            connection: connection.into(),
+            connection: self.connection(host)?.into(),
             wire: Vec::new(),
             wire_sent: 0,
             said_goodbye: false,

@@ -115,7 +115,7 @@ impl Kind {
 }
 
 /// Which log a segment or a sidecar belongs to. Chosen at random when the log is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogId(pub [u8; 16]);
 
 impl LogId {

@@ -53,7 +53,7 @@ impl Hub {
                 self.send(key, &[b"STATUS", end.as_bytes(), now_s.as_bytes()]);
             }
         }
-        self.engine.cleaner.floor = self.server.replication.online().map(|one| one.sent).min();
+        self.engine.cleaner.floor = self.server.replication.copies().map(|one| one.sent).min();
     }
 
     /// Sends a replica as much of the log as it can take now.
@@ -141,13 +141,14 @@ impl Hub {
     fn next_of_file(&mut self, key: u64) -> Next {
         let replica = self.server.replication.replica_mut(key).expect("the caller looked it up");
         let (sent, file) = (replica.sent, replica.file.clone().expect("the caller looked"));
+        let is_backup = replica.is_backup;
         let text = |number: u64| number.to_string().into_bytes();
         if file.sent == file.bytes {
             replica.file = None;
             let words = vec![b"FILE-END".to_vec(), text(file.base), text(file.check)];
             // A replica takes them into its index as a start does.
             let is_last = !matches!(self.engine.piece(file.end, 1), Piece::File { .. });
-            if is_last {
+            if is_last && !is_backup {
                 self.leaving(key);
                 let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
                 self.send(key, &words);
