@@ -9,6 +9,7 @@ pub mod found;
 mod growth;
 mod mixed;
 mod namespaces;
+mod replication;
 pub mod targets;
 mod threads;
 
@@ -65,6 +66,11 @@ pub const LOADS: &[ScaleLoad] = &[
         id: mixed::ID,
         title: "reads and overwrites over time, the cleaner off and on",
         measure: mixed::run,
+    },
+    ScaleLoad {
+        id: replication::ID,
+        title: "what a replica costs its master, how fast a new one catches up, how far it is behind",
+        measure: replication::run,
     },
 ];
 

@@ -1,10 +1,13 @@
 //! What the loads of `scale` are to reach, as data, and whether a run reached it.
 
 use super::found::ScaleReport;
-use super::{amplification, disk, growth, mixed, namespaces, threads};
+use super::{amplification, disk, growth, mixed, namespaces, replication, threads};
 use crate::targets::Bound;
 
 pub use crate::targets::Verdict;
+
+/// A replica takes at most 15 % of its master's throughput.
+const RATE_WITH_REPLICA: f64 = 0.85;
 
 /// Of a finding's figure: a ratio where it has two sides, else the figure itself.
 const TARGETS: &[(&str, Bound)] = &[
@@ -22,6 +25,12 @@ const TARGETS: &[(&str, Bound)] = &[
     (threads::LOADS[3].0, Bound::AtLeast(1.0)),
     (mixed::RATE, Bound::AtLeast(0.80)),
     (mixed::P99, Bound::AtMost(2.0)),
+    (replication::RATE_P16, Bound::AtLeast(RATE_WITH_REPLICA)),
+    // With a core of its own a master does as many requests as its CPU is enough for.
+    (replication::CPU_P16, Bound::AtMost(1.0 / RATE_WITH_REPLICA)),
+    (replication::SIZES[0].0, Bound::AtLeast(0.70)),
+    (replication::SIZES[1].0, Bound::AtLeast(0.70)),
+    (replication::SIZES[2].0, Bound::AtLeast(0.70)),
 ];
 
 /// Judges every target that the run measured.
