@@ -14,7 +14,6 @@ need() {
     PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || missing+=("$2")
 }
 need redis-server redis-server
-need redis-sentinel redis-sentinel
 need redis-cli redis-tools
 need redis-sentinel redis-sentinel
 need redis-benchmark redis-tools

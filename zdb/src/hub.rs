@@ -617,7 +617,7 @@ impl Hub {
                 }
             }
             Waiter::Cleaner(_) => unreachable!("the engine keeps the cleaner's answers"),
-            Waiter::Node(_) | Waiter::Replica(_) | Waiter::Link => {
+            Waiter::Node(_) | Waiter::Replica(..) | Waiter::Link => {
                 self.replication_answer(waiter, answer);
             }
             Waiter::Task { task, part } => {

@@ -100,6 +100,8 @@ pub const PUSH_OUTPUT_BYTES_MAX: usize = scaled(32 << 20, 256 << 10) as usize;
 
 /// Bytes of the log that wait for a replica to take them, and those that it is sent at once.
 pub const REPLICA_OUTPUT_BYTES_MAX: usize = scaled(4 << 20, 64 << 10) as usize;
+/// Reads for a replica that are on their way at once.
+pub const REPLICA_READS_MAX: usize = 4;
 pub const REPLICA_CHUNK_BYTES: u64 = scaled(256 << 10, 8 << 10);
 /// Terms that a replica tells of its log: by these it is found where it parts from another one.
 pub const REPLICA_TERMS_MAX: usize = 64;

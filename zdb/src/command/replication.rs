@@ -3,12 +3,14 @@
 
 use super::order::Order;
 use super::{Context, Outcome, shown};
+use crate::disk::aligned::AlignedBuffer;
 use crate::engine::log::copy::CopiedSegment;
 use crate::engine::node::Promise;
 use crate::engine::terms::Term;
 use crate::limits::{HOST_BYTES_MAX, REPLICA_TERMS_MAX, WAIT_MS_MAX};
 use crate::output::Output;
 use crate::resp::{Request, RequestParser};
+use std::collections::VecDeque;
 use std::fmt;
 
 /// A server to follow.
@@ -62,7 +64,7 @@ impl Gate {
 }
 
 /// A server that copies this one.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Replica {
     pub connection: u64,
     /// In terms.
@@ -81,12 +83,27 @@ pub struct Replica {
     /// What it agreed to, and how far its log was then: the number of its last term, and its end.
     pub promised: Promise,
     pub log_at: (u64, u64),
-    /// A read of the log for it is on its way.
-    pub is_reading: bool,
-    /// Of what is read: bytes before what is wanted, and bytes that are.
-    pub wanted: (u64, u64),
+    /// Reads of the log or of the file for it, in their order.
+    pub reads: VecDeque<ReadAhead>,
     /// The whole file that it is being sent: base, bytes sent, and the checksum so far.
     pub file: Option<SentFile>,
+}
+
+/// Bytes that are read to be sent.
+#[derive(Debug)]
+pub struct ReadAhead {
+    /// The position, or the offset in the file.
+    pub from: u64,
+    pub length: u64,
+    /// Bytes that are read before the wanted ones.
+    pub skip: u64,
+    pub bytes: Option<AlignedBuffer>,
+}
+
+impl ReadAhead {
+    pub fn end(&self) -> u64 {
+        self.from + self.length
+    }
 }
 
 #[derive(Clone, Debug)]

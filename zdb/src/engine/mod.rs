@@ -68,8 +68,8 @@ pub enum Waiter {
     Cleaner(u64),
     /// What the server keeps about itself, by the number of the change.
     Node(u64),
-    /// A replica, by its connection.
-    Replica(u64),
+    /// A replica, by its connection, and where what was read for it begins.
+    Replica(u64, u64),
     /// The link to the master.
     Link,
 }

@@ -318,7 +318,7 @@ impl Hub {
                     }
                 }
             }
-            Waiter::Replica(key) => self.replica_read(key, result),
+            Waiter::Replica(key, from) => self.replica_read(key, from, result),
             Waiter::Link => self.file_answer(result),
             _ => unreachable!("others are answered elsewhere"),
         }
@@ -455,6 +455,7 @@ impl Hub {
                 let term = self.engine.terms.number().max(self.engine.term_due.unwrap_or(0));
                 let replica = self.server.replication.replica_mut(key).expect("looked up above");
                 replica.sent = common;
+                replica.reads.clear();
                 replica.acked = common;
                 replica.stage = Stage::Online;
                 self.server.replication.syncs_partial += 1;

@@ -1,12 +1,13 @@
 //! A master, or a replica that has replicas of its own, sends the log as it grows.
 
-use crate::command::replication::{SentFile, Stage};
+use crate::command::replication::{ReadAhead, SentFile, Stage};
 use crate::disk::Done;
 use crate::engine::sending::Piece;
 use crate::engine::{Waiter, log::format::BLOCK};
 use crate::hub::Hub;
 use crate::limits::{
-    REPLICA_CHUNK_BYTES, REPLICA_OUTPUT_BYTES_MAX, REPLICA_SILENCE_MS, REPLICA_STATUS_MS,
+    REPLICA_CHUNK_BYTES, REPLICA_OUTPUT_BYTES_MAX, REPLICA_READS_MAX, REPLICA_SILENCE_MS,
+    REPLICA_STATUS_MS,
 };
 use crate::output::Output;
 use crate::resp::Protocol;
@@ -16,6 +17,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// What is to be done for a replica.
 enum Next {
     Nothing,
+    /// A read was asked for, and perhaps there is more to ask for.
+    Asked,
     /// An array of words, and where the log is then.
     Send(Vec<Vec<u8>>, u64),
     /// The same, written already.
@@ -59,16 +62,17 @@ impl Hub {
     /// Sends a replica as much of the log as it can take now.
     fn feed(&mut self, key: u64) {
         loop {
-            let is_full = self
-                .get(key)
-                .is_none_or(|connection| connection.pending_bytes() >= REPLICA_OUTPUT_BYTES_MAX);
-            let is_reading =
-                self.server.replication.replica_mut(key).is_none_or(|one| one.is_reading);
-            if is_full || is_reading {
+            let Some(replica) = self.server.replication.replica_mut(key) else { return };
+            let asked: u64 = replica.reads.iter().map(|read| read.length).sum();
+            let is_full = self.get(key).is_none_or(|connection| {
+                connection.pending_bytes() + asked as usize >= REPLICA_OUTPUT_BYTES_MAX
+            });
+            if is_full {
                 return;
             }
             match self.next_for(key) {
                 Next::Nothing => return,
+                Next::Asked => {}
                 Next::Send(words, sent) => {
                     let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
                     self.send(key, &words);
@@ -95,12 +99,23 @@ impl Hub {
 
     fn next_for(&mut self, key: u64) -> Next {
         let Some(replica) = self.server.replication.replica_mut(key) else { return Next::Nothing };
-        let sent = replica.sent;
+        if replica.reads.len() >= REPLICA_READS_MAX {
+            return Next::Nothing;
+        }
         if replica.file.is_some() {
             return self.next_of_file(key);
         }
+        let last = replica.reads.back();
+        let (sent, is_behind) = (last.map_or(replica.sent, ReadAhead::end), last.is_some());
         let text = |number: u64| number.to_string().into_bytes();
         match self.engine.piece(sent, REPLICA_CHUNK_BYTES) {
+            Piece::Read { file, offset, length } => {
+                let waiter = Waiter::Replica(key, sent);
+                let skip = self.engine.read_for(waiter, file, offset, length);
+                self.read_ahead(key, sent, skip, length)
+            }
+            // First comes what is being read.
+            _ if is_behind => Next::Nothing,
             Piece::Nothing => Next::Nothing,
             Piece::Gone => Next::Gone,
             Piece::Bytes(bytes) => {
@@ -122,13 +137,6 @@ impl Hub {
                 ];
                 Next::Send(words, next.base + BLOCK)
             }
-            Piece::Read { file, offset, length } => {
-                self.engine.read_for(Waiter::Replica(key), file, offset, length);
-                let replica = self.server.replication.replica_mut(key).expect("looked up above");
-                replica.is_reading = true;
-                replica.wanted = (offset % BLOCK, length);
-                Next::Nothing
-            }
             Piece::File { base, bytes, end, .. } => {
                 let replica = self.server.replication.replica_mut(key).expect("looked up above");
                 replica.file = Some(SentFile { base, bytes, sent: 0, end, check: 0 });
@@ -137,11 +145,18 @@ impl Hub {
         }
     }
 
+    fn read_ahead(&mut self, key: u64, from: u64, skip: u64, length: u64) -> Next {
+        let replica = self.server.replication.replica_mut(key).expect("the caller looked it up");
+        replica.reads.push_back(ReadAhead { from, length, skip, bytes: None });
+        Next::Asked
+    }
+
     /// Goes on with a whole file.
     fn next_of_file(&mut self, key: u64) -> Next {
         let replica = self.server.replication.replica_mut(key).expect("the caller looked it up");
         let (sent, file) = (replica.sent, replica.file.clone().expect("the caller looked"));
         let is_backup = replica.is_backup;
+        let asked = replica.reads.back().map_or(file.sent, ReadAhead::end);
         let text = |number: u64| number.to_string().into_bytes();
         if file.sent == file.bytes {
             replica.file = None;
@@ -156,44 +171,54 @@ impl Hub {
             }
             return Next::Send(words, file.end);
         }
+        if asked == file.bytes {
+            return Next::Nothing;
+        }
         match self.engine.piece(sent, 1) {
             Piece::File { base, file: open, .. } if base == file.base => {
-                let length = (file.bytes - file.sent).min(REPLICA_CHUNK_BYTES);
-                self.engine.read_for(Waiter::Replica(key), open, file.sent, length);
-                let replica = self.server.replication.replica_mut(key).expect("looked up above");
-                replica.is_reading = true;
-                replica.wanted = (0, length);
-                Next::Nothing
+                let length = (file.bytes - asked).min(REPLICA_CHUNK_BYTES);
+                let skip = self.engine.read_for(Waiter::Replica(key, asked), open, asked, length);
+                self.read_ahead(key, asked, skip, length)
             }
             _ => Next::Gone,
         }
     }
 
     /// Bytes of the log, or of a file, were read for a replica.
-    pub(super) fn replica_read(&mut self, key: u64, result: io::Result<Done>) {
+    pub(super) fn replica_read(&mut self, key: u64, from: u64, result: io::Result<Done>) {
         let Some(replica) = self.server.replication.replica_mut(key) else { return };
-        replica.is_reading = false;
-        let (skip, length) = (replica.wanted.0 as usize, replica.wanted.1 as usize);
-        let bytes = match &result {
-            Ok(Done::Bytes(bytes)) => bytes.get(skip..skip + length),
-            _ => None,
-        };
-        let Some(bytes) = bytes else {
-            let cause =
-                result.err().map_or_else(|| "it is too short".into(), |error| error.to_string());
-            self.engine.log.notices.push(format!("cannot read a segment for a replica: {cause}"));
-            return self.let_go(key);
-        };
-        let position = replica.sent.to_string();
-        match &mut replica.file {
-            Some(file) => {
-                file.sent += length as u64;
-                file.check = xxh3_64_with_seed(bytes, file.check);
-                self.send(key, &[b"BYTES", bytes]);
+        let Some(read) = replica.reads.iter_mut().find(|read| read.from == from) else { return };
+        match result {
+            Ok(Done::Bytes(bytes)) if bytes.len() as u64 >= read.skip + read.length => {
+                read.bytes = Some(bytes);
             }
-            None => {
-                replica.sent += length as u64;
-                self.send(key, &[b"RECORDS", position.as_bytes(), bytes]);
+            result => {
+                let cause = result
+                    .err()
+                    .map_or_else(|| "it is too short".into(), |error| error.to_string());
+                self.engine
+                    .log
+                    .notices
+                    .push(format!("cannot read a segment for a replica: {cause}"));
+                return self.let_go(key);
+            }
+        }
+        while let Some(replica) = self.server.replication.replica_mut(key)
+            && replica.reads.front().is_some_and(|read| read.bytes.is_some())
+            && let Some(ReadAhead { from, length, skip, bytes: Some(bytes) }) =
+                replica.reads.pop_front()
+        {
+            let bytes = &bytes[skip as usize..][..length as usize];
+            match &mut replica.file {
+                Some(file) => {
+                    file.sent += length;
+                    file.check = xxh3_64_with_seed(bytes, file.check);
+                    self.send(key, &[b"BYTES", bytes]);
+                }
+                None => {
+                    replica.sent += length;
+                    self.send(key, &[b"RECORDS", from.to_string().as_bytes(), bytes]);
+                }
             }
         }
         self.feed(key);
