@@ -14,8 +14,8 @@ impl Run {
         for node in &mut self.nodes {
             node.paused_until_ms = 0;
         }
-        let master = self.random.below(NODES as u64) as usize;
-        // Where nothing is promised, the operator takes who has most.
+        let able = self.able_to_lead();
+        let master = able[self.random.below(able.len() as u64) as usize];
         self.trace(|| format!("healed: {master} is the master"));
         self.command(master, None);
         for other in (0..NODES).filter(|other| *other != master) {
@@ -74,6 +74,16 @@ impl Run {
         panic!(
             "with all healed and {master} the master they do not come together, {waiting} clients wait: {told:#?}"
         );
+    }
+
+    /// Who may be made the master: two servers that were one before either had a copy have begun a log each, which they
+    /// say rather than lose one, and the operator keeps the one that went on.
+    fn able_to_lead(&self) -> Vec<usize> {
+        let engine = |at: usize| &self.nodes[at].hub.engine;
+        let last = (0..NODES).max_by_key(|at| engine(*at).terms.number()).expect("there are nodes");
+        (0..NODES)
+            .filter(|at| engine(*at).log.end() == 0 || engine(*at).log.id == engine(last).log.id)
+            .collect()
     }
 
     fn ask(&mut self, at: usize, words: &[Vec<u8>]) -> Reply {
