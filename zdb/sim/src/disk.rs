@@ -526,6 +526,29 @@ impl Files for MemoryFiles {
         assert!(self.state().open.remove(&file.0).is_some(), "a file is closed once");
     }
 
+    fn stand_in(&self, bytes: u64, parts: &[(u64, Vec<u8>)]) -> io::Result<FileId> {
+        let mut state = self.state();
+        let mut inode = Inode::default();
+        inode.change(Change::Length(bytes));
+        parts.iter().for_each(|(offset, part)| inode.write(*offset, part));
+        state.inodes.push(inode);
+        let at = state.inodes.len() - 1;
+        Ok(state.open(at))
+    }
+
+    fn replace(&self, file: FileId, with: FileId) -> io::Result<()> {
+        let mut state = self.state();
+        let at = state.open.remove(&with.0).expect("a file is used while it is open");
+        state.open.insert(file.0, at).expect("a file is used while it is open");
+        Ok(())
+    }
+
+    fn has_name(&self, file: FileId, root: Root, name: &str) -> io::Result<bool> {
+        let state = self.state();
+        let at = state.open.get(&file.0).expect("a file is used while it is open");
+        Ok(state.names.get(&key(root, name)) == Some(at))
+    }
+
     fn size(&self, file: FileId) -> io::Result<u64> {
         let mut state = self.state();
         state.whole(Call::Reads)?;

@@ -19,7 +19,7 @@ use zdb::command::{
     Settings, SlowLog, Source, Table, Throttle,
 };
 use zdb::disk::housekeeper;
-use zdb::disk::{Completion, Done, Files, Operation, Token};
+use zdb::disk::{Completion, Done, Files, Operation, Read, Token};
 use zdb::engine::Now;
 use zdb::engine::log::{Policy, format};
 use zdb::hub::{Hub, Peer};
@@ -641,7 +641,7 @@ impl World {
                         }
                     }
                 }
-                Ok(Done::Bytes(buffer))
+                Ok(Done::of_read(Read { file, offset, length }, buffer))
             }
             slow => {
                 if let (Operation::CreateSegment { .. }, Fate::Full) = (&slow, fate) {

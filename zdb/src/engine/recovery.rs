@@ -10,6 +10,7 @@ pub mod errand;
 mod open_end;
 mod packed;
 
+use super::away::Away;
 use super::chain::{self, Chain, Link};
 use super::forgotten::Forgotten;
 use super::identity::{self, Identity};
@@ -18,6 +19,7 @@ use super::log::buffer::WriteBuffer;
 use super::log::format::{self, BLOCK, Head, Kind, LogId, SEGMENT_HEADER_BYTES, Verified};
 use super::log::segments::{self, Segment, Segments};
 use super::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageBuilder, PageEnd, PageHeader};
+use super::log::stub;
 use super::log::{Log, LogStart, Policy};
 use super::namespace::{Applied, Keys, Mode, Namespaces};
 use super::node::{Errand, Node};
@@ -77,7 +79,42 @@ pub struct StartReport {
     pub aside: Option<String>,
 }
 
-/// Segments that have a sidecar but no file: their records are out of reach.
+/// Stand-ins for the files of segments that are away, of which there is all that a start needs: their bases join the
+/// others. Stubs of files that are here are removed: they count for nothing, and might later.
+fn stand_in(
+    files: &dyn Files,
+    (id, sidecar_seed): (LogId, u64),
+    bases: &mut Vec<u64>,
+) -> Result<HashMap<u64, FileId>, String> {
+    let explain = |error| format!("cannot read the index directory: {error}");
+    let names = files.list(Root::Index).map_err(explain)?;
+    for base in names.iter().filter_map(|name| format::stub_base(name)) {
+        if bases.binary_search(&base).is_ok() {
+            let _ = files.remove(Root::Index, &format::stub_name(base));
+        }
+    }
+    let mut stand_ins = HashMap::new();
+    for (base, stub) in stub::usable(files, id, sidecar_seed, bases).map_err(explain)? {
+        let file = files.stand_in(stub.file_bytes, &stub.parts).map_err(explain)?;
+        stand_ins.insert(base, file);
+    }
+    bases.extend(stand_ins.keys());
+    bases.sort_unstable();
+    Ok(stand_ins)
+}
+
+/// Of segments that have a sidecar but no file, those that a start can do without: they are away.
+fn away(files: &dyn Files, names: &[String]) -> Result<HashSet<u64>, String> {
+    let mut bases: Vec<u64> = names.iter().filter_map(|name| format::segment_base(name)).collect();
+    bases.sort_unstable();
+    let known = identity::read(files, names, &bases)?;
+    let (Some(id), Some(secret)) = (known.id, known.secret) else { return Ok(HashSet::new()) };
+    let stubs = stub::usable(files, id, segments::sidecar_seed(id, &secret), &bases)
+        .map_err(|error| format!("cannot list the index directory: {error}"))?;
+    Ok(stubs.into_iter().map(|(base, _)| base).collect())
+}
+
+/// Segments that have a sidecar but no file, and are not only away: their records are out of reach.
 pub fn missing(files: &dyn Files) -> Result<Vec<u64>, String> {
     let list = |root, what| {
         files.list(root).map_err(|error| format!("cannot list the {what} directory: {error}"))
@@ -92,6 +129,8 @@ pub fn missing(files: &dyn Files) -> Result<Vec<u64>, String> {
         let mut there: Vec<u64> = segments.iter().copied().collect();
         there.sort_unstable();
         chain::without_packed(files, &there, &mut missing);
+        let away = away(files, &data)?;
+        missing.retain(|base| !away.contains(base));
     }
     Ok(missing)
 }
@@ -166,11 +205,12 @@ fn open_log(
         Some(directory) => WriteBuffer::shared(directory, id, node.buffer_suffix())?,
         None => WriteBuffer::private()?,
     };
+    let sidecar_seed = segments::sidecar_seed(id, &secret_bytes);
     let mut recovery = Recovery {
         files,
         seed: id.seed(),
         buffer: &buffer,
-        segments: Segments::new(segments::sidecar_seed(id, &secret_bytes)),
+        segments: Segments::new(sidecar_seed),
         namespaces: Namespaces::new(options.mode.unwrap_or(Mode::User)),
         pool: PagePool::new(),
         secret: HashSecret::new(secret_bytes),
@@ -188,16 +228,18 @@ fn open_log(
     };
     let (mut previous_end, mut end_of_log, mut open_end) = (0, 0, None);
     recovery.remove_unfinished(&names);
-    let chain = recovery.open_segments(id, &bases)?;
+    let stand_ins = stand_in(files, (id, sidecar_seed), &mut bases)?;
+    let chain = recovery.open_segments(id, &bases, &stand_ins)?;
     let oldest_s = chain.links.iter().map(|link| link.header.created).min().unwrap_or(0);
     for (at, link) in chain.links.iter().enumerate() {
-        let Link { header, file, size, .. } = link;
+        let Link { header, file, size, is_away, .. } = link;
         let ids_lost_before = recovery.ids_lost_max;
         let ended = if header.packed.is_some() {
             recovery.load_packed(link)?
         } else {
             let segment = Segment::new(header.base, header.capacity, *size, *file);
-            recovery.load_segment(segment, chain.ending(at), at + 1 == chain.links.len())?
+            let goes_on = at + 1 == chain.links.len() && !is_away;
+            recovery.load_segment(segment, chain.ending(at), goes_on)?
         };
         if let Some(segment) = recovery.segments.last_mut() {
             segment.ids_lost_max = recovery.ids_lost_max - ids_lost_before;
@@ -231,6 +273,11 @@ fn open_log(
     let mut engine = Engine::new(log, namespaces, pool, secret, options.cache_bytes);
     engine.node = node;
     engine.terms = terms;
+    let nothing = |error| format!("cannot open a segment that is away: {error}");
+    for file in stand_ins.values() {
+        files.stand_in(0, &[]).and_then(|empty| files.replace(*file, empty)).map_err(nothing)?;
+    }
+    engine.away = Away::new(stand_ins.into_values().collect());
     let scrub = files.read_small(Root::Index, scrub::FILE_NAME).unwrap_or_default();
     engine.scrub = Scrub::restored(&scrub, oldest_s);
     engine.free_bytes =
@@ -339,8 +386,13 @@ struct LoadedSidecar {
 
 impl Recovery<'_> {
     /// Opens the segments. Those at the end that were made ahead and hold no record are removed.
-    fn open_segments(&mut self, id: LogId, bases: &[u64]) -> Result<Chain, String> {
-        let mut chain = chain::read(self.files, self.buffer, id, bases)?;
+    fn open_segments(
+        &mut self,
+        id: LogId,
+        bases: &[u64],
+        stand_ins: &HashMap<u64, FileId>,
+    ) -> Result<Chain, String> {
+        let mut chain = chain::read(self.files, self.buffer, id, bases, stand_ins)?;
         if let Some((_, line)) = chain.refused.pop() {
             return Err(line);
         }
@@ -360,6 +412,8 @@ impl Recovery<'_> {
     /// be taken to end where the old sidecar ends.
     fn forget_sidecar(&self, base: u64) -> Result<(), String> {
         let name = format::sidecar_name(base);
+        // Without its sidecar it counts for nothing, but another one may come.
+        let _ = self.files.remove(Root::Index, &format::stub_name(base));
         let removed = match self.files.remove(Root::Index, &name) {
             // An earlier start may have removed it, but not for good.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

@@ -18,6 +18,7 @@ use crate::engine::log::sidecar::{LogEntry, PageEnd};
 use crate::engine::recovery;
 use crate::engine::scanner::Scanner;
 use crate::engine::walk::{Item, Walk};
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// Why a walk ends early.
@@ -148,7 +149,7 @@ impl StoredLog {
             Some(buffer) => buffer,
             None => WriteBuffer::private()?,
         };
-        let chain = chain::read(&*files, &buffer, id, &bases)?;
+        let chain = chain::read(&*files, &buffer, id, &bases, &HashMap::new())?;
         bases.retain(|base| !chain.left_over.contains(base));
         let mut orphans = recovery::missing(&*files)?;
         orphans.sort_unstable();
