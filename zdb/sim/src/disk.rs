@@ -357,6 +357,31 @@ impl MemoryFiles {
         self.write_small(root, name, bytes).expect("memory has room");
     }
 
+    /// Somebody gives a file of the data directory another name, for good, and nothing comes between. False: it is
+    /// not there.
+    pub fn move_name(&self, from: &str, to: &str) -> bool {
+        let state = &mut *self.state();
+        let (from, to) = (key(Root::Data, from), key(Root::Data, to));
+        let Some(at) = state.names.remove(&from) else { return false };
+        state.durable_names.remove(&from);
+        state.names.insert(to.clone(), at);
+        state.durable_names.insert(to, at);
+        true
+    }
+
+    /// A while has gone by: what was written to a file is durable.
+    pub fn keep(&self, root: Root, name: &str) {
+        let state = &mut *self.state();
+        if let Some(&at) = state.names.get(&key(root, name)) {
+            state.inodes[at].sync();
+            state.durable_names.insert(key(root, name), at);
+        }
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.state().names.contains_key(&key(Root::Data, name))
+    }
+
     /// Limits the segments that are made from now on.
     pub fn set_room(&self, bytes: Option<u64>) {
         self.state().room_bytes = bytes;

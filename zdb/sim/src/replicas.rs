@@ -96,6 +96,7 @@ fn setup(policy: Policy) -> Setup {
         prompt: false,
         scrub: false,
         has_threads: false,
+        offload: false,
     }
 }
 

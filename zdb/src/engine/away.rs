@@ -64,6 +64,8 @@ struct Leaving {
 #[derive(Clone, Copy)]
 enum LeaveStep {
     Sidecar,
+    /// The sidecar is written again, durable: it is all that tells of the records from now on.
+    Durable,
     Part(u64),
     Stub,
     LetGo,
@@ -203,15 +205,20 @@ impl Engine {
             }
             // It stays open, and the next look finds it again.
             (LeaveStep::LetGo, Err(_)) => return,
-            (LeaveStep::Stub, written) => written.map(|_| ()),
+            (LeaveStep::Stub | LeaveStep::Durable, written) => written.map(|_| ()),
             (LeaveStep::Sidecar, Ok(Done::Vector(sidecar))) => {
                 let segment = self.closed_segment(leaving.file);
                 let wanted = segment.and_then(|one| stub::wanted(one, &sidecar, leaving.page_seed));
-                leaving.left = wanted.unwrap_or_default().into();
-                match leaving.left.is_empty() {
-                    true => Err(io::Error::other("its sidecar is not whole")),
-                    false => Ok(()),
+                if let Some(wanted) = wanted {
+                    leaving.left = wanted.into();
+                    leaving.step = LeaveStep::Durable;
+                    let name = format::sidecar_name(leaving.base);
+                    let root = Root::Index;
+                    leaving.token = self.ask(Operation::WriteSmall { root, name, bytes: sidecar });
+                    self.away.leaving = Some(leaving);
+                    return;
                 }
+                Err(io::Error::other("its sidecar is not whole"))
             }
             (LeaveStep::Part(offset), Ok(Done::Bytes(bytes))) => {
                 leaving.parts.push((offset, bytes.to_vec()));

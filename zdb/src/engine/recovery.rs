@@ -6,9 +6,12 @@
 //! closed as it is, and the next append begins a new one: what lies behind the end of a closed segment
 //! is never taken for a record again. Damage is reported and stepped over; nothing whole is dropped.
 
+mod absent;
 pub mod errand;
 mod open_end;
 mod packed;
+
+pub use absent::missing;
 
 use super::away::Away;
 use super::chain::{self, Chain, Link};
@@ -19,7 +22,6 @@ use super::log::buffer::WriteBuffer;
 use super::log::format::{self, BLOCK, Head, Kind, LogId, SEGMENT_HEADER_BYTES, Verified};
 use super::log::segments::{self, Segment, Segments};
 use super::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageBuilder, PageEnd, PageHeader};
-use super::log::stub;
 use super::log::{Log, LogStart, Policy};
 use super::namespace::{Applied, Keys, Mode, Namespaces};
 use super::node::{Errand, Node};
@@ -31,7 +33,7 @@ use super::{Engine, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
 use crate::limits::scaled;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -77,62 +79,6 @@ pub struct StartReport {
     pub damage: Vec<String>,
     /// What was set aside, for the operator.
     pub aside: Option<String>,
-}
-
-/// Stand-ins for the files of segments that are away, of which there is all that a start needs: their bases join the
-/// others. Stubs of files that are here are removed: they count for nothing, and might later.
-fn stand_in(
-    files: &dyn Files,
-    (id, sidecar_seed): (LogId, u64),
-    bases: &mut Vec<u64>,
-) -> Result<HashMap<u64, FileId>, String> {
-    let explain = |error| format!("cannot read the index directory: {error}");
-    let names = files.list(Root::Index).map_err(explain)?;
-    for base in names.iter().filter_map(|name| format::stub_base(name)) {
-        if bases.binary_search(&base).is_ok() {
-            let _ = files.remove(Root::Index, &format::stub_name(base));
-        }
-    }
-    let mut stand_ins = HashMap::new();
-    for (base, stub) in stub::usable(files, id, sidecar_seed, bases).map_err(explain)? {
-        let file = files.stand_in(stub.file_bytes, &stub.parts).map_err(explain)?;
-        stand_ins.insert(base, file);
-    }
-    bases.extend(stand_ins.keys());
-    bases.sort_unstable();
-    Ok(stand_ins)
-}
-
-/// Of segments that have a sidecar but no file, those that a start can do without: they are away.
-fn away(files: &dyn Files, names: &[String]) -> Result<HashSet<u64>, String> {
-    let mut bases: Vec<u64> = names.iter().filter_map(|name| format::segment_base(name)).collect();
-    bases.sort_unstable();
-    let known = identity::read(files, names, &bases)?;
-    let (Some(id), Some(secret)) = (known.id, known.secret) else { return Ok(HashSet::new()) };
-    let stubs = stub::usable(files, id, segments::sidecar_seed(id, &secret), &bases)
-        .map_err(|error| format!("cannot list the index directory: {error}"))?;
-    Ok(stubs.into_iter().map(|(base, _)| base).collect())
-}
-
-/// Segments that have a sidecar but no file, and are not only away: their records are out of reach.
-pub fn missing(files: &dyn Files) -> Result<Vec<u64>, String> {
-    let list = |root, what| {
-        files.list(root).map_err(|error| format!("cannot list the {what} directory: {error}"))
-    };
-    let (data, index) = (list(Root::Data, "data")?, list(Root::Index, "index")?);
-    let segments: HashSet<u64> =
-        data.iter().filter_map(|name| format::segment_base(name)).collect();
-    let has_file = |base: &u64| segments.contains(base);
-    let bases = index.iter().filter_map(|name| format::sidecar_base(name));
-    let mut missing: Vec<u64> = bases.filter(|base| !has_file(base)).collect();
-    if !missing.is_empty() {
-        let mut there: Vec<u64> = segments.iter().copied().collect();
-        there.sort_unstable();
-        chain::without_packed(files, &there, &mut missing);
-        let away = away(files, &data)?;
-        missing.retain(|base| !away.contains(base));
-    }
-    Ok(missing)
 }
 
 /// What to do about a directory whose making was not finished.
@@ -228,7 +174,7 @@ fn open_log(
     };
     let (mut previous_end, mut end_of_log, mut open_end) = (0, 0, None);
     recovery.remove_unfinished(&names);
-    let stand_ins = stand_in(files, (id, sidecar_seed), &mut bases)?;
+    let stand_ins = absent::stand_in(files, (id, sidecar_seed), &mut bases)?;
     let chain = recovery.open_segments(id, &bases, &stand_ins)?;
     let oldest_s = chain.links.iter().map(|link| link.header.created).min().unwrap_or(0);
     for (at, link) in chain.links.iter().enumerate() {
@@ -238,8 +184,8 @@ fn open_log(
             recovery.load_packed(link)?
         } else {
             let segment = Segment::new(header.base, header.capacity, *size, *file);
-            let goes_on = at + 1 == chain.links.len() && !is_away;
-            recovery.load_segment(segment, chain.ending(at), goes_on)?
+            let is_last = at + 1 == chain.links.len();
+            recovery.load_segment(segment, chain.ending(at), (is_last, *is_away))?
         };
         if let Some(segment) = recovery.segments.last_mut() {
             segment.ids_lost_max = recovery.ids_lost_max - ids_lost_before;
@@ -273,11 +219,7 @@ fn open_log(
     let mut engine = Engine::new(log, namespaces, pool, secret, options.cache_bytes);
     engine.node = node;
     engine.terms = terms;
-    let nothing = |error| format!("cannot open a segment that is away: {error}");
-    for file in stand_ins.values() {
-        files.stand_in(0, &[]).and_then(|empty| files.replace(*file, empty)).map_err(nothing)?;
-    }
-    engine.away = Away::new(stand_ins.into_values().collect());
+    engine.away = Away::new(absent::let_go(files, &chain, &stand_ins)?);
     let scrub = files.read_small(Root::Index, scrub::FILE_NAME).unwrap_or_default();
     engine.scrub = Scrub::restored(&scrub, oldest_s);
     engine.free_bytes =
@@ -432,14 +374,17 @@ impl Recovery<'_> {
         &mut self,
         mut segment: Segment,
         ending: Ending,
-        is_last: bool,
+        (is_last, is_away): (bool, bool),
     ) -> Result<Ended, String> {
         let (base, file, size) = (segment.base, segment.file, segment.size);
-        let goes_on = is_last && self.goes_on;
+        let goes_on = is_last && self.goes_on && !is_away;
         let (resume, ended) = self.apply_sidecar(&mut segment, goes_on);
         self.segments.push(segment);
         if let Some(ended) = ended {
             return Ok(ended);
+        }
+        if is_away {
+            return Err(absent::refusal(base));
         }
         let ended = self.scan((base, file, size), resume, (ending, goes_on))?;
         if !is_last && !ended.sealed && ending.known_end != Some(ended.end) {

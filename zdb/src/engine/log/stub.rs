@@ -1,13 +1,13 @@
 //! The stub of a segment that was moved away: what a start reads of its file beside the sidecar. The header, what
 //! is about namespaces themselves, and of a packed segment the trailer.
 //!
-//! It is written when the server lets go of the file, and counts only together with a whole sidecar of the same
-//! segment: `page_seed` is in its check. All numbers are little endian.
+//! It is written when the server lets go of the file, and counts only together with the whole sidecar of the same
+//! segment: the seed of that one's pages is in its check. All numbers are little endian.
 
 use super::format::{self, BLOCK, Kind, LogId, SegmentHeader};
 use super::packed::{self, Packed};
 use super::segments::{self, Segment};
-use super::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageEnd};
+use super::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, PageEnd, PageHeader};
 use crate::disk::{Files, Root};
 use crate::limits::KEY_BYTES_MAX;
 use std::collections::BTreeSet;
@@ -47,7 +47,7 @@ impl Stub {
     }
 
     /// The stub of the segment with this base, and the seed of its sidecar's pages.
-    pub fn decode(bytes: &[u8], log: LogId, base: u64, sidecar_seed: u64) -> Option<(Self, u64)> {
+    fn decode(bytes: &[u8], log: LogId, base: u64, sidecar_seed: u64) -> Option<(Self, u64)> {
         let (body, check) = bytes.split_last_chunk::<CHECK_BYTES>()?;
         let number = |at: usize| -> Option<u64> {
             Some(u64::from_le_bytes(body.get(at..at + 8)?.try_into().ok()?))
@@ -115,9 +115,7 @@ fn place_of(segment: &Segment, packed: Option<&Packed>, entry: &LogEntry) -> (u6
 
 /// The entries about namespaces themselves. `None`: the sidecar is not whole.
 fn control_entries(sidecar: &[u8], page_seed: u64) -> Option<Vec<LogEntry>> {
-    let pages = sidecar::read_pages(sidecar, page_seed);
-    let is_whole = pages.iter().map(|(_, bytes)| bytes).sum::<usize>() == sidecar.len();
-    pages.last().filter(|(header, _)| is_whole && header.ending != PageEnd::Open)?;
+    let pages = whole_pages(sidecar, page_seed)?;
     let mut entries = Vec::new();
     let mut offset = 0;
     for (header, bytes) in pages {
@@ -128,6 +126,14 @@ fn control_entries(sidecar: &[u8], page_seed: u64) -> Option<Vec<LogEntry>> {
         offset += bytes;
     }
     Some(entries)
+}
+
+/// The pages of a sidecar that is whole and closed.
+fn whole_pages(sidecar: &[u8], page_seed: u64) -> Option<Vec<(PageHeader, usize)>> {
+    let pages = sidecar::read_pages(sidecar, page_seed);
+    let is_whole = pages.iter().map(|(_, bytes)| bytes).sum::<usize>() == sidecar.len();
+    let is_closed = pages.last().is_some_and(|(header, _)| header.ending != PageEnd::Open);
+    (is_whole && is_closed).then_some(pages)
 }
 
 /// The stubs in the index directory with which a start can do, for segments that have no file.
@@ -143,7 +149,7 @@ pub fn usable(
         let read = |name: String| files.read_small(Root::Index, &name).ok();
         let bytes = read(format::stub_name(base))?;
         let (stub, page_seed) = Stub::decode(&bytes, log, base, sidecar_seed)?;
-        control_entries(&read(format::sidecar_name(base))?, page_seed)?;
+        whole_pages(&read(format::sidecar_name(base))?, page_seed)?;
         Some((base, stub))
     });
     Ok(found.collect())
@@ -165,6 +171,7 @@ mod tests {
             packed: None,
         }
         .encode()
+        .to_vec()
     }
 
     #[test]
