@@ -11,7 +11,7 @@ pub mod errand;
 mod open_end;
 mod packed;
 
-pub use absent::missing;
+pub use absent::{missing, without_file};
 
 use super::away::Away;
 use super::chain::{self, Chain, Link};

@@ -67,6 +67,16 @@ fn away(files: &dyn Files, names: &[String]) -> Result<HashSet<u64>, String> {
 
 /// Segments that have a sidecar but no file, and are not only away: their records are out of reach.
 pub fn missing(files: &dyn Files) -> Result<Vec<u64>, String> {
+    let (mut missing, data) = without_file(files)?;
+    if !missing.is_empty() {
+        let away = away(files, &data)?;
+        missing.retain(|base| !away.contains(base));
+    }
+    Ok(missing)
+}
+
+/// Segments that have a sidecar but no file, wherever that is; and the names in the data directory.
+pub fn without_file(files: &dyn Files) -> Result<(Vec<u64>, Vec<String>), String> {
     let list = |root, what| {
         files.list(root).map_err(|error| format!("cannot list the {what} directory: {error}"))
     };
@@ -80,10 +90,8 @@ pub fn missing(files: &dyn Files) -> Result<Vec<u64>, String> {
         let mut there: Vec<u64> = segments.iter().copied().collect();
         there.sort_unstable();
         chain::without_packed(files, &there, &mut missing);
-        let away = away(files, &data)?;
-        missing.retain(|base| !away.contains(base));
     }
-    Ok(missing)
+    Ok((missing, data))
 }
 
 /// Why a start cannot do without the file of a segment that is away.
