@@ -4,6 +4,7 @@
 use compat_tests::certificates::Certificates;
 use compat_tests::client::encode;
 use compat_tests::server::{Buffer, Setup, poll};
+use compat_tests::wire::{field, follow, in_sync};
 use compat_tests::{Client, Reply, Server, args, count_from_env, seed};
 use fastrand::Rng;
 use std::collections::BTreeMap;
@@ -23,41 +24,6 @@ fn place(of: SocketAddr) -> String {
 
 fn replica(of: &Server, flags: &[&str]) -> Server {
     setup(flags).flags(&["--replicaof", &place(of.address())]).start()
-}
-
-fn follow(client: &mut Client, master: SocketAddr) {
-    let (host, port) = (master.ip().to_string(), master.port().to_string());
-    client.expect(args!["REPLICAOF", host, port], Reply::ok());
-}
-
-fn field(client: &mut Client, name: &str) -> Option<String> {
-    let text = client.try_call(args!["INFO", "replication"]).ok()?.into_bytes();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    value.map(|value| value.trim().to_owned())
-}
-
-/// Waits until a replica has all that its master has. It may start anew meanwhile.
-#[track_caller]
-fn in_sync(master: &Server, replica: &Server) {
-    let found = poll(TIME_MAX, || {
-        let mut theirs = Client::connect(replica.address()).ok()?;
-        let mut ours = Client::connect(master.address()).ok()?;
-        let is_up = field(&mut theirs, "master_link_status")? == "up";
-        let end = field(&mut ours, "master_repl_offset")?;
-        (is_up && field(&mut theirs, "slave_repl_offset")? == end).then_some(())
-    });
-    if found.is_none() {
-        let told = |server: &Server| {
-            let info = server.connect().call(args!["INFO", "replication"]).into_bytes();
-            format!("{:#?}\n{}", server.log(), String::from_utf8_lossy(&info))
-        };
-        panic!(
-            "the replica does not catch up; master: {} replica: {}",
-            told(master),
-            told(replica)
-        );
-    }
 }
 
 /// All that clients can see of a namespace: keys in their order with cursors, values, all versions with tokens.
