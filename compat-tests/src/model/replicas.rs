@@ -79,6 +79,10 @@ impl Model {
                     return Ok(Reply::Nil);
                 }
                 b"ack" => return Err("Invalid position"),
+                b"ip-address" if value.is_empty() => return Err("Invalid ip-address"),
+                b"ip-address" if !value.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                    return Err("Invalid ip-address");
+                }
                 b"ip-address" | b"capa" | b"version" => {}
                 _ => {
                     let option = pair[0].escape_ascii();

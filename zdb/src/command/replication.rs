@@ -7,7 +7,7 @@ use crate::disk::aligned::AlignedBuffer;
 use crate::engine::log::copy::CopiedSegment;
 use crate::engine::node::Promise;
 use crate::engine::terms::Term;
-use crate::limits::{HOST_BYTES_MAX, REPLICA_TERMS_MAX, WAIT_MS_MAX};
+use crate::limits::{HOST_BYTES_MAX, REPLICA_TERMS_MAX, TERM_MAX, WAIT_MS_MAX};
 use crate::output::Output;
 use crate::resp::{Request, RequestParser};
 use std::collections::VecDeque;
@@ -22,10 +22,8 @@ pub struct Address {
 
 impl Address {
     pub fn new(host: &str, port: &str) -> Option<Self> {
-        let is_host = !host.is_empty() && host.len() <= HOST_BYTES_MAX;
-        let is_plain = host.bytes().all(|byte| byte.is_ascii_graphic());
         let port = port.parse().ok().filter(|port| *port > 0)?;
-        (is_host && is_plain).then(|| Self { host: host.to_owned(), port })
+        is_host(host).then(|| Self { host: host.to_owned(), port })
     }
 
     /// As `replicaof` has it: two words.
@@ -34,6 +32,12 @@ impl Address {
         let address = Self::new(words.next()?, words.next()?)?;
         words.next().is_none().then_some(address)
     }
+}
+
+/// Whether it may be the name or the address of a host: no commas, which part the fields of INFO.
+pub fn is_host(host: &str) -> bool {
+    let is_plain = host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
+    !host.is_empty() && host.len() <= HOST_BYTES_MAX && is_plain
 }
 
 impl fmt::Display for Address {
@@ -163,6 +167,8 @@ pub struct Link {
     /// Records wait for room in the write buffer.
     pub is_stuck: bool,
     pub file: Option<ReceivedFile>,
+    /// The last whole file that came: only a start takes it into the log.
+    pub published: Option<u64>,
     /// The last trouble, told once.
     pub trouble: String,
 }
@@ -198,6 +204,8 @@ pub struct ReceivedFile {
     /// All came, and was what was sent.
     pub is_whole: bool,
     pub is_publishing: bool,
+    /// It is there under its own name.
+    pub is_published: bool,
 }
 
 impl Link {
@@ -215,6 +223,7 @@ impl Link {
             segment: None,
             is_stuck: false,
             file: None,
+            published: None,
             trouble: String::new(),
         }
     }
@@ -230,6 +239,11 @@ impl Link {
 
     pub fn is_up(&self) -> bool {
         matches!(self.state, LinkState::Following { .. })
+    }
+
+    /// Whether whole files come, or came: the log goes on only behind a start.
+    pub fn has_files(&self) -> bool {
+        self.file.is_some() || self.published.is_some()
     }
 }
 
@@ -333,7 +347,9 @@ pub fn replconf(context: &mut Context<'_>, request: Request<'_>, out: &mut Outpu
                 Ok(port) => replica.port = port,
                 Err(_) => return context.error(out, "Invalid listening-port"),
             },
-            b"ip-address" if value.len() <= HOST_BYTES_MAX => replica.host = value.to_owned(),
+            // It stands in lines and lists that others read.
+            b"ip-address" if is_host(value) => replica.host = value.to_owned(),
+            b"ip-address" => return context.error(out, "Invalid ip-address"),
             b"node" => match u32::from_str_radix(value, 16) {
                 Ok(node) if node != 0 => replica.node = node,
                 _ => return context.error(out, "Invalid node"),
@@ -343,8 +359,7 @@ pub fn replconf(context: &mut Context<'_>, request: Request<'_>, out: &mut Outpu
                 let Ok(position) = value.parse() else {
                     return context.error(out, "Invalid position");
                 };
-                replica.acked = position;
-                return Outcome::Order(Box::new(Order::Acknowledged));
+                return Outcome::Order(Box::new(Order::Acknowledged(position)));
             }
             b"backup" => replica.is_backup = value == "yes",
             b"capa" | b"version" => {}
@@ -398,7 +413,10 @@ fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
         log: crate::engine::log::format::LogId::from_hex(log)?.0,
         secret_check: u64::from_str_radix(secret_check, 16).ok()?,
         position: position.parse().ok()?,
-        promised: Promise { number: number.parse().ok()?, node: hex(node)? },
+        promised: Promise {
+            number: number.parse().ok().filter(|number| *number <= TERM_MAX)?,
+            node: hex(node)?,
+        },
         terms: terms.iter().map(term).collect::<Option<_>>()?,
         is_all,
         is_bare,

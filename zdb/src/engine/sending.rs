@@ -105,4 +105,9 @@ impl Engine {
         self.pending.insert(token, Pending::Work { waiter });
         self.operations.push((token, operation));
     }
+
+    /// The same where nobody waits for it.
+    pub fn work_for_nobody(&mut self, operation: Operation) {
+        self.operations.push((Token(0), operation));
+    }
 }

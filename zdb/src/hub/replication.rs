@@ -11,8 +11,10 @@ mod feeding;
 mod link;
 
 use super::Hub;
+use super::connection::Connection;
 use crate::command::replication::{
-    Address, Candidate, Gate, Link, LinkState, Replica, ReplicaWait, Stage, SyncRequest,
+    Address, Candidate, Gate, Link, LinkState, ReceivedFile, Replica, ReplicaWait, Stage,
+    SyncRequest,
 };
 use crate::command::{ClientRef, Finished, Tasks};
 use crate::disk::{Operation, Root};
@@ -38,6 +40,8 @@ pub(super) struct Affairs {
     asks_again: bool,
     /// The server is to start anew once what it keeps about itself is on the disk.
     restarts: bool,
+    /// What came of a file whose link is gone: it is removed once the disk is done with it.
+    leftover: Option<ReceivedFile>,
     /// When replicas are told next how far the log is, in milliseconds of the loop's clock.
     status_ms: u64,
     /// How many replicas a write needed in the turn before.
@@ -343,8 +347,9 @@ impl Hub {
         let mine = Promise { number, node: self.engine.node.name };
         let settings = &self.server.settings;
         let needed = (settings.nodes().saturating_sub(settings.min_replicas)).saturating_sub(1);
+        let has_agreed = |one: &&Replica| one.promised == mine && !one.is_backup;
         let agreed: Vec<&Replica> =
-            self.server.replication.replicas.iter().filter(|one| one.promised == mine).collect();
+            self.server.replication.replicas.iter().filter(has_agreed).collect();
         let mut nodes: Vec<u32> = agreed.iter().map(|one| one.node).collect();
         nodes.sort_unstable();
         nodes.dedup();
@@ -408,11 +413,20 @@ impl Hub {
         let is_copy = request.log == self.engine.log.id.0 && request.secret_check == secret_check;
         let is_bare = self.engine.is_bare();
         let is_candidate = self.server.replication.candidate.is_some();
+        let node = self.engine.node.name;
         let Some(replica) = self.server.replication.replica_mut(key) else {
             return self.refuse_replica(key, "REPLCONF comes before PSYNC");
         };
         if replica.node == 0 {
             return self.refuse_replica(key, "a replica has to name its node");
+        }
+        if replica.node == node {
+            return self.refuse_replica(key, "a server cannot copy itself");
+        }
+        if matches!(replica.stage, Stage::Online | Stage::Leaving) {
+            // What is read for it belongs to what it asked for first.
+            self.refuse_replica(key, "a replica asks once for the log");
+            return self.close_behind_replies(key);
         }
         replica.heard_ms = now_ms;
         replica.promised = request.promised;
@@ -545,6 +559,26 @@ impl Hub {
     }
 
     // ---------------------------------------------------------------- enough others
+
+    /// A replica says how far it has the log. What it was never sent it cannot have.
+    pub(super) fn acknowledged(&mut self, connection: &mut Connection, position: u64) {
+        let Some(replica) = self.server.replication.replica_mut(connection.key) else { return };
+        if replica.stage != Stage::Online {
+            // It gets no log yet, or none any more.
+            return;
+        }
+        if position <= replica.sent {
+            replica.acked = position;
+            return self.count_replicated();
+        }
+        let (host, port, sent) = (replica.host.clone(), replica.port, replica.sent);
+        self.engine.log.notices.push(format!(
+            "replica {host} {port} acknowledges position {position} and was sent the log up to {sent}: it is let go"
+        ));
+        self.server.replication.replicas.retain(|one| one.connection != connection.key);
+        connection.is_killed = true;
+        connection.closing = true;
+    }
 
     /// How far as many replicas have the log as a write needs.
     pub(super) fn count_replicated(&mut self) {

@@ -43,7 +43,12 @@ impl Hub {
             let Some(replica) = self.server.replication.replica_mut(key) else { continue };
             let is_silent = now_ms >= replica.heard_ms + REPLICA_SILENCE_MS;
             let stage = replica.stage;
-            if is_silent || self.get(key).is_none_or(|connection| connection.closing) {
+            if self.get(key).is_none_or(|connection| connection.closing) {
+                // It may still have to be told why.
+                self.server.replication.replicas.retain(|one| one.connection != key);
+                continue;
+            }
+            if is_silent {
                 self.let_go(key);
                 continue;
             }

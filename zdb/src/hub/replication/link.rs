@@ -2,15 +2,16 @@
 //! far it is. What does not belong where it stands is refused, and the link begun anew.
 
 use crate::command::replication::{Address, LinkState, ReceivedFile};
-use crate::disk::{Done, Operation, aligned::AlignedBuffer};
+use crate::disk::{Done, FileId, Operation, Root, aligned::AlignedBuffer};
+use crate::engine::index::PLACE_BITS;
 use crate::engine::log::copy::{CopiedSegment, CopyTrouble};
-use crate::engine::log::format::{self, BLOCK, LogId};
+use crate::engine::log::format::{self, BLOCK, LogId, SEGMENT_HEADER_BYTES};
 use crate::engine::node::{Errand, Promise};
 use crate::engine::{Waiter, log::Policy};
 use crate::hub::{Hub, Peer};
 use crate::limits::{
-    REPLICA_OUTPUT_BYTES_MAX, REPLICA_RETRY_MS, REPLICA_SILENCE_MS, REPLICA_STATUS_MS,
-    REPLICA_TERMS_MAX,
+    REPLICA_LINE_BYTES_MAX, REPLICA_OUTPUT_BYTES_MAX, REPLICA_RETRY_MS, REPLICA_SILENCE_MS,
+    REPLICA_STATUS_MS, REPLICA_TERMS_MAX, SEGMENT_BYTES_MAX, TERM_MAX,
 };
 use crate::output::Output;
 use crate::resp::{Progress, Protocol, Request, RequestParser};
@@ -56,7 +57,7 @@ impl Hub {
         link.partial.clear();
         link.segment = None;
         link.is_stuck = false;
-        link.file = None;
+        (link.file, link.published) = (None, None);
         self.introduce(key);
         self.ask_for_log(key);
         Some(key)
@@ -122,12 +123,15 @@ impl Hub {
         let connection = link.connection();
         (link.segment, link.is_stuck) = (None, false);
         link.state = LinkState::Down { retry_ms: now_ms + REPLICA_RETRY_MS };
-        let file = link.file.take();
-        let has_file = file.is_some();
-        if let Some(file) = file.and_then(|file| file.file) {
-            self.engine.work_for(Waiter::Link, Operation::Close { file });
+        let (file, published) = (link.file.take(), link.published.take());
+        if let Some(file) = file {
+            let is_idle = !file.writing;
+            self.affairs.leftover = Some(file);
+            if is_idle {
+                self.remove_leftover();
+            }
         }
-        if has_file && !self.stopping {
+        if published.is_some() && !self.stopping {
             // What came so far is taken in by a start, the rest is asked for then.
             self.affairs.restarts = true;
         }
@@ -171,7 +175,8 @@ impl Hub {
     }
 
     pub(super) fn may_dial(&self) -> bool {
-        self.is_node_saved() && !self.affairs.restarts && !self.stopping
+        let is_clear = self.affairs.leftover.is_none();
+        self.is_node_saved() && is_clear && !self.affairs.restarts && !self.stopping
     }
 
     /// Tells the master how far the log is here.
@@ -204,8 +209,17 @@ impl Hub {
         }
     }
 
-    /// Goes through what came, as far as it can be taken now.
+    /// Goes through what came, as far as it can be taken now. The rest stays with the kernel, and the master waits.
     fn run_link(&mut self, key: u64) {
+        self.take_link_input(key);
+        let is_busy = self.is_link_busy();
+        let Some(connection) = self.get_mut(key) else { return };
+        if std::mem::replace(&mut connection.takes_no_more, is_busy) != is_busy {
+            self.touch_key(key);
+        }
+    }
+
+    fn take_link_input(&mut self, key: u64) {
         if let Word::Drop(cause) = self.go_on_copying() {
             return self.break_link(&cause);
         }
@@ -223,6 +237,10 @@ impl Hub {
             if matches!(input[at], b'+' | b'-') {
                 // A reply, and not an array of words.
                 let Some(length) = input[at..].iter().position(|byte| *byte == b'\n') else {
+                    if input.len() - at > REPLICA_LINE_BYTES_MAX {
+                        let text = "it says what is none of ours: a line without an end";
+                        dropped = Some(text.into());
+                    }
                     break;
                 };
                 let line = input[at..at + length].trim_ascii_end();
@@ -368,7 +386,12 @@ impl Hub {
                 number(1).zip(number(2)).map(|(at, term)| self.hear_continue(key, at, term))
             }
             b"REWIND" => number(1).zip(number(2)).map(|(position, term)| {
-                let aside_s = self.engine.now.unix_s();
+                let (end, aside_s) = (self.engine.log.end(), self.engine.now.unix_s());
+                if position == 0 || position >= end {
+                    return Word::Drop(format!(
+                        "it would have the log go back to {position}, and it ends at {end}"
+                    ));
+                }
                 self.hear_errand(Errand::Rewind { position, aside_s }, term)
             }),
             b"ADOPT" => {
@@ -380,11 +403,19 @@ impl Hub {
                 })
             }
             b"RESTART" if is_following => {
+                let link = self.server.replication.link.as_ref().expect("the caller looked");
+                if link.published.is_none() {
+                    return Word::Drop("it would have this server start anew for nothing".into());
+                }
                 self.start_anew(Errand::None);
                 Some(Word::Wait)
             }
             b"SEGMENT" if is_following => {
                 let created_s = self.engine.now.unix_s();
+                let link = self.server.replication.link.as_ref().expect("the caller looked");
+                if !link.partial.is_empty() || link.has_files() {
+                    return Word::Drop("a segment came in the middle of something else".into());
+                }
                 number(1).zip(number(2)).zip(number(3)).map(|((base, capacity), previous_end)| {
                     let next = CopiedSegment { base, capacity, previous_end, created_s };
                     self.server.replication.link.as_mut().expect("as above").segment = Some(next);
@@ -394,7 +425,9 @@ impl Hub {
             b"RECORDS" if is_following && words.len() == 3 => number(1).map(|position| {
                 let link = self.server.replication.link.as_ref().expect("the caller looked");
                 let end = self.engine.log.end() + link.partial.len() as u64;
-                if position == end {
+                if link.has_files() {
+                    Word::Drop("records came in the middle of files".into())
+                } else if position == end {
                     self.copy(words[2])
                 } else {
                     Word::Drop(format!("records of position {position} came where {end} follows"))
@@ -416,6 +449,9 @@ impl Hub {
     /// The log here has more than that of the master, or another one. Where others rely on it, it gives way only to
     /// the master of a term, or where a candidate asks for what another one has.
     fn hear_errand(&mut self, errand: Errand, term: u64) -> Word {
+        if term > TERM_MAX {
+            return Word::Drop(format!("it names term {term}, which cannot be"));
+        }
         let is_candidate = self.server.replication.candidate.is_some();
         let is_relied_on = self.server.settings.min_replicas > 0 && self.engine.log.end() > 0;
         if is_relied_on && !is_candidate && (term == 0 || term < self.engine.node.promised.number) {
@@ -430,6 +466,9 @@ impl Hub {
 
     fn hear_promise(&mut self, asked: Promise) -> Word {
         let known = self.engine.node.promised;
+        if asked.number > TERM_MAX {
+            return Word::Drop(format!("it wants term {}, which cannot be", asked.number));
+        }
         if asked.number < known.number || asked.number == known.number && asked.node != known.node {
             return Word::Drop(format!(
                 "it wants term {}, but {} was promised to another one",
@@ -473,8 +512,17 @@ impl Hub {
     fn hear_file(&mut self, base: u64, bytes: u64) -> Word {
         let name = format::unfinished_name(base);
         let link = self.server.replication.link.as_mut().expect("the caller looked");
-        if link.file.is_some() || self.engine.log.is_open() && !link.partial.is_empty() {
+        if link.file.is_some() || !link.partial.is_empty() {
             return Word::Drop("a file came in the middle of something else".into());
+        }
+        let last = self.engine.log.segments.last().map(|last| last.base).max(link.published);
+        let is_next = last.is_none_or(|last| base > last) && base >> PLACE_BITS == 0;
+        let is_aligned = base.is_multiple_of(BLOCK);
+        let is_size = (SEGMENT_HEADER_BYTES..=SEGMENT_BYTES_MAX).contains(&bytes);
+        if !is_next || !is_aligned || !is_size {
+            return Word::Drop(format!(
+                "a file of {bytes} bytes at {base} is none that can follow"
+            ));
         }
         link.file = Some(ReceivedFile {
             base,
@@ -487,6 +535,7 @@ impl Hub {
             writing: true,
             is_whole: false,
             is_publishing: false,
+            is_published: false,
         });
         self.engine.work_for(Waiter::Link, Operation::MakeFile { name, bytes });
         Word::Done
@@ -550,6 +599,9 @@ impl Hub {
 
     /// The disk has done something for the file that comes in.
     pub(super) fn file_answer(&mut self, result: io::Result<Done>) {
+        if self.affairs.leftover.is_some() {
+            return self.leftover_answer(result);
+        }
         let Some(link) = &mut self.server.replication.link else { return };
         let Some(file) = &mut link.file else { return };
         file.writing = false;
@@ -561,12 +613,42 @@ impl Hub {
             }
             Ok(_) if file.is_publishing => {
                 let open = file.file;
+                link.published = Some(file.base);
                 link.file = None;
-                if let Some(file) = open {
-                    self.engine.work_for(Waiter::Link, Operation::Close { file });
-                }
+                self.close_file(open);
             }
             Ok(_) => self.write_file(),
+        }
+    }
+
+    /// The disk has done something for a file whose link is gone.
+    fn leftover_answer(&mut self, result: io::Result<Done>) {
+        let Some(file) = &mut self.affairs.leftover else { return };
+        match result {
+            Ok(Done::File(open, _)) => file.file = Some(open),
+            Ok(_) if file.is_publishing => {
+                // It counts: a start takes it into the log.
+                file.is_published = true;
+                self.affairs.restarts |= !self.stopping;
+            }
+            _ => {}
+        }
+        self.remove_leftover();
+    }
+
+    fn remove_leftover(&mut self) {
+        let Some(file) = self.affairs.leftover.take() else { return };
+        self.close_file(file.file);
+        if !file.is_published {
+            let names = vec![(Root::Data, format::unfinished_name(file.base))];
+            self.engine.work_for_nobody(Operation::Remove { names });
+        }
+    }
+
+    /// Nobody waits for the answer: it could be taken for that of the next file.
+    fn close_file(&mut self, file: Option<FileId>) {
+        if let Some(file) = file {
+            self.engine.work_for_nobody(Operation::Close { file });
         }
     }
 }
