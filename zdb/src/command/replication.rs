@@ -93,6 +93,16 @@ pub struct Replica {
     pub file: Option<SentFile>,
 }
 
+impl Replica {
+    /// Where it can be reached, in one word.
+    pub fn address(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
 /// Bytes that are read to be sent.
 #[derive(Debug)]
 pub struct ReadAhead {
@@ -155,8 +165,10 @@ pub struct Link {
     /// When it last heard something, and since when it is down, in milliseconds of the loop's clock.
     pub heard_ms: u64,
     pub down_ms: u64,
-    /// How far the master is, by its own word, and when that was said: Unix seconds.
+    /// How far the master is, by its own word.
     pub master_end: u64,
+    /// When the log here was last as far as that, in milliseconds of the loop's clock.
+    pub level_ms: u64,
     pub acked: u64,
     pub acked_ms: u64,
     pub parser: RequestParser,
@@ -216,6 +228,7 @@ impl Link {
             heard_ms: now_ms,
             down_ms: now_ms,
             master_end: 0,
+            level_ms: now_ms,
             acked: 0,
             acked_ms: 0,
             parser: RequestParser::new(),
@@ -239,6 +252,14 @@ impl Link {
 
     pub fn is_up(&self) -> bool {
         matches!(self.state, LinkState::Following { .. })
+    }
+
+    /// What the log here, which ends at `end`, lacks of what the master has told of: bytes, and since when it is so:
+    /// milliseconds. Without a link nobody knows of the bytes, and time passes.
+    pub fn lag(&self, end: u64, now_ms: u64) -> (u64, u64) {
+        let bytes = self.master_end.saturating_sub(end);
+        let is_level = self.is_up() && bytes == 0;
+        (bytes, if is_level { 0 } else { now_ms.saturating_sub(self.level_ms) })
     }
 
     /// Whether whole files come, or came: the log goes on only behind a start.
@@ -282,6 +303,10 @@ pub struct Replication {
     pub master_password: Option<Vec<u8>>,
     pub syncs_full: u64,
     pub syncs_partial: u64,
+    /// Bytes of the log, and of files of it, that went to replicas and backups.
+    pub sent_bytes: u64,
+    /// Writes that were refused since too few replicas were there, or none was sure who is the master.
+    pub writes_refused: u64,
 }
 
 impl Replication {
@@ -493,6 +518,9 @@ pub fn information(context: &Context<'_>) -> Vec<(String, String)> {
         line("master_sync_in_progress", u8::from(link.file.is_some()).to_string());
         line("slave_read_repl_offset", end.to_string());
         line("slave_repl_offset", end.to_string());
+        let (lag_bytes, lag_ms) = link.lag(end, now_ms);
+        line("lag_bytes", lag_bytes.to_string());
+        line("lag_seconds", (lag_ms / 1000).to_string());
         if !link.is_up() {
             line("master_link_down_since_seconds", seconds(link.down_ms).to_string());
         }
@@ -535,5 +563,7 @@ pub fn information(context: &Context<'_>) -> Vec<(String, String)> {
     line("nodes", server.settings.nodes.to_string());
     line("sync_full", replication.syncs_full.to_string());
     line("sync_partial_ok", replication.syncs_partial.to_string());
+    line("replicas_sent_bytes", replication.sent_bytes.to_string());
+    line("writes_refused_for_replicas", replication.writes_refused.to_string());
     lines
 }

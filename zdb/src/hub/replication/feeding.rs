@@ -87,7 +87,10 @@ impl Hub {
                 }
                 Next::Push(output, sent) => {
                     self.push(key, output);
-                    if let Some(replica) = self.server.replication.replica_mut(key) {
+                    let replication = &mut self.server.replication;
+                    let before = replication.replica_mut(key).map_or(sent, |one| one.sent);
+                    replication.sent_bytes += sent - before;
+                    if let Some(replica) = replication.replica_mut(key) {
                         replica.sent = sent;
                     }
                 }
@@ -208,12 +211,14 @@ impl Hub {
                 return self.let_go(key);
             }
         }
+        let mut sent_bytes = 0;
         while let Some(replica) = self.server.replication.replica_mut(key)
             && replica.reads.front().is_some_and(|read| read.bytes.is_some())
             && let Some(ReadAhead { from, length, skip, bytes: Some(bytes) }) =
                 replica.reads.pop_front()
         {
             let bytes = &bytes[skip as usize..][..length as usize];
+            sent_bytes += length;
             match &mut replica.file {
                 Some(file) => {
                     file.sent += length;
@@ -226,6 +231,7 @@ impl Hub {
                 }
             }
         }
+        self.server.replication.sent_bytes += sent_bytes;
         self.feed(key);
     }
 }

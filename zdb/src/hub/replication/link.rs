@@ -170,6 +170,13 @@ impl Hub {
                 }
                 self.run_link(connection);
                 self.acknowledge_link(now_ms);
+                let end = self.engine.log.end();
+                if let Some(link) = &mut self.server.replication.link
+                    && link.is_up()
+                    && end >= link.master_end
+                {
+                    link.level_ms = now_ms;
+                }
             }
         }
     }
@@ -383,7 +390,9 @@ impl Hub {
                     .map(|(number, node)| self.hear_promise(Promise { number, node }))
             }
             b"CONTINUE" => {
-                number(1).zip(number(2)).map(|(at, term)| self.hear_continue(key, at, term))
+                let end = number(3).unwrap_or(0);
+                let words = number(1).zip(number(2));
+                words.map(|(at, term)| self.hear_continue(key, (at, term, end)))
             }
             b"REWIND" => number(1).zip(number(2)).map(|(position, term)| {
                 let (end, aside_s) = (self.engine.log.end(), self.engine.now.unix_s());
@@ -483,7 +492,7 @@ impl Hub {
         Word::Done
     }
 
-    fn hear_continue(&mut self, key: u64, position: u64, term: u64) -> Word {
+    fn hear_continue(&mut self, key: u64, (position, term, master_end): (u64, u64, u64)) -> Word {
         let end = self.engine.log.end();
         if position != end {
             return Word::Drop(format!("it would go on at {position}, and the log ends at {end}"));
@@ -501,6 +510,7 @@ impl Hub {
         let to = link.to.clone();
         link.state = LinkState::Following { connection: key };
         link.trouble.clear();
+        link.master_end = master_end;
         // The first word to the master tells where the log is.
         (link.acked, link.acked_ms) = (u64::MAX, now_ms);
         self.engine.log.notices.push(format!("copies {to} from position {position} on"));
