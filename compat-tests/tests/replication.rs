@@ -274,6 +274,50 @@ fn the_way_to_the_master_is_encrypted_where_it_is_told_to() {
     }
 }
 
+/// A replica behind NAT is shown where it says that it is.
+#[test]
+fn a_replica_tells_where_it_is_reached() {
+    let master = setup(&[]).start();
+    let flags = ["--replica-announce-ip", "replica.example", "--replica-announce-port", "9907"];
+    let copy = replica(&master, &flags);
+    in_sync(&master, &copy);
+    let mut client = copy.connect();
+    let shown = |host: &str, port: &str| {
+        let start = format!("ip={host},port={port},state=online");
+        let found = poll(TIME_MAX, || {
+            let line = field(&mut master.connect(), "slave0")?;
+            line.starts_with(&start).then_some(())
+        });
+        assert!(found.is_some(), "{:?}, not {start}", field(&mut master.connect(), "slave0"));
+        let role = master.connect().call(args!["ROLE"]).into_array().remove(2).into_array();
+        let role = role.into_iter().next().expect("it has a replica").into_array();
+        assert_eq!(role[..2], [Reply::bulk(host), Reply::bulk(port)]);
+    };
+    shown("replica.example", "9907");
+    // While it runs, too.
+    let set = |client: &mut Client, host: &str, port: &str| {
+        let request = ["CONFIG", "SET", "replica-announce-ip", host, "replica-announce-port", port];
+        client.expect(&request, Reply::ok());
+    };
+    set(&mut client, "2001:db8::7", "1");
+    shown("2001:db8::7", "1");
+    set(&mut client, "", "0");
+    shown("127.0.0.1", &copy.address().port().to_string());
+    in_sync(&master, &copy);
+    for (flag, value, why) in [
+        ("--replica-announce-ip", "two words", "it takes the name or the address of a host"),
+        ("--replica-announce-ip", "a,port=1", "it takes the name or the address of a host"),
+        ("--replica-announce-ip", "", "it takes the name or the address of a host"),
+        ("--replica-announce-port", "65536", "65536 is not in 0..=65535"),
+        ("--replica-announce-port", "-1", "-1"),
+        ("--replica-announce-port", "http", "invalid value 'http'"),
+    ] {
+        let refusal = setup(&[&format!("{flag}={value}")]).try_start();
+        let refusal = refusal.err().unwrap_or_else(|| panic!("{flag} {value:?} is taken"));
+        assert!(refusal.log.iter().any(|line| line.contains(why)), "{value:?}: {refusal:?}");
+    }
+}
+
 #[test]
 fn who_wrote_what_nobody_else_has_keeps_it_aside() {
     let mut random = Rng::with_seed(seed("replication"));

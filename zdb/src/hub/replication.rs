@@ -44,8 +44,9 @@ pub(super) struct Affairs {
     leftover: Option<ReceivedFile>,
     /// When replicas are told next how far the log is, in milliseconds of the loop's clock.
     status_ms: u64,
-    /// How many replicas a write needed in the turn before.
+    /// How many replicas a write needed in the turn before, and what the master was told of where this server is.
     min_replicas: usize,
+    announced: (String, u16),
 }
 
 impl Hub {
@@ -208,6 +209,14 @@ impl Hub {
 
     /// A master that is told by CONFIG SET to wait for replicas has to be sure first that it is the only one.
     fn look_at_settings(&mut self) {
+        let settings = &self.server.settings;
+        let (host, port) = &self.affairs.announced;
+        let is_announced = settings.announce_host == *host && settings.announce_port == *port;
+        let link = self.server.replication.link.as_ref();
+        if !is_announced && link.is_some_and(|link| link.connection().is_some()) {
+            // A replica introduces itself only once.
+            self.drop_link();
+        }
         let min_replicas = self.server.settings.min_replicas;
         let before = std::mem::replace(&mut self.affairs.min_replicas, min_replicas);
         let is_master = self.server.replication.master.is_none();

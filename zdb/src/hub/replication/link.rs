@@ -71,13 +71,17 @@ impl Hub {
             writer.bulk(b"AUTH");
             writer.bulk(password);
         }
-        let port = self.server.replication.port.to_string();
-        let node = format!("{:08x}", self.engine.node.name);
-        writer.array(5);
-        for word in [b"REPLCONF", &b"listening-port"[..], port.as_bytes(), b"node", node.as_bytes()]
-        {
-            writer.bulk(word);
+        let settings = &self.server.settings;
+        self.affairs.announced = (settings.announce_host.clone(), settings.announce_port);
+        let (host, port) = &self.affairs.announced;
+        let port = if *port == 0 { self.server.replication.port } else { *port };
+        let (port, node) = (port.to_string(), format!("{:08x}", self.engine.node.name));
+        let mut words = vec!["REPLCONF", "listening-port", &port, "node", &node];
+        if !host.is_empty() {
+            words.extend(["ip-address", host]);
         }
+        writer.array(words.len());
+        words.iter().for_each(|word| writer.bulk(word.as_bytes()));
         self.push(key, output);
     }
 
