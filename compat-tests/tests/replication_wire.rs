@@ -3,9 +3,10 @@
 
 use compat_tests::client::encoded;
 use compat_tests::mount::Mount;
+use compat_tests::proxy::{Cut, Link, Proxy, Way};
 use compat_tests::server::{Setup, poll};
 use compat_tests::wire::{Ask, FakeMaster, ask, field, follow, hear, in_sync, introduce, records};
-use compat_tests::{Client, Reply, Server, args};
+use compat_tests::{Client, Reply, Server, args, seed};
 use std::time::Duration;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -405,6 +406,79 @@ fn a_replica_calls_again_whenever_it_is_hung_up_on() {
     has_keys(&scene.replica, 0..2 * KEYS);
     drop(call);
     scene.ends_well();
+}
+
+/// A real master behind a wire that flips bits: what is wrong is asked for again.
+#[test]
+fn flipped_bits_are_asked_for_again() {
+    let seed = seed("replication_wire");
+    let master = setup(&[]).start();
+    write_keys(&master, 0..KEYS);
+    let proxy = Proxy::start(master.address());
+    let replica = setup(&[]).start();
+    follow(&mut replica.connect(), proxy.address());
+    in_sync(&master, &replica);
+    let mut keys = KEYS;
+    for round in 0..4 {
+        proxy.set(Way::Back, Link::flipping(30_000, seed + round));
+        write_keys(&master, keys..keys + 2 * KEYS);
+        keys += 2 * KEYS;
+        let flipped = poll(TIME_MAX, || {
+            // Each sign of life may be hit, too.
+            master.connect().call(args!["SET", "more", fastrand::u64(..).to_le_bytes()]);
+            (proxy.counts().way(Way::Back).flipped_bits >= 2 * (round + 1)).then_some(())
+        });
+        assert!(flipped.is_some(), "{:?}", proxy.counts());
+        proxy.set(Way::Back, Link::PASS);
+        in_sync(&master, &replica);
+        has_keys(&replica, 0..keys);
+    }
+    replica.wait_for_log("what was wrong", |line| line.contains("trying again"));
+}
+
+/// Packed segments come as files. Of those that are whole when the link breaks none comes again, and of one that is
+/// not nothing stays.
+#[test]
+fn files_that_are_cut_off_come_again() {
+    let master = setup(&[]).start();
+    let mut client = master.connect();
+    client.expect(args!["NSSET", "default", "history", "0"], Reply::ok());
+    let mut random = fastrand::Rng::with_seed(seed("replication_wire"));
+    let mut values = vec![Vec::new(); 1500];
+    let cleaned = poll(TIME_MAX, || {
+        for _ in 0..3000 {
+            let at = random.usize(..values.len());
+            values[at] = std::iter::repeat_with(|| random.u8(..)).take(2500).collect();
+            client.call(args!["SET", format!("file-{at}"), values[at]]);
+        }
+        client.expect(args!["DEBUG", "CLEAN"], Reply::ok());
+        let text = client.call(args!["INFO", "engine"]).into_bytes();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let count = text.lines().find_map(|line| line.strip_prefix("cleaner_segments_cleaned: "));
+        (count?.trim().parse::<u64>().ok()? > 8).then_some(())
+    });
+    assert!(cleaned.is_some(), "the cleaner has work");
+    let proxy = Proxy::start(master.address());
+    proxy.set(Way::Back, Link::throttled(1_000_000));
+    let replica = setup(&[]).start();
+    follow(&mut replica.connect(), proxy.address());
+    let forwarded = || proxy.counts().way(Way::Back).forwarded_bytes;
+    for _ in 0..4 {
+        let before = forwarded();
+        let moved = poll(TIME_MAX, || (forwarded() > before + 700_000).then_some(()));
+        assert!(moved.is_some(), "{:?} {:#?}", proxy.counts(), replica.log());
+        proxy.cut(Cut::Reset);
+    }
+    proxy.set(Way::Back, Link::PASS);
+    in_sync(&master, &replica);
+    let mut copy = replica.connect();
+    for (at, value) in values.iter().enumerate().filter(|(_, value)| !value.is_empty()) {
+        copy.expect(args!["GET", format!("file-{at}")], Reply::bulk(value));
+    }
+    let names = std::fs::read_dir(replica.data_dir()).expect("it is there");
+    let mut names = names.map(|entry| entry.expect("an entry").file_name().into_string());
+    let left = names.find(|name| name.as_ref().is_ok_and(|name| name.ends_with(".new")));
+    assert_eq!(left, None);
 }
 
 /// A replica whose disk has no room takes no more than it has room for: its master waits.

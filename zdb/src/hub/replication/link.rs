@@ -1,31 +1,20 @@
 //! A replica's side of the link: it introduces itself to its master, takes the log as it comes, and tells how
 //! far it is. What does not belong where it stands is refused, and the link begun anew.
 
-use crate::command::replication::{Address, LinkState, ReceivedFile};
-use crate::disk::{Done, FileId, Operation, Root, aligned::AlignedBuffer};
-use crate::engine::index::PLACE_BITS;
+use super::receiving::Word;
+use crate::command::replication::{Address, LinkState};
+use crate::engine::log::Policy;
 use crate::engine::log::copy::{CopiedSegment, CopyTrouble};
-use crate::engine::log::format::{self, BLOCK, LogId, SEGMENT_HEADER_BYTES};
+use crate::engine::log::format::LogId;
 use crate::engine::node::{Errand, Promise};
-use crate::engine::{Waiter, log::Policy};
 use crate::hub::{Hub, Peer};
 use crate::limits::{
     REPLICA_LINE_BYTES_MAX, REPLICA_OUTPUT_BYTES_MAX, REPLICA_RETRY_MS, REPLICA_SILENCE_MS,
-    REPLICA_STATUS_MS, REPLICA_TERMS_MAX, SEGMENT_BYTES_MAX, TERM_MAX,
+    REPLICA_STATUS_MS, REPLICA_TERMS_MAX, TERM_MAX,
 };
 use crate::output::Output;
 use crate::resp::{Progress, Protocol, Request, RequestParser};
-use std::io;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
-
-/// What became of a word of the master.
-enum Word {
-    Done,
-    /// It is taken, and nothing more until something has happened.
-    Wait,
-    /// The link begins anew, for this reason.
-    Drop(String),
-}
+use xxhash_rust::xxh3::xxh3_64;
 
 impl Hub {
     /// A server that the loop is to connect to.
@@ -107,7 +96,7 @@ impl Hub {
     }
 
     /// Ends the link, to try again a while later.
-    fn break_link(&mut self, cause: &str) {
+    pub(super) fn break_link(&mut self, cause: &str) {
         self.drop_link();
         let Some(link) = &mut self.server.replication.link else { return };
         if link.trouble != cause {
@@ -519,150 +508,5 @@ impl Hub {
         (link.acked, link.acked_ms) = (u64::MAX, now_ms);
         self.engine.log.notices.push(format!("copies {to} from position {position} on"));
         Word::Done
-    }
-
-    // ---------------------------------------------------------------- whole files
-
-    fn hear_file(&mut self, base: u64, bytes: u64) -> Word {
-        let name = format::unfinished_name(base);
-        let link = self.server.replication.link.as_mut().expect("the caller looked");
-        if link.file.is_some() || !link.partial.is_empty() {
-            return Word::Drop("a file came in the middle of something else".into());
-        }
-        let last = self.engine.log.segments.last().map(|last| last.base).max(link.published);
-        let is_next = last.is_none_or(|last| base > last) && base >> PLACE_BITS == 0;
-        let is_aligned = base.is_multiple_of(BLOCK);
-        let is_size = (SEGMENT_HEADER_BYTES..=SEGMENT_BYTES_MAX).contains(&bytes);
-        if !is_next || !is_aligned || !is_size {
-            return Word::Drop(format!(
-                "a file of {bytes} bytes at {base} is none that can follow"
-            ));
-        }
-        link.file = Some(ReceivedFile {
-            base,
-            bytes,
-            received: 0,
-            check: 0,
-            file: None,
-            waiting: Vec::new(),
-            written: 0,
-            writing: true,
-            is_whole: false,
-            is_publishing: false,
-            is_published: false,
-        });
-        self.engine.work_for(Waiter::Link, Operation::MakeFile { name, bytes });
-        Word::Done
-    }
-
-    fn hear_bytes(&mut self, bytes: &[u8]) -> Word {
-        let link = self.server.replication.link.as_mut().expect("the caller looked");
-        let Some(file) = &mut link.file else {
-            return Word::Drop("bytes of a file came without one".into());
-        };
-        file.received += bytes.len() as u64;
-        file.check = xxh3_64_with_seed(bytes, file.check);
-        file.waiting.extend_from_slice(bytes);
-        if file.received > file.bytes {
-            return Word::Drop("a file is longer than was said".into());
-        }
-        self.write_file();
-        Word::Done
-    }
-
-    fn hear_file_end(&mut self, check: u64) -> Word {
-        let link = self.server.replication.link.as_mut().expect("the caller looked");
-        let Some(file) = &mut link.file else {
-            return Word::Drop("the end of a file came without one".into());
-        };
-        if file.received != file.bytes || file.check != check {
-            return Word::Drop("a file did not come as it was sent".into());
-        }
-        file.is_whole = true;
-        self.write_file();
-        Word::Wait
-    }
-
-    /// Hands what came of a file to the disk, one piece after the other.
-    fn write_file(&mut self) {
-        let link = self.server.replication.link.as_mut().expect("the caller looked");
-        let Some(file) = &mut link.file else { return };
-        let Some(open) = file.file.filter(|_| !file.writing) else { return };
-        let whole = match file.is_whole {
-            true => file.waiting.len(),
-            false => file.waiting.len() / BLOCK as usize * BLOCK as usize,
-        };
-        if whole > 0 {
-            let mut blocks = AlignedBuffer::new(whole.next_multiple_of(BLOCK as usize));
-            blocks[..whole].copy_from_slice(&file.waiting[..whole]);
-            file.waiting.drain(..whole);
-            let offset = file.written;
-            file.written += whole as u64;
-            file.writing = true;
-            let operation = Operation::WriteBlocks { file: open, offset, blocks };
-            self.engine.work_for(Waiter::Link, operation);
-        } else if file.is_whole {
-            let (from, to) = (format::unfinished_name(file.base), format::segment_name(file.base));
-            let bytes = file.bytes;
-            file.writing = true;
-            file.is_publishing = true;
-            let operation = Operation::Publish { file: open, bytes, from, to };
-            self.engine.work_for(Waiter::Link, operation);
-        }
-    }
-
-    /// The disk has done something for the file that comes in.
-    pub(super) fn file_answer(&mut self, result: io::Result<Done>) {
-        if self.affairs.leftover.is_some() {
-            return self.leftover_answer(result);
-        }
-        let Some(link) = &mut self.server.replication.link else { return };
-        let Some(file) = &mut link.file else { return };
-        file.writing = false;
-        match result {
-            Err(error) => self.break_link(&format!("cannot write a segment: {error}")),
-            Ok(Done::File(open, _)) => {
-                file.file = Some(open);
-                self.write_file();
-            }
-            Ok(_) if file.is_publishing => {
-                let open = file.file;
-                link.published = Some(file.base);
-                link.file = None;
-                self.close_file(open);
-            }
-            Ok(_) => self.write_file(),
-        }
-    }
-
-    /// The disk has done something for a file whose link is gone.
-    fn leftover_answer(&mut self, result: io::Result<Done>) {
-        let Some(file) = &mut self.affairs.leftover else { return };
-        match result {
-            Ok(Done::File(open, _)) => file.file = Some(open),
-            Ok(_) if file.is_publishing => {
-                // It counts: a start takes it into the log.
-                file.is_published = true;
-                self.affairs.restarts |= !self.stopping;
-            }
-            _ => {}
-        }
-        self.remove_leftover();
-    }
-
-    fn remove_leftover(&mut self) {
-        let Some(file) = self.affairs.leftover.take() else { return };
-        self.close_file(file.file);
-        if !file.is_published {
-            let names = vec![(Root::Data, format::unfinished_name(file.base))];
-            self.engine.work_for_nobody(Operation::Remove { names });
-        }
-    }
-
-    /// Nobody waits for the answer: it could be taken for that of the next file.
-    fn close_file(&mut self, file: Option<FileId>) {
-        if let Some(file) = file {
-            self.engine.work_for_nobody(Operation::Close { file });
-        }
     }
 }
