@@ -109,7 +109,7 @@ pub const REPLICA_TERMS_MAX: usize = 64;
 pub const TERM_MAX: u64 = 1 << 62;
 /// Longest line of a master that is no array of words, in bytes.
 pub const REPLICA_LINE_BYTES_MAX: usize = 4096;
-/// Largest segment, in bytes: also whole files that a master sends are no larger.
+/// Largest segment, in bytes; one that the cleaner wrote has a trailer beside that, which is smaller.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 32;
 /// How often a master tells its replicas how far it is, and they it, in milliseconds.
 pub const REPLICA_STATUS_MS: u64 = 1000;

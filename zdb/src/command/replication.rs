@@ -150,6 +150,8 @@ pub struct SyncRequest {
     pub secret_check: u64,
     pub position: u64,
     pub promised: Promise,
+    /// Tells which versions of the segments it has, as the cleaner of its master left them.
+    pub versions: u64,
     /// Its newest terms, all of them where `is_all`.
     pub terms: Vec<Term>,
     pub is_all: bool,
@@ -397,7 +399,7 @@ pub fn replconf(context: &mut Context<'_>, request: Request<'_>, out: &mut Outpu
     context.ok(out)
 }
 
-/// `PSYNC log secret-check position promised-number promised-node bare|data all|newest [number:node:start ...]`
+/// `PSYNC log secret-check position promised-number promised-node bare|data versions all|newest [number:node:start ...]`
 pub fn psync(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
     match parse_sync(request) {
         Some(sync) => Outcome::Order(Box::new(Order::Sync(Box::new(sync)))),
@@ -411,7 +413,8 @@ pub fn psync(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
 fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
     let words: Vec<&str> =
         request.iter().skip(1).map(std::str::from_utf8).collect::<Result<_, _>>().ok()?;
-    let [log, secret_check, position, number, node, content, extent, terms @ ..] = &words[..]
+    let [log, secret_check, position, number, node, content, versions, extent, terms @ ..] =
+        &words[..]
     else {
         return None;
     };
@@ -442,6 +445,7 @@ fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
             number: number.parse().ok().filter(|number| *number <= TERM_MAX)?,
             node: hex(node)?,
         },
+        versions: u64::from_str_radix(versions, 16).ok()?,
         terms: terms.iter().map(term).collect::<Option<_>>()?,
         is_all,
         is_bare,

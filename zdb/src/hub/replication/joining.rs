@@ -28,7 +28,7 @@ impl Hub {
         if replica.node == node {
             return self.refuse_replica(key, "a server cannot copy itself");
         }
-        if matches!(replica.stage, Stage::Online | Stage::Leaving) {
+        if replica.stage == Stage::Online || !replica.reads.is_empty() {
             // What is read for it belongs to what it asked for first.
             self.refuse_replica(key, "a replica asks once for the log");
             return self.close_behind_replies(key);
@@ -70,7 +70,9 @@ impl Hub {
             false => None,
         };
         match common {
-            Some(common) if common == request.position && self.engine.can_send(common) => {
+            Some(common)
+                if common == request.position && self.engine.can_send(common, request.versions) =>
+            {
                 let term = self.engine.terms.number().max(self.engine.term_due.unwrap_or(0));
                 let replica = self.server.replication.replica_mut(key).expect("looked up above");
                 replica.sent = common;

@@ -86,6 +86,7 @@ impl Hub {
             promised.number.to_string(),
             format!("{:08x}", promised.node),
             if self.engine.is_bare() { "bare" } else { "data" }.to_owned(),
+            format!("{:016x}", self.engine.versions_before(self.engine.log.end())),
             if newest.len() == all.len() { "all" } else { "newest" }.to_owned(),
         ];
         words.extend(

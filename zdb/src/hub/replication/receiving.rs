@@ -29,7 +29,7 @@ impl Hub {
         let last = self.engine.log.segments.last().map(|last| last.base).max(link.published);
         let is_next = last.is_none_or(|last| base > last) && base >> PLACE_BITS == 0;
         let is_aligned = base.is_multiple_of(BLOCK);
-        let is_size = (SEGMENT_HEADER_BYTES..=SEGMENT_BYTES_MAX).contains(&bytes);
+        let is_size = (SEGMENT_HEADER_BYTES..=2 * SEGMENT_BYTES_MAX).contains(&bytes);
         if !is_next || !is_aligned || !is_size {
             return Word::Drop(format!(
                 "a file of {bytes} bytes at {base} is none that can follow"
