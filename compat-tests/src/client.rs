@@ -105,6 +105,15 @@ impl Client {
         Ok(Client::over(Stream::Tcp(stream)))
     }
 
+    /// The other end: a connection that a test has taken.
+    pub fn accepted(stream: TcpStream) -> io::Result<Client> {
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(REPLY_TIME_MAX))?;
+        stream.set_write_timeout(Some(REPLY_TIME_MAX))?;
+        Ok(Client::over(Stream::Tcp(stream)))
+    }
+
     pub fn connect_unix(path: &Path) -> io::Result<Client> {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(REPLY_TIME_MAX))?;

@@ -26,6 +26,7 @@ pub mod server;
 pub mod terminal;
 pub mod tls;
 pub mod transcript;
+pub mod wire;
 
 pub use client::Client;
 pub use model::Model;

@@ -17,6 +17,7 @@ const NO_SOURCES: &[&str] = &[
     "zdb/src/hub/metrics.rs",
     "zdb/src/hub/replication/feeding.rs",
     "zdb/src/hub/replication/link.rs",
+    "zdb/src/hub/replication/receiving.rs",
 ];
 
 /// Sentences in these sources that no client gets.
@@ -28,6 +29,7 @@ const NO_ERRORS: &[&str] = &[
     "before term {number} begins, the end of the log is taken from {from}",
     "term {number} begins: this server is the master",
     "OK Already connected to specified master",
+    "replica {host} {port} acknowledges position {position} and was sent the log up to {sent}: it is let go",
     "no one",
     "{} takes a host and a port, or no one",
 ];
@@ -64,6 +66,18 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
         "it takes an address that is not loopback",
         "doors",
         "strangers_are_told_to_use_a_password",
+    ),
+    (
+        "a replica asks once for the log",
+        "it takes a replica",
+        "replication_wire",
+        "a_master_says_what_a_replica_may_not_say",
+    ),
+    (
+        "a server cannot copy itself",
+        "it takes a replica",
+        "replication_wire",
+        "a_master_says_what_a_replica_may_not_say",
     ),
     (
         "Too many unfinished requests on all connections, try again later",

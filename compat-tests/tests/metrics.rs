@@ -1,6 +1,8 @@
 //! --metrics: the text by a strict reading of its format, and bad, slow and many scrapers.
 
+use compat_tests::client::encoded;
 use compat_tests::server::{Setup, poll};
+use compat_tests::wire::{self, FakeMaster, field, follow, in_sync, introduce};
 use compat_tests::{Reply, Server, args};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
@@ -209,6 +211,94 @@ fn the_numbers_are_those_of_the_server() {
     assert!(after.value("zdb_disk_free_bytes{directory=\"data\"}") > 0.0);
     let durable = after.value("zdb_log_durable_position_bytes");
     assert!(durable <= after.value("zdb_log_appended_position_bytes"));
+}
+
+/// What an operator is woken for: a link that is down, a replica that falls behind, writes that are refused.
+#[test]
+fn replicas_and_their_master_tell_how_far_they_are() {
+    let role = |role: &str| format!("zdb_replication_role{{role=\"{role}\"}}");
+    let (master, of_master) = start(&[]);
+    let (mut replica, of_replica) = start(&[]);
+    let alone = scrape(of_master);
+    assert_eq!(
+        (alone.value(&role("master")), alone.value(&role("replica"))),
+        (1.0, 0.0),
+        "before it is followed"
+    );
+    for name in ["replicas", "backups", "term", "syncs_full_total", "sent_bytes_total"] {
+        assert_eq!(alone.value(&format!("zdb_replication_{name}")), 0.0, "{name}");
+    }
+    for name in ["link_up", "lag_bytes", "lag_seconds"] {
+        // An alert for a replica must not wake for a master.
+        assert!(!alone.samples.contains_key(&format!("zdb_replication_{name}")), "{name}");
+    }
+    let mut client = master.connect();
+    for number in 0..50 {
+        let key = number.to_string();
+        client.expect(args!["SET", key, vec![b'v'; 1000]], Reply::bulk(&key));
+    }
+    follow(&mut replica.connect(), master.address());
+    in_sync(&master, &replica);
+    let level = wait_for(of_replica, "zdb_replication_link_up", |value| value == 1.0);
+    assert_eq!((level.value(&role("master")), level.value(&role("replica"))), (0.0, 1.0));
+    assert_eq!(level.value("zdb_replication_lag_bytes"), 0.0);
+    assert_eq!(level.value("zdb_replication_lag_seconds"), 0.0);
+    let port = replica.address().port();
+    let each =
+        |name: &str| format!("zdb_replication_replica_{name}{{address=\"127.0.0.1:{port}\"}}");
+    let followed = wait_for(of_master, &each("lag_bytes"), |value| value == 0.0);
+    assert!(followed.value(&each("heard_seconds")) < 3.0);
+    assert_eq!(followed.value("zdb_replication_replicas"), 1.0);
+    assert_eq!(followed.value("zdb_replication_syncs_full_total"), 1.0);
+    assert_eq!(followed.value("zdb_replication_syncs_partial_total"), 1.0);
+    assert!(followed.value("zdb_replication_sent_bytes_total") > 50_000.0);
+    // A replica that takes nothing falls behind, by both of them.
+    let mut copy = introduce(&master, "00c0ffee");
+    copy.expect(args!["REPLCONF", "ip-address", "a\"b"], Reply::ok());
+    let fake = FakeMaster::default();
+    follow(&mut replica.connect(), fake.address());
+    let (call, asked) = fake.asked();
+    assert_eq!(wire::ask(&mut copy, &asked.words).expect("it answers")[0], "CONTINUE");
+    client.expect(args!["SET", "more", vec![b'v'; 10_000]], Reply::bulk("more"));
+    let behind = "zdb_replication_replica_lag_bytes{address=\"a\\\"b:9\"}";
+    wait_for(of_master, behind, |value| value > 10_000.0);
+    let silent = "zdb_replication_replica_heard_seconds{address=\"a\\\"b:9\"}";
+    wait_for(of_master, silent, |value| value > 1.0);
+    let down = wait_for(of_replica, "zdb_replication_lag_seconds", |value| value > 0.5);
+    assert_eq!(down.value("zdb_replication_link_up"), 0.0);
+    drop((call, copy));
+    // One that says that it has more than it sends.
+    let (mut call, asked) = fake.asked();
+    let (position, end) = (asked.position().to_string(), (asked.position() + 7777).to_string());
+    let go_on = encoded(args!["CONTINUE", position, "0", end, "0"]);
+    call.send_raw(&go_on).expect("it is there");
+    let late = wait_for(of_replica, "zdb_replication_lag_bytes", |value| value == 7777.0);
+    assert_eq!(late.value("zdb_replication_link_up"), 1.0);
+    assert_eq!(field(&mut replica.connect(), "lag_bytes").as_deref(), Some("7777"));
+    wait_for(of_replica, "zdb_replication_lag_seconds", |value| value > 1.0);
+    let seconds = field(&mut replica.connect(), "lag_seconds").and_then(|text| text.parse().ok());
+    assert!(seconds.is_some_and(|seconds: u64| (1..30).contains(&seconds)), "{seconds:?}");
+    call.send_raw(&encoded(args!["STATUS", position, "0"])).expect("it is there");
+    wait_for(of_replica, "zdb_replication_lag_seconds", |value| value == 0.0);
+    // It becomes a master, and of a term.
+    replica.connect().expect(args!["REPLICAOF", "NO", "ONE"], Reply::ok());
+    replica.connect().expect(args!["SET", "own", "1"], Reply::bulk("own"));
+    let own = wait_for(of_replica, &role("master"), |value| value == 1.0);
+    assert_eq!(own.value("zdb_replication_term"), 1.0);
+    replica.terminate();
+}
+
+#[test]
+fn writes_that_wait_for_replicas_in_vain_are_counted() {
+    let (server, address) = start(&["--min-replicas", "1"]);
+    let mut client = server.connect();
+    for key in ["a", "b"] {
+        assert!(client.call(args!["SET", key, "1"]).is_error());
+    }
+    client.expect(args!["GET", "a"], Reply::Nil);
+    wait_for(address, "zdb_replication_writes_refused_total", |value| value == 2.0);
+    let refused = field(&mut client, "writes_refused_for_replicas");
+    assert_eq!(refused.as_deref(), Some("2"));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use compat_tests::certificates::Certificates;
 use compat_tests::client::encode;
 use compat_tests::server::{Buffer, Setup, poll};
+use compat_tests::wire::{field, follow, in_sync};
 use compat_tests::{Client, Reply, Server, args, count_from_env, seed};
 use fastrand::Rng;
 use std::collections::BTreeMap;
@@ -23,41 +24,6 @@ fn place(of: SocketAddr) -> String {
 
 fn replica(of: &Server, flags: &[&str]) -> Server {
     setup(flags).flags(&["--replicaof", &place(of.address())]).start()
-}
-
-fn follow(client: &mut Client, master: SocketAddr) {
-    let (host, port) = (master.ip().to_string(), master.port().to_string());
-    client.expect(args!["REPLICAOF", host, port], Reply::ok());
-}
-
-fn field(client: &mut Client, name: &str) -> Option<String> {
-    let text = client.try_call(args!["INFO", "replication"]).ok()?.into_bytes();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    value.map(|value| value.trim().to_owned())
-}
-
-/// Waits until a replica has all that its master has. It may start anew meanwhile.
-#[track_caller]
-fn in_sync(master: &Server, replica: &Server) {
-    let found = poll(TIME_MAX, || {
-        let mut theirs = Client::connect(replica.address()).ok()?;
-        let mut ours = Client::connect(master.address()).ok()?;
-        let is_up = field(&mut theirs, "master_link_status")? == "up";
-        let end = field(&mut ours, "master_repl_offset")?;
-        (is_up && field(&mut theirs, "slave_repl_offset")? == end).then_some(())
-    });
-    if found.is_none() {
-        let told = |server: &Server| {
-            let info = server.connect().call(args!["INFO", "replication"]).into_bytes();
-            format!("{:#?}\n{}", server.log(), String::from_utf8_lossy(&info))
-        };
-        panic!(
-            "the replica does not catch up; master: {} replica: {}",
-            told(master),
-            told(replica)
-        );
-    }
 }
 
 /// All that clients can see of a namespace: keys in their order with cursors, values, all versions with tokens.
@@ -305,6 +271,50 @@ fn the_way_to_the_master_is_encrypted_where_it_is_told_to() {
     other.wait_for_log("a refusal", |line| is_refusal(line) || line.contains("TLS: master"));
     for server in [refused, other] {
         assert_eq!(field(&mut server.connect(), "master_link_status").as_deref(), Some("down"));
+    }
+}
+
+/// A replica behind NAT is shown where it says that it is.
+#[test]
+fn a_replica_tells_where_it_is_reached() {
+    let master = setup(&[]).start();
+    let flags = ["--replica-announce-ip", "replica.example", "--replica-announce-port", "9907"];
+    let copy = replica(&master, &flags);
+    in_sync(&master, &copy);
+    let mut client = copy.connect();
+    let shown = |host: &str, port: &str| {
+        let start = format!("ip={host},port={port},state=online");
+        let found = poll(TIME_MAX, || {
+            let line = field(&mut master.connect(), "slave0")?;
+            line.starts_with(&start).then_some(())
+        });
+        assert!(found.is_some(), "{:?}, not {start}", field(&mut master.connect(), "slave0"));
+        let role = master.connect().call(args!["ROLE"]).into_array().remove(2).into_array();
+        let role = role.into_iter().next().expect("it has a replica").into_array();
+        assert_eq!(role[..2], [Reply::bulk(host), Reply::bulk(port)]);
+    };
+    shown("replica.example", "9907");
+    // While it runs, too.
+    let set = |client: &mut Client, host: &str, port: &str| {
+        let request = ["CONFIG", "SET", "replica-announce-ip", host, "replica-announce-port", port];
+        client.expect(&request, Reply::ok());
+    };
+    set(&mut client, "2001:db8::7", "1");
+    shown("2001:db8::7", "1");
+    set(&mut client, "", "0");
+    shown("127.0.0.1", &copy.address().port().to_string());
+    in_sync(&master, &copy);
+    for (flag, value, why) in [
+        ("--replica-announce-ip", "two words", "it takes the name or the address of a host"),
+        ("--replica-announce-ip", "a,port=1", "it takes the name or the address of a host"),
+        ("--replica-announce-ip", "", "it takes the name or the address of a host"),
+        ("--replica-announce-port", "65536", "65536 is not in 0..=65535"),
+        ("--replica-announce-port", "-1", "-1"),
+        ("--replica-announce-port", "http", "invalid value 'http'"),
+    ] {
+        let refusal = setup(&[&format!("{flag}={value}")]).try_start();
+        let refusal = refusal.err().unwrap_or_else(|| panic!("{flag} {value:?} is taken"));
+        assert!(refusal.log.iter().any(|line| line.contains(why)), "{value:?}: {refusal:?}");
     }
 }
 

@@ -105,6 +105,12 @@ pub const REPLICA_READS_MAX: usize = 4;
 pub const REPLICA_CHUNK_BYTES: u64 = scaled(256 << 10, 8 << 10);
 /// Terms that a replica tells of its log: by these it is found where it parts from another one.
 pub const REPLICA_TERMS_MAX: usize = 64;
+/// The largest number of a term that is taken from another server: there is always a next one.
+pub const TERM_MAX: u64 = 1 << 62;
+/// Longest line of a master that is no array of words, in bytes.
+pub const REPLICA_LINE_BYTES_MAX: usize = 4096;
+/// Largest segment, in bytes; one that the cleaner wrote has a trailer beside that, which is smaller.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 32;
 /// How often a master tells its replicas how far it is, and they it, in milliseconds.
 pub const REPLICA_STATUS_MS: u64 = 1000;
 /// After such a silence the other side of a link is taken for gone, in milliseconds.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use zdb::command::replication::{Address, Replication};
+use zdb::command::replication::{Address, Replication, is_host};
 use zdb::command::{
     Channels, HookRuns, Latencies, Machine, Rates, SETTINGS_FILE_NAME, ServerState, ServerStats,
     Settings, SlowLog, Table, Throttle,
@@ -18,7 +18,7 @@ use zdb::engine::log::format::segment_name;
 use zdb::engine::namespace;
 use zdb::engine::recovery::{self, StartOptions};
 use zdb::hub::Hub;
-use zdb::limits::OPEN_FILES_RESERVE;
+use zdb::limits::{HOST_BYTES_MAX, OPEN_FILES_RESERVE};
 use zdb::options::{Mode, Options, Password, SyncPolicy};
 use zdb::server::background::{self, Forked, HangUp, LogFile, Terminal};
 use zdb::server::hooks::{Hook, Went};
@@ -348,6 +348,8 @@ fn settings(options: &Options) -> Result<Settings, String> {
         min_replicas: options.min_replicas.into(),
         nodes: options.nodes.into(),
         replica_priority: options.replica_priority,
+        announce_host: options.replica_announce_ip.clone().unwrap_or_default(),
+        announce_port: options.replica_announce_port,
         ..Settings::default()
     };
     settings.policy = match options.sync_policy() {
@@ -363,6 +365,14 @@ fn settings(options: &Options) -> Result<Settings, String> {
     {
         return Err(format!(
             "--replicaof {text:?}: it takes a host and a port, as in \"10.0.0.1 9900\""
+        ));
+    }
+    if let Some(host) = &options.replica_announce_ip
+        && !is_host(host)
+    {
+        return Err(format!(
+            "--replica-announce-ip {host:?}: it takes the name or the address of a host, of up to {HOST_BYTES_MAX} signs \
+             without blanks and commas"
         ));
     }
     let path = options.data.join(SETTINGS_FILE_NAME);

@@ -159,6 +159,12 @@ pub struct Options {
     /// one.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=32), help_heading = REPLICATION)]
     pub nodes: u8,
+    /// Tell masters that this replica is reached under this address or name: behind NAT they see another one.
+    #[arg(long, value_name = "HOST", help_heading = REPLICATION)]
+    pub replica_announce_ip: Option<String>,
+    /// Tell masters this port; 0 = the server's own.
+    #[arg(long, value_name = "PORT", default_value_t = 0, help_heading = REPLICATION)]
+    pub replica_announce_port: u16,
     /// Which replica Sentinel takes first: the lowest; 0 = never this one.
     #[arg(long, value_name = "N", default_value_t = 100, help_heading = REPLICATION)]
     pub replica_priority: u32,

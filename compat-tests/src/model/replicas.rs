@@ -47,7 +47,8 @@ impl Model {
         let wanted = if host.eq_ignore_ascii_case(b"NO") && port.eq_ignore_ascii_case(b"ONE") {
             None
         } else {
-            let is_host = !host.is_empty() && host.iter().all(u8::is_ascii_graphic);
+            let is_plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
+            let is_host = !host.is_empty() && host.iter().all(is_plain);
             let port = std::str::from_utf8(port).ok().and_then(|text| text.parse().ok());
             let port = port.filter(|port| is_host && host.len() < 256 && *port > 0);
             let error = "Invalid master: REPLICAOF takes a host and a port, or NO ONE";
@@ -79,6 +80,12 @@ impl Model {
                     return Ok(Reply::Nil);
                 }
                 b"ack" => return Err("Invalid position"),
+                b"ip-address"
+                    if value.is_empty()
+                        || !value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',') =>
+                {
+                    return Err("Invalid ip-address");
+                }
                 b"ip-address" | b"capa" | b"version" => {}
                 _ => {
                     let option = pair[0].escape_ascii();
@@ -91,7 +98,7 @@ impl Model {
 
     /// A request that is whole is answered by what the model does not have.
     fn psync(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
-        if arguments.len() < 8 {
+        if arguments.len() < 9 {
             return Err(
                 "PSYNC here is zdb's own: only another zdb can be a replica (REPLICAOF), of this version",
             );

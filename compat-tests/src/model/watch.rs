@@ -29,6 +29,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("maxsize", "0"),
     ("min-replicas-to-write", "0"),
     ("nodes", "0"),
+    ("replica-announce-ip", ""),
+    ("replica-announce-port", "0"),
     ("replica-priority", "100"),
     ("replicaof", ""),
     ("rotate", "0"),
@@ -587,6 +589,15 @@ fn checked(name: &str, value: String) -> Result<String, &'static str> {
         "min-replicas-to-write" if number.is_some_and(|count| count > 16) => {
             "takes a number of at most 16"
         }
+        "replica-announce-ip"
+            if value.len() <= 255
+                && value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',') =>
+        {
+            return Ok(value);
+        }
+        "replica-announce-ip" => "takes the name or the address of a host, or nothing",
+        "replica-announce-port" if number.is_some_and(|port| port <= 65535) => return Ok(value),
+        "replica-announce-port" => "takes a port, or 0 for that of the server",
         "nodes" if number.is_some_and(|count| count > 32) => "takes a number of at most 32",
         "replicaof" => "is changed by REPLICAOF",
         "scrub-days" if number.is_some_and(|days| days > 36500) => {

@@ -322,6 +322,8 @@ impl Backup<'_> {
             "0".to_owned(),
             "00000000".to_owned(),
             if state.position == 0 { "bare" } else { "data" }.to_owned(),
+            // Of a set of files nobody knows what the cleaner did to it since.
+            "0".repeat(16),
             if is_all { "all" } else { "newest" }.to_owned(),
         ];
         words.extend(

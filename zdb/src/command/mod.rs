@@ -362,6 +362,7 @@ pub fn execute(context: &mut Context<'_>, request: Request<'_>, out: &mut Output
     }
     let gate = context.server.replication.gate;
     if gate != Gate::Open && context.server.table.writes(at) {
+        context.server.replication.writes_refused += u64::from(gate == Gate::NoReplicas);
         return reject(context, at, gate.text(), out);
     }
     if context.session.hears_messages_only() && !SUBSCRIBED.contains(&command.name) {

@@ -42,8 +42,8 @@ pub enum Order {
     Follow(Option<Address>),
     /// This client is a replica that wants the log.
     Sync(Box<SyncRequest>),
-    /// It has more of it.
-    Acknowledged,
+    /// It has it up to here.
+    Acknowledged(u64),
     /// This client waits for replicas.
     WaitReplicas {
         count: usize,

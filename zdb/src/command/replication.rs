@@ -7,7 +7,7 @@ use crate::disk::aligned::AlignedBuffer;
 use crate::engine::log::copy::CopiedSegment;
 use crate::engine::node::Promise;
 use crate::engine::terms::Term;
-use crate::limits::{HOST_BYTES_MAX, REPLICA_TERMS_MAX, WAIT_MS_MAX};
+use crate::limits::{HOST_BYTES_MAX, REPLICA_TERMS_MAX, TERM_MAX, WAIT_MS_MAX};
 use crate::output::Output;
 use crate::resp::{Request, RequestParser};
 use std::collections::VecDeque;
@@ -22,10 +22,8 @@ pub struct Address {
 
 impl Address {
     pub fn new(host: &str, port: &str) -> Option<Self> {
-        let is_host = !host.is_empty() && host.len() <= HOST_BYTES_MAX;
-        let is_plain = host.bytes().all(|byte| byte.is_ascii_graphic());
         let port = port.parse().ok().filter(|port| *port > 0)?;
-        (is_host && is_plain).then(|| Self { host: host.to_owned(), port })
+        is_host(host).then(|| Self { host: host.to_owned(), port })
     }
 
     /// As `replicaof` has it: two words.
@@ -34,6 +32,12 @@ impl Address {
         let address = Self::new(words.next()?, words.next()?)?;
         words.next().is_none().then_some(address)
     }
+}
+
+/// Whether it may be the name or the address of a host: no commas, which part the fields of INFO.
+pub fn is_host(host: &str) -> bool {
+    let is_plain = host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
+    !host.is_empty() && host.len() <= HOST_BYTES_MAX && is_plain
 }
 
 impl fmt::Display for Address {
@@ -89,6 +93,16 @@ pub struct Replica {
     pub file: Option<SentFile>,
 }
 
+impl Replica {
+    /// Where it can be reached, in one word.
+    pub fn address(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
 /// Bytes that are read to be sent.
 #[derive(Debug)]
 pub struct ReadAhead {
@@ -136,6 +150,8 @@ pub struct SyncRequest {
     pub secret_check: u64,
     pub position: u64,
     pub promised: Promise,
+    /// Tells which versions of the segments it has, as the cleaner of its master left them.
+    pub versions: u64,
     /// Its newest terms, all of them where `is_all`.
     pub terms: Vec<Term>,
     pub is_all: bool,
@@ -151,8 +167,10 @@ pub struct Link {
     /// When it last heard something, and since when it is down, in milliseconds of the loop's clock.
     pub heard_ms: u64,
     pub down_ms: u64,
-    /// How far the master is, by its own word, and when that was said: Unix seconds.
+    /// How far the master is, by its own word.
     pub master_end: u64,
+    /// When the log here was last as far as that, in milliseconds of the loop's clock.
+    pub level_ms: u64,
     pub acked: u64,
     pub acked_ms: u64,
     pub parser: RequestParser,
@@ -163,6 +181,8 @@ pub struct Link {
     /// Records wait for room in the write buffer.
     pub is_stuck: bool,
     pub file: Option<ReceivedFile>,
+    /// The last whole file that came: only a start takes it into the log.
+    pub published: Option<u64>,
     /// The last trouble, told once.
     pub trouble: String,
 }
@@ -198,6 +218,8 @@ pub struct ReceivedFile {
     /// All came, and was what was sent.
     pub is_whole: bool,
     pub is_publishing: bool,
+    /// It is there under its own name.
+    pub is_published: bool,
 }
 
 impl Link {
@@ -208,6 +230,7 @@ impl Link {
             heard_ms: now_ms,
             down_ms: now_ms,
             master_end: 0,
+            level_ms: now_ms,
             acked: 0,
             acked_ms: 0,
             parser: RequestParser::new(),
@@ -215,6 +238,7 @@ impl Link {
             segment: None,
             is_stuck: false,
             file: None,
+            published: None,
             trouble: String::new(),
         }
     }
@@ -230,6 +254,19 @@ impl Link {
 
     pub fn is_up(&self) -> bool {
         matches!(self.state, LinkState::Following { .. })
+    }
+
+    /// What the log here, which ends at `end`, lacks of what the master has told of: bytes, and since when it is so:
+    /// milliseconds. Without a link nobody knows of the bytes, and time passes.
+    pub fn lag(&self, end: u64, now_ms: u64) -> (u64, u64) {
+        let bytes = self.master_end.saturating_sub(end);
+        let is_level = self.is_up() && bytes == 0;
+        (bytes, if is_level { 0 } else { now_ms.saturating_sub(self.level_ms) })
+    }
+
+    /// Whether whole files come, or came: the log goes on only behind a start.
+    pub fn has_files(&self) -> bool {
+        self.file.is_some() || self.published.is_some()
     }
 }
 
@@ -268,6 +305,10 @@ pub struct Replication {
     pub master_password: Option<Vec<u8>>,
     pub syncs_full: u64,
     pub syncs_partial: u64,
+    /// Bytes of the log, and of files of it, that went to replicas and backups.
+    pub sent_bytes: u64,
+    /// Writes that were refused since too few replicas were there, or none was sure who is the master.
+    pub writes_refused: u64,
 }
 
 impl Replication {
@@ -333,7 +374,9 @@ pub fn replconf(context: &mut Context<'_>, request: Request<'_>, out: &mut Outpu
                 Ok(port) => replica.port = port,
                 Err(_) => return context.error(out, "Invalid listening-port"),
             },
-            b"ip-address" if value.len() <= HOST_BYTES_MAX => replica.host = value.to_owned(),
+            // It stands in lines and lists that others read.
+            b"ip-address" if is_host(value) => replica.host = value.to_owned(),
+            b"ip-address" => return context.error(out, "Invalid ip-address"),
             b"node" => match u32::from_str_radix(value, 16) {
                 Ok(node) if node != 0 => replica.node = node,
                 _ => return context.error(out, "Invalid node"),
@@ -343,8 +386,7 @@ pub fn replconf(context: &mut Context<'_>, request: Request<'_>, out: &mut Outpu
                 let Ok(position) = value.parse() else {
                     return context.error(out, "Invalid position");
                 };
-                replica.acked = position;
-                return Outcome::Order(Box::new(Order::Acknowledged));
+                return Outcome::Order(Box::new(Order::Acknowledged(position)));
             }
             b"backup" => replica.is_backup = value == "yes",
             b"capa" | b"version" => {}
@@ -357,7 +399,7 @@ pub fn replconf(context: &mut Context<'_>, request: Request<'_>, out: &mut Outpu
     context.ok(out)
 }
 
-/// `PSYNC log secret-check position promised-number promised-node bare|data all|newest [number:node:start ...]`
+/// `PSYNC log secret-check position promised-number promised-node bare|data versions all|newest [number:node:start ...]`
 pub fn psync(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
     match parse_sync(request) {
         Some(sync) => Outcome::Order(Box::new(Order::Sync(Box::new(sync)))),
@@ -371,7 +413,8 @@ pub fn psync(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
 fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
     let words: Vec<&str> =
         request.iter().skip(1).map(std::str::from_utf8).collect::<Result<_, _>>().ok()?;
-    let [log, secret_check, position, number, node, content, extent, terms @ ..] = &words[..]
+    let [log, secret_check, position, number, node, content, versions, extent, terms @ ..] =
+        &words[..]
     else {
         return None;
     };
@@ -398,7 +441,11 @@ fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
         log: crate::engine::log::format::LogId::from_hex(log)?.0,
         secret_check: u64::from_str_radix(secret_check, 16).ok()?,
         position: position.parse().ok()?,
-        promised: Promise { number: number.parse().ok()?, node: hex(node)? },
+        promised: Promise {
+            number: number.parse().ok().filter(|number| *number <= TERM_MAX)?,
+            node: hex(node)?,
+        },
+        versions: u64::from_str_radix(versions, 16).ok()?,
         terms: terms.iter().map(term).collect::<Option<_>>()?,
         is_all,
         is_bare,
@@ -475,6 +522,9 @@ pub fn information(context: &Context<'_>) -> Vec<(String, String)> {
         line("master_sync_in_progress", u8::from(link.file.is_some()).to_string());
         line("slave_read_repl_offset", end.to_string());
         line("slave_repl_offset", end.to_string());
+        let (lag_bytes, lag_ms) = link.lag(end, now_ms);
+        line("lag_bytes", lag_bytes.to_string());
+        line("lag_seconds", (lag_ms / 1000).to_string());
         if !link.is_up() {
             line("master_link_down_since_seconds", seconds(link.down_ms).to_string());
         }
@@ -517,5 +567,7 @@ pub fn information(context: &Context<'_>) -> Vec<(String, String)> {
     line("nodes", server.settings.nodes.to_string());
     line("sync_full", replication.syncs_full.to_string());
     line("sync_partial_ok", replication.syncs_partial.to_string());
+    line("replicas_sent_bytes", replication.sent_bytes.to_string());
+    line("writes_refused_for_replicas", replication.writes_refused.to_string());
     lines
 }

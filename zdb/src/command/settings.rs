@@ -1,7 +1,7 @@
 //! Settings that can change while the server runs. Flags give them at the start, then `zdb.conf` those
 //! that no flag gave, then CONFIG SET; CONFIG REWRITE keeps them in `zdb.conf`.
 
-use super::replication::Address;
+use super::replication::{Address, is_host};
 use crate::engine::log::Policy;
 use crate::limits::{CLEANER_RATE_BYTES, MIN_REPLICAS_MAX, SCRUB_DAYS_MAX, SLOWLOG_ENTRIES_MAX};
 
@@ -49,6 +49,9 @@ pub struct Settings {
     pub nodes: usize,
     /// For Sentinel: the lowest is taken first, 0 never.
     pub replica_priority: u32,
+    /// Where masters are told that this server can be reached; empty and 0: where they see it, and its own port.
+    pub announce_host: String,
+    pub announce_port: u16,
 }
 
 impl Default for Settings {
@@ -73,6 +76,8 @@ impl Default for Settings {
             min_replicas: 0,
             nodes: 0,
             replica_priority: 100,
+            announce_host: String::new(),
+            announce_port: 0,
         }
     }
 }
@@ -215,6 +220,28 @@ pub const SETTINGS: &[Setting] = &[
             settings.nodes = Some(number(value)? as usize)
                 .filter(|count| *count <= 2 * MIN_REPLICAS_MAX)
                 .ok_or("{} takes a number of at most 32")?;
+            Ok(())
+        },
+    },
+    Setting {
+        name: "replica-announce-ip",
+        flags: &["replica_announce_ip"],
+        get: |settings| settings.announce_host.clone(),
+        set: |settings, value| {
+            if !value.is_empty() && !is_host(value) {
+                return Err("{} takes the name or the address of a host, or nothing");
+            }
+            settings.announce_host = value.into();
+            Ok(())
+        },
+    },
+    Setting {
+        name: "replica-announce-port",
+        flags: &["replica_announce_port"],
+        get: |settings| settings.announce_port.to_string(),
+        set: |settings, value| {
+            settings.announce_port =
+                value.parse().map_err(|_| "{} takes a port, or 0 for that of the server")?;
             Ok(())
         },
     },
@@ -379,6 +406,8 @@ mod tests {
             ("maxsize", "1024"),
             ("min-replicas-to-write", "1"),
             ("nodes", "3"),
+            ("replica-announce-ip", "203.0.113.7"),
+            ("replica-announce-port", "9907"),
             ("replica-priority", "7"),
             ("replicaof", "10.0.0.1 9900"),
             ("rotate", "60"),

@@ -9,7 +9,8 @@ use super::log::{Refusal, format};
 use super::namespace::Namespace;
 use super::node::Node;
 use super::terms;
-use super::{Engine, Event, apply, control_entry, entry_of};
+use super::{Engine, Event, apply, control_entry, entry_of, sequential_id};
+use crate::limits::TERM_MAX;
 
 /// Records that are verified before the first of them is taken.
 const LOOK_AHEAD_RECORDS: usize = 16;
@@ -97,6 +98,10 @@ impl Engine {
         let head = &record.head;
         let members = match head.kind {
             Kind::Batch => self.members(record)?,
+            Kind::Term => {
+                self.check_term(record.key())?;
+                Vec::new()
+            }
             _ => Vec::new(),
         };
         let (position, end) = self.log.copy_record(self.now.monotonic_ms, head, record.bytes())?;
@@ -119,6 +124,18 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Terms go up: where two logs parted is told by them alone.
+    fn check_term(&self, key: &[u8]) -> Result<(), CopyTrouble> {
+        let (last, number) = (self.terms.number(), sequential_id(key).unwrap_or(0));
+        if number > last && number <= TERM_MAX {
+            return Ok(());
+        }
+        let end = self.log.end();
+        Err(CopyTrouble::Wrong(format!(
+            "what came for position {end} is the record of term {number}, behind term {last}"
+        )))
     }
 
     /// The records of a batch.

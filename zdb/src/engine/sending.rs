@@ -5,6 +5,7 @@ use super::log::format::{BLOCK, SEGMENT_HEADER_BYTES};
 use super::log::segments::Segment;
 use super::{Engine, Pending, Waiter, cleaner};
 use crate::disk::{FileId, Operation, Token};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// What a copy that has the log up to a position is to be sent next.
 pub enum Piece<'a> {
@@ -74,13 +75,31 @@ impl Engine {
         })
     }
 
-    /// Whether a copy that ends at this position can go on.
-    pub fn can_send(&self, position: u64) -> bool {
+    /// Whether a copy that ends at this position, and has these versions of what is before, can go on.
+    pub fn can_send(&self, position: u64, versions: u64) -> bool {
         match self.piece(position, 1) {
             Piece::Gone => false,
-            Piece::File { base, .. } => position == 0 || !self.may_lack_deletes(base),
+            Piece::File { base, .. } => {
+                let is_same = || versions == self.versions_before(position);
+                position == 0 || is_same() || !self.may_lack_deletes(base)
+            }
             _ => true,
         }
+    }
+
+    /// Tells which versions of the segments before a position are here: whoever has the same lacks no delete that the
+    /// cleaner dropped from what follows, as nothing is lacking here.
+    pub fn versions_before(&self, position: u64) -> u64 {
+        let list = self.log.segments.list();
+        list.iter().take_while(|segment| segment.base < position).fold(0, |check, segment| {
+            let packed = segment.packed.as_ref().map(|packed| packed.header);
+            let version = packed.map_or((0, 0), |one| (one.judged_until, one.trailer_check));
+            let mut bytes = [0; 24];
+            for (at, number) in [segment.base, version.0, version.1].into_iter().enumerate() {
+                bytes[8 * at..][..8].copy_from_slice(&number.to_le_bytes());
+            }
+            xxh3_64_with_seed(&bytes, check)
+        })
     }
 
     /// Whether the packed segment with this base, or one behind it, may have lost deletes of what older segments of
@@ -104,5 +123,10 @@ impl Engine {
         let token = Token(self.next_token << 1 | 1);
         self.pending.insert(token, Pending::Work { waiter });
         self.operations.push((token, operation));
+    }
+
+    /// The same where nobody waits for it.
+    pub fn work_for_nobody(&mut self, operation: Operation) {
+        self.operations.push((Token(0), operation));
     }
 }

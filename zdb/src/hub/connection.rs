@@ -104,6 +104,8 @@ pub struct Connection {
     pub(super) is_held: bool,
     /// It had its share of a turn and goes on when those before it had theirs.
     pub(super) is_queued: bool,
+    /// The way to a master of whom nothing can be taken before the disk has done something.
+    pub(super) takes_no_more: bool,
     /// Bytes of replies that it was given since it was last its turn, and how many these may be.
     pub(super) turn_bytes: usize,
     pub(super) turn_bytes_max: usize,
@@ -149,6 +151,7 @@ impl Connection {
             is_unacknowledged: false,
             is_held: false,
             is_queued: false,
+            takes_no_more: false,
             turn_bytes: 0,
             turn_bytes_max: 0,
             counted_bytes: 0,
@@ -263,7 +266,7 @@ impl Connection {
 
     /// Whether the loop should read the socket.
     pub fn wants_input(&self) -> bool {
-        let runs = self.may_run() && !self.is_queued;
+        let runs = self.may_run() && !self.is_queued && !self.takes_no_more;
         !self.eof && (self.lingering || runs || self.stashed() < STASH_BYTES_MAX)
     }
 

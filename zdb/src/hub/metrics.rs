@@ -4,6 +4,7 @@
 use super::Hub;
 use crate::command::{CommandCost, Histogram};
 use crate::engine::namespace::Namespace;
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
 /// The bounds of histograms are powers of two of nanoseconds: 1.024 us, four times that, up to 17 s.
@@ -32,11 +33,11 @@ impl Text {
     }
 
     /// The same measure of several things, each with its label.
-    fn each<'a>(
+    fn each<'a, V: Display>(
         &mut self,
         (name, kind, help): (&str, &str, &str),
         label: &str,
-        values: impl Iterator<Item = (&'a str, u64)>,
+        values: impl Iterator<Item = (&'a str, V)>,
     ) {
         let mut values = values.peekable();
         if values.peek().is_none() {
@@ -92,6 +93,7 @@ impl Hub {
         self.disk(&mut text);
         self.memory(&mut text);
         self.namespaces(&mut text);
+        self.replication(&mut text);
         self.durations(&mut text);
         text.0
     }
@@ -377,6 +379,103 @@ impl Hub {
         each("zdb_namespace_write_errors_total", "counter", "Refused writes.", &|one| {
             one.write_errors
         });
+    }
+
+    fn replication(&self, text: &mut Text) {
+        let (engine, replication) = (&self.engine, &self.server.replication);
+        let (end, now_ms) = (engine.log.end(), engine.now.monotonic_ms);
+        let is_replica = replication.master.is_some();
+        text.each(
+            ("zdb_replication_role", "gauge", "1 at the part that the server has."),
+            "role",
+            [("master", u64::from(!is_replica)), ("replica", u64::from(is_replica))].into_iter(),
+        );
+        if is_replica && let Some(link) = &replication.link {
+            let (lag_bytes, lag_ms) = link.lag(end, now_ms);
+            text.gauge(
+                "zdb_replication_link_up",
+                "1 while the log of the master comes in; only of a replica.",
+                u8::from(link.is_up()),
+            );
+            text.gauge(
+                "zdb_replication_lag_bytes",
+                "Bytes of the log that the master had by its last word, and that are not here.",
+                lag_bytes,
+            );
+            text.gauge(
+                "zdb_replication_lag_seconds",
+                "How long the log has been shorter than the master's by its last word, or without a link.",
+                lag_ms as f64 / 1e3,
+            );
+        }
+        for (name, help, value) in [
+            (
+                "zdb_replication_replicas",
+                "Replicas that get the log.",
+                replication.online().count() as u64,
+            ),
+            (
+                "zdb_replication_backups",
+                "Backups that get the log.",
+                replication.copies().filter(|one| one.is_backup).count() as u64,
+            ),
+            (
+                "zdb_replication_term",
+                "Term of the end of the log; 0: none yet.",
+                engine.terms.number(),
+            ),
+        ] {
+            text.gauge(name, help, value);
+        }
+        // Two behind one address would be the same series twice: the worse one of them counts.
+        let mut replicas: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for one in replication.online() {
+            let worst = replicas.entry(escaped(one.address().as_bytes())).or_default();
+            worst.0 = worst.0.max(end.saturating_sub(one.acked));
+            worst.1 = worst.1.max(now_ms.saturating_sub(one.heard_ms));
+        }
+        text.each(
+            (
+                "zdb_replication_replica_lag_bytes",
+                "gauge",
+                "Bytes of the log that a replica has not acknowledged.",
+            ),
+            "address",
+            replicas.iter().map(|(address, (bytes, _))| (address.as_str(), *bytes)),
+        );
+        text.each(
+            (
+                "zdb_replication_replica_heard_seconds",
+                "gauge",
+                "Since a replica last said how far it is; each second it does.",
+            ),
+            "address",
+            replicas.iter().map(|(address, (_, ms))| (address.as_str(), *ms as f64 / 1e3)),
+        );
+        for (name, help, value) in [
+            (
+                "zdb_replication_syncs_full_total",
+                "Replicas that had to begin anew.",
+                replication.syncs_full,
+            ),
+            (
+                "zdb_replication_syncs_partial_total",
+                "Replicas that went on where they were.",
+                replication.syncs_partial,
+            ),
+            (
+                "zdb_replication_sent_bytes_total",
+                "Bytes of the log that went to replicas and backups.",
+                replication.sent_bytes,
+            ),
+            (
+                "zdb_replication_writes_refused_total",
+                "Writes that were answered NOREPLICAS.",
+                replication.writes_refused,
+            ),
+        ] {
+            text.counter(name, help, value);
+        }
     }
 
     fn durations(&self, text: &mut Text) {

@@ -84,7 +84,7 @@ impl Hub {
                 self.reply(connection, |writer| writer.simple(text));
             }
             Order::Sync(request) => self.syncs.push((key, *request)),
-            Order::Acknowledged => self.count_replicated(),
+            Order::Acknowledged(position) => self.acknowledged(connection, position),
             Order::WaitReplicas { count, ms } => {
                 let is_muted = connection.session.is_muted();
                 connection.push_reply(Reply::Waiting { bytes: 16, is_muted, timed: None });

@@ -1,10 +1,11 @@
 //! A log that copies another one: records come with their places, and so do the ends of segments. It adds
 //! nothing of its own: no padding, no seal, no segment that the other does not have.
 
-use super::format::{BLOCK, Head, Kind};
+use super::format::{BLOCK, Head, Kind, SEGMENT_HEADER_BYTES};
 use super::switch::Close;
 use super::{Flight, Log, Prepared, Refusal, Room};
-use crate::limits::{RECORD_ROOM_BYTES, WRITE_BUFFER_BYTES};
+use crate::engine::index::PLACE_BITS;
+use crate::limits::{RECORD_ROOM_BYTES, SEGMENT_BYTES_MAX, WRITE_BUFFER_BYTES};
 
 /// A segment of the log that is copied, as its header tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,16 @@ pub struct CopiedSegment {
     pub previous_end: u64,
     /// Unix seconds.
     pub created_s: u64,
+}
+
+impl CopiedSegment {
+    /// Whether there can be such a segment, wherever the log is.
+    fn is_possible(&self) -> bool {
+        let is_size = SEGMENT_HEADER_BYTES + BLOCK..=SEGMENT_BYTES_MAX;
+        let is_aligned = self.base.is_multiple_of(BLOCK) && self.capacity.is_multiple_of(BLOCK);
+        let is_within = |base: u64| base <= (1 << PLACE_BITS) - self.capacity;
+        is_aligned && is_size.contains(&self.capacity) && is_within(self.base)
+    }
 }
 
 /// Why the log does not go on as the other one.
@@ -89,8 +100,11 @@ impl Log {
             return wrong("a record came behind the seal of a segment");
         }
         if end > segment.base + segment.size {
-            // The file is smaller than that of the other log: the disk was nearly full.
-            return Err(CopyTrouble::Failed);
+            // The disk was nearly full when this server, as a master, made the file; or it is no record of there.
+            return Err(CopyTrouble::Wrong(format!(
+                "a record up to {end} came for segment {:x}, of which the file here has {} bytes",
+                segment.base, segment.size
+            )));
         }
         if end + BLOCK - self.written > WRITE_BUFFER_BYTES as u64 - RECORD_ROOM_BYTES {
             return Err(CopyTrouble::Wait);
@@ -112,6 +126,10 @@ impl Log {
             return Err(CopyTrouble::Failed);
         }
         let wrong = |text: String| Err(CopyTrouble::Wrong(text));
+        if !next.is_possible() {
+            let (base, capacity) = (next.base, next.capacity);
+            return wrong(format!("segment {base:x} of {capacity} bytes is none that can be"));
+        }
         if let Some(last) = self.segments.last()
             && next.base < last.base + last.capacity
         {
@@ -155,7 +173,7 @@ impl Log {
             _ => (self.written, self.segments.previous_end),
         };
         let previous_end = if self.is_sealed() { 0 } else { previous_end };
-        let needed = super::format::SEGMENT_HEADER_BYTES + bytes + super::SEAL_ROOM;
+        let needed = SEGMENT_HEADER_BYTES + bytes + super::SEAL_ROOM;
         let capacity = self.segment_bytes.max(needed.next_multiple_of(BLOCK));
         // One that was asked for before has the time of then.
         let asked = self.copied.filter(|one| one.base == base && one.previous_end == previous_end);

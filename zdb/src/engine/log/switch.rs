@@ -5,7 +5,7 @@ use super::copy::CopiedSegment;
 use super::format::{self, BLOCK, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segments::Segment;
 use super::{Current, Jump, Log, Prepared, RETRY_MS, Refusal, Room, SEAL_ROOM, Switch};
-use crate::disk::{Done, Operation, Token};
+use crate::disk::{Done, Operation, Root, Token};
 use crate::engine::index::PLACE_BITS;
 use crate::limits::*;
 use crate::planted::{self, Bug};
@@ -176,6 +176,11 @@ impl Log {
         self.creating = Some(token);
         if let Prepared::Ready(segment, _) = &self.prepared {
             self.operations.push((Token(0), Operation::Close { file: segment.file }));
+            if segment.base != base {
+                // Another master has another one here: a start would find both.
+                let names = vec![(Root::Data, format::segment_name(segment.base))];
+                self.operations.push((Token(0), Operation::Remove { names }));
+            }
         }
         self.prepared = Prepared::Requested { base, capacity, source };
         self.operations.push((

@@ -43,7 +43,12 @@ impl Hub {
             let Some(replica) = self.server.replication.replica_mut(key) else { continue };
             let is_silent = now_ms >= replica.heard_ms + REPLICA_SILENCE_MS;
             let stage = replica.stage;
-            if is_silent || self.get(key).is_none_or(|connection| connection.closing) {
+            if self.get(key).is_none_or(|connection| connection.closing) {
+                // It may still have to be told why.
+                self.server.replication.replicas.retain(|one| one.connection != key);
+                continue;
+            }
+            if is_silent {
                 self.let_go(key);
                 continue;
             }
@@ -82,7 +87,10 @@ impl Hub {
                 }
                 Next::Push(output, sent) => {
                     self.push(key, output);
-                    if let Some(replica) = self.server.replication.replica_mut(key) {
+                    let replication = &mut self.server.replication;
+                    let before = replication.replica_mut(key).map_or(sent, |one| one.sent);
+                    replication.sent_bytes += sent - before;
+                    if let Some(replica) = replication.replica_mut(key) {
                         replica.sent = sent;
                     }
                 }
@@ -203,12 +211,14 @@ impl Hub {
                 return self.let_go(key);
             }
         }
+        let mut sent_bytes = 0;
         while let Some(replica) = self.server.replication.replica_mut(key)
             && replica.reads.front().is_some_and(|read| read.bytes.is_some())
             && let Some(ReadAhead { from, length, skip, bytes: Some(bytes) }) =
                 replica.reads.pop_front()
         {
             let bytes = &bytes[skip as usize..][..length as usize];
+            sent_bytes += length;
             match &mut replica.file {
                 Some(file) => {
                     file.sent += length;
@@ -221,6 +231,7 @@ impl Hub {
                 }
             }
         }
+        self.server.replication.sent_bytes += sent_bytes;
         self.feed(key);
     }
 }

@@ -1,30 +1,20 @@
 //! A replica's side of the link: it introduces itself to its master, takes the log as it comes, and tells how
 //! far it is. What does not belong where it stands is refused, and the link begun anew.
 
-use crate::command::replication::{Address, LinkState, ReceivedFile};
-use crate::disk::{Done, Operation, aligned::AlignedBuffer};
+use super::receiving::Word;
+use crate::command::replication::{Address, LinkState};
+use crate::engine::log::Policy;
 use crate::engine::log::copy::{CopiedSegment, CopyTrouble};
-use crate::engine::log::format::{self, BLOCK, LogId};
+use crate::engine::log::format::LogId;
 use crate::engine::node::{Errand, Promise};
-use crate::engine::{Waiter, log::Policy};
 use crate::hub::{Hub, Peer};
 use crate::limits::{
-    REPLICA_OUTPUT_BYTES_MAX, REPLICA_RETRY_MS, REPLICA_SILENCE_MS, REPLICA_STATUS_MS,
-    REPLICA_TERMS_MAX,
+    REPLICA_LINE_BYTES_MAX, REPLICA_OUTPUT_BYTES_MAX, REPLICA_RETRY_MS, REPLICA_SILENCE_MS,
+    REPLICA_STATUS_MS, REPLICA_TERMS_MAX, TERM_MAX,
 };
 use crate::output::Output;
 use crate::resp::{Progress, Protocol, Request, RequestParser};
-use std::io;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
-
-/// What became of a word of the master.
-enum Word {
-    Done,
-    /// It is taken, and nothing more until something has happened.
-    Wait,
-    /// The link begins anew, for this reason.
-    Drop(String),
-}
+use xxhash_rust::xxh3::xxh3_64;
 
 impl Hub {
     /// A server that the loop is to connect to.
@@ -56,7 +46,7 @@ impl Hub {
         link.partial.clear();
         link.segment = None;
         link.is_stuck = false;
-        link.file = None;
+        (link.file, link.published) = (None, None);
         self.introduce(key);
         self.ask_for_log(key);
         Some(key)
@@ -70,13 +60,17 @@ impl Hub {
             writer.bulk(b"AUTH");
             writer.bulk(password);
         }
-        let port = self.server.replication.port.to_string();
-        let node = format!("{:08x}", self.engine.node.name);
-        writer.array(5);
-        for word in [b"REPLCONF", &b"listening-port"[..], port.as_bytes(), b"node", node.as_bytes()]
-        {
-            writer.bulk(word);
+        let settings = &self.server.settings;
+        self.affairs.announced = (settings.announce_host.clone(), settings.announce_port);
+        let (host, port) = &self.affairs.announced;
+        let port = if *port == 0 { self.server.replication.port } else { *port };
+        let (port, node) = (port.to_string(), format!("{:08x}", self.engine.node.name));
+        let mut words = vec!["REPLCONF", "listening-port", &port, "node", &node];
+        if !host.is_empty() {
+            words.extend(["ip-address", host]);
         }
+        writer.array(words.len());
+        words.iter().for_each(|word| writer.bulk(word.as_bytes()));
         self.push(key, output);
     }
 
@@ -92,6 +86,7 @@ impl Hub {
             promised.number.to_string(),
             format!("{:08x}", promised.node),
             if self.engine.is_bare() { "bare" } else { "data" }.to_owned(),
+            format!("{:016x}", self.engine.versions_before(self.engine.log.end())),
             if newest.len() == all.len() { "all" } else { "newest" }.to_owned(),
         ];
         words.extend(
@@ -102,7 +97,7 @@ impl Hub {
     }
 
     /// Ends the link, to try again a while later.
-    fn break_link(&mut self, cause: &str) {
+    pub(super) fn break_link(&mut self, cause: &str) {
         self.drop_link();
         let Some(link) = &mut self.server.replication.link else { return };
         if link.trouble != cause {
@@ -122,12 +117,15 @@ impl Hub {
         let connection = link.connection();
         (link.segment, link.is_stuck) = (None, false);
         link.state = LinkState::Down { retry_ms: now_ms + REPLICA_RETRY_MS };
-        let file = link.file.take();
-        let has_file = file.is_some();
-        if let Some(file) = file.and_then(|file| file.file) {
-            self.engine.work_for(Waiter::Link, Operation::Close { file });
+        let (file, published) = (link.file.take(), link.published.take());
+        if let Some(file) = file {
+            let is_idle = !file.writing;
+            self.affairs.leftover = Some(file);
+            if is_idle {
+                self.remove_leftover();
+            }
         }
-        if has_file && !self.stopping {
+        if published.is_some() && !self.stopping {
             // What came so far is taken in by a start, the rest is asked for then.
             self.affairs.restarts = true;
         }
@@ -166,12 +164,20 @@ impl Hub {
                 }
                 self.run_link(connection);
                 self.acknowledge_link(now_ms);
+                let end = self.engine.log.end();
+                if let Some(link) = &mut self.server.replication.link
+                    && link.is_up()
+                    && end >= link.master_end
+                {
+                    link.level_ms = now_ms;
+                }
             }
         }
     }
 
     pub(super) fn may_dial(&self) -> bool {
-        self.is_node_saved() && !self.affairs.restarts && !self.stopping
+        let is_clear = self.affairs.leftover.is_none();
+        self.is_node_saved() && is_clear && !self.affairs.restarts && !self.stopping
     }
 
     /// Tells the master how far the log is here.
@@ -204,8 +210,17 @@ impl Hub {
         }
     }
 
-    /// Goes through what came, as far as it can be taken now.
+    /// Goes through what came, as far as it can be taken now. The rest stays with the kernel, and the master waits.
     fn run_link(&mut self, key: u64) {
+        self.take_link_input(key);
+        let is_busy = self.is_link_busy();
+        let Some(connection) = self.get_mut(key) else { return };
+        if std::mem::replace(&mut connection.takes_no_more, is_busy) != is_busy {
+            self.touch_key(key);
+        }
+    }
+
+    fn take_link_input(&mut self, key: u64) {
         if let Word::Drop(cause) = self.go_on_copying() {
             return self.break_link(&cause);
         }
@@ -223,6 +238,10 @@ impl Hub {
             if matches!(input[at], b'+' | b'-') {
                 // A reply, and not an array of words.
                 let Some(length) = input[at..].iter().position(|byte| *byte == b'\n') else {
+                    if input.len() - at > REPLICA_LINE_BYTES_MAX {
+                        let text = "it says what is none of ours: a line without an end";
+                        dropped = Some(text.into());
+                    }
                     break;
                 };
                 let line = input[at..at + length].trim_ascii_end();
@@ -365,10 +384,17 @@ impl Hub {
                     .map(|(number, node)| self.hear_promise(Promise { number, node }))
             }
             b"CONTINUE" => {
-                number(1).zip(number(2)).map(|(at, term)| self.hear_continue(key, at, term))
+                let end = number(3).unwrap_or(0);
+                let words = number(1).zip(number(2));
+                words.map(|(at, term)| self.hear_continue(key, (at, term, end)))
             }
             b"REWIND" => number(1).zip(number(2)).map(|(position, term)| {
-                let aside_s = self.engine.now.unix_s();
+                let (end, aside_s) = (self.engine.log.end(), self.engine.now.unix_s());
+                if position == 0 || position >= end {
+                    return Word::Drop(format!(
+                        "it would have the log go back to {position}, and it ends at {end}"
+                    ));
+                }
                 self.hear_errand(Errand::Rewind { position, aside_s }, term)
             }),
             b"ADOPT" => {
@@ -380,11 +406,19 @@ impl Hub {
                 })
             }
             b"RESTART" if is_following => {
+                let link = self.server.replication.link.as_ref().expect("the caller looked");
+                if link.published.is_none() {
+                    return Word::Drop("it would have this server start anew for nothing".into());
+                }
                 self.start_anew(Errand::None);
                 Some(Word::Wait)
             }
             b"SEGMENT" if is_following => {
                 let created_s = self.engine.now.unix_s();
+                let link = self.server.replication.link.as_ref().expect("the caller looked");
+                if !link.partial.is_empty() || link.has_files() {
+                    return Word::Drop("a segment came in the middle of something else".into());
+                }
                 number(1).zip(number(2)).zip(number(3)).map(|((base, capacity), previous_end)| {
                     let next = CopiedSegment { base, capacity, previous_end, created_s };
                     self.server.replication.link.as_mut().expect("as above").segment = Some(next);
@@ -394,7 +428,9 @@ impl Hub {
             b"RECORDS" if is_following && words.len() == 3 => number(1).map(|position| {
                 let link = self.server.replication.link.as_ref().expect("the caller looked");
                 let end = self.engine.log.end() + link.partial.len() as u64;
-                if position == end {
+                if link.has_files() {
+                    Word::Drop("records came in the middle of files".into())
+                } else if position == end {
                     self.copy(words[2])
                 } else {
                     Word::Drop(format!("records of position {position} came where {end} follows"))
@@ -416,6 +452,9 @@ impl Hub {
     /// The log here has more than that of the master, or another one. Where others rely on it, it gives way only to
     /// the master of a term, or where a candidate asks for what another one has.
     fn hear_errand(&mut self, errand: Errand, term: u64) -> Word {
+        if term > TERM_MAX {
+            return Word::Drop(format!("it names term {term}, which cannot be"));
+        }
         let is_candidate = self.server.replication.candidate.is_some();
         let is_relied_on = self.server.settings.min_replicas > 0 && self.engine.log.end() > 0;
         if is_relied_on && !is_candidate && (term == 0 || term < self.engine.node.promised.number) {
@@ -430,6 +469,9 @@ impl Hub {
 
     fn hear_promise(&mut self, asked: Promise) -> Word {
         let known = self.engine.node.promised;
+        if asked.number > TERM_MAX {
+            return Word::Drop(format!("it wants term {}, which cannot be", asked.number));
+        }
         if asked.number < known.number || asked.number == known.number && asked.node != known.node {
             return Word::Drop(format!(
                 "it wants term {}, but {} was promised to another one",
@@ -444,7 +486,7 @@ impl Hub {
         Word::Done
     }
 
-    fn hear_continue(&mut self, key: u64, position: u64, term: u64) -> Word {
+    fn hear_continue(&mut self, key: u64, (position, term, master_end): (u64, u64, u64)) -> Word {
         let end = self.engine.log.end();
         if position != end {
             return Word::Drop(format!("it would go on at {position}, and the log ends at {end}"));
@@ -462,111 +504,10 @@ impl Hub {
         let to = link.to.clone();
         link.state = LinkState::Following { connection: key };
         link.trouble.clear();
+        link.master_end = master_end;
         // The first word to the master tells where the log is.
         (link.acked, link.acked_ms) = (u64::MAX, now_ms);
         self.engine.log.notices.push(format!("copies {to} from position {position} on"));
         Word::Done
-    }
-
-    // ---------------------------------------------------------------- whole files
-
-    fn hear_file(&mut self, base: u64, bytes: u64) -> Word {
-        let name = format::unfinished_name(base);
-        let link = self.server.replication.link.as_mut().expect("the caller looked");
-        if link.file.is_some() || self.engine.log.is_open() && !link.partial.is_empty() {
-            return Word::Drop("a file came in the middle of something else".into());
-        }
-        link.file = Some(ReceivedFile {
-            base,
-            bytes,
-            received: 0,
-            check: 0,
-            file: None,
-            waiting: Vec::new(),
-            written: 0,
-            writing: true,
-            is_whole: false,
-            is_publishing: false,
-        });
-        self.engine.work_for(Waiter::Link, Operation::MakeFile { name, bytes });
-        Word::Done
-    }
-
-    fn hear_bytes(&mut self, bytes: &[u8]) -> Word {
-        let link = self.server.replication.link.as_mut().expect("the caller looked");
-        let Some(file) = &mut link.file else {
-            return Word::Drop("bytes of a file came without one".into());
-        };
-        file.received += bytes.len() as u64;
-        file.check = xxh3_64_with_seed(bytes, file.check);
-        file.waiting.extend_from_slice(bytes);
-        if file.received > file.bytes {
-            return Word::Drop("a file is longer than was said".into());
-        }
-        self.write_file();
-        Word::Done
-    }
-
-    fn hear_file_end(&mut self, check: u64) -> Word {
-        let link = self.server.replication.link.as_mut().expect("the caller looked");
-        let Some(file) = &mut link.file else {
-            return Word::Drop("the end of a file came without one".into());
-        };
-        if file.received != file.bytes || file.check != check {
-            return Word::Drop("a file did not come as it was sent".into());
-        }
-        file.is_whole = true;
-        self.write_file();
-        Word::Wait
-    }
-
-    /// Hands what came of a file to the disk, one piece after the other.
-    fn write_file(&mut self) {
-        let link = self.server.replication.link.as_mut().expect("the caller looked");
-        let Some(file) = &mut link.file else { return };
-        let Some(open) = file.file.filter(|_| !file.writing) else { return };
-        let whole = match file.is_whole {
-            true => file.waiting.len(),
-            false => file.waiting.len() / BLOCK as usize * BLOCK as usize,
-        };
-        if whole > 0 {
-            let mut blocks = AlignedBuffer::new(whole.next_multiple_of(BLOCK as usize));
-            blocks[..whole].copy_from_slice(&file.waiting[..whole]);
-            file.waiting.drain(..whole);
-            let offset = file.written;
-            file.written += whole as u64;
-            file.writing = true;
-            let operation = Operation::WriteBlocks { file: open, offset, blocks };
-            self.engine.work_for(Waiter::Link, operation);
-        } else if file.is_whole {
-            let (from, to) = (format::unfinished_name(file.base), format::segment_name(file.base));
-            let bytes = file.bytes;
-            file.writing = true;
-            file.is_publishing = true;
-            let operation = Operation::Publish { file: open, bytes, from, to };
-            self.engine.work_for(Waiter::Link, operation);
-        }
-    }
-
-    /// The disk has done something for the file that comes in.
-    pub(super) fn file_answer(&mut self, result: io::Result<Done>) {
-        let Some(link) = &mut self.server.replication.link else { return };
-        let Some(file) = &mut link.file else { return };
-        file.writing = false;
-        match result {
-            Err(error) => self.break_link(&format!("cannot write a segment: {error}")),
-            Ok(Done::File(open, _)) => {
-                file.file = Some(open);
-                self.write_file();
-            }
-            Ok(_) if file.is_publishing => {
-                let open = file.file;
-                link.file = None;
-                if let Some(file) = open {
-                    self.engine.work_for(Waiter::Link, Operation::Close { file });
-                }
-            }
-            Ok(_) => self.write_file(),
-        }
     }
 }

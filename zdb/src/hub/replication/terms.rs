@@ -1,0 +1,134 @@
+//! When a term begins. A server that begins to write to a log that others have first appends a term's record. Where
+//! `min_replicas` is R and N servers have the log, a master acknowledges what R replicas have, too, and begins
+//! a term only when N-R-1 replicas have promised to follow no earlier one and it has all that any of them has:
+//! of these and itself at least one has everything that was ever acknowledged (Lamport's Paxos, with the quorums
+//! of Howard, Malkhi and Spiegelman, "Flexible Paxos", 2016; as in Raft the log is copied as it is).
+
+use crate::command::replication::{Address, Candidate, Link, Replica, Stage, SyncRequest};
+use crate::engine::node::Promise;
+use crate::hub::Hub;
+
+impl Hub {
+    /// A name for this server in terms, if it has none.
+    pub(super) fn name_node(&mut self) {
+        if self.engine.node.is_named() {
+            return;
+        }
+        let mut bytes = [0; 4];
+        while bytes == [0; 4] {
+            (self.server.random)(&mut bytes);
+        }
+        self.engine.node.name = u32::from_le_bytes(bytes);
+        self.affairs.changed += 1;
+    }
+
+    pub(super) fn promise(&mut self, promise: Promise) {
+        if self.engine.node.promised != promise {
+            self.engine.node.promised = promise;
+            self.affairs.changed += 1;
+        }
+    }
+
+    /// A candidate begins its term when enough others have agreed and it has what they have.
+    pub(super) fn seek_term(&mut self) {
+        let Some(candidate) = &self.server.replication.candidate else { return };
+        let (number, ours) = (candidate.number, self.log_at());
+        let mine = Promise { number, node: self.engine.node.name };
+        let settings = &self.server.settings;
+        let needed = (settings.nodes().saturating_sub(settings.min_replicas)).saturating_sub(1);
+        let has_agreed = |one: &&Replica| one.promised == mine && !one.is_backup;
+        let agreed: Vec<&Replica> =
+            self.server.replication.replicas.iter().filter(has_agreed).collect();
+        let mut nodes: Vec<u32> = agreed.iter().map(|one| one.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        if !self.is_node_saved() || nodes.len() < needed {
+            return;
+        }
+        let best = agreed.iter().max_by_key(|one| one.log_at).filter(|one| one.log_at > ours);
+        if let Some(best) = best {
+            let (log_at, port) = (best.log_at, best.port.to_string());
+            let from = Address::new(&best.host, &port);
+            if let (None, Some(from)) = (&self.server.replication.link, from) {
+                self.engine.log.notices.push(format!(
+                    "before term {number} begins, the end of the log is taken from {from}"
+                ));
+                let now_ms = self.engine.now.monotonic_ms;
+                self.engine.log.set_copying(now_ms, true);
+                let replication = &mut self.server.replication;
+                replication.link = Some(Link::new(from, now_ms));
+                replication.candidate = Some(Candidate { number, wanted: Some(log_at) });
+            }
+            return;
+        }
+        if self.server.replication.link.is_some() {
+            self.drop_link();
+            self.server.replication.link = None;
+        }
+        if self.engine.begin_term(number).is_err() {
+            return;
+        }
+        self.engine.log.notices.push(format!("term {number} begins: this server is the master"));
+        self.server.replication.candidate = None;
+        self.let_waiting_ask();
+    }
+
+    /// What replicas had to wait for has happened.
+    pub(super) fn let_waiting_ask(&mut self) {
+        for at in 0..self.server.replication.replicas.len() {
+            let replica = &mut self.server.replication.replicas[at];
+            if replica.stage == Stage::Waiting {
+                let key = replica.connection;
+                self.send(key, &[b"AGAIN"]);
+            }
+        }
+    }
+
+    /// Number of the last term, and the log's end: what is larger has more that was acknowledged.
+    pub(super) fn log_at(&self) -> (u64, u64) {
+        if self.engine.is_bare() {
+            return (0, 0);
+        }
+        (self.engine.terms.number(), self.engine.log.end())
+    }
+
+    /// Whether a master may send its log: it is the newest that this replica knows of.
+    pub(super) fn may_sync(&mut self, key: u64, request: &SyncRequest) -> bool {
+        if self.server.settings.min_replicas == 0 {
+            return true;
+        }
+        let promised = request.promised;
+        let node = self.engine.node.name;
+        let ours = match &self.server.replication.candidate {
+            Some(candidate) => candidate.number,
+            None => self.engine.terms.number(),
+        };
+        if promised.number > ours || promised.number == ours && promised.node != node {
+            // Others went on meanwhile: what they have counts, so this server asks them anew.
+            let newest = promised.max(self.engine.node.promised);
+            self.promise(newest);
+            self.lead();
+            return false;
+        }
+        if self.server.replication.candidate.is_none() {
+            return true;
+        }
+        if promised == (Promise { number: ours, node }) {
+            let replica =
+                self.server.replication.replica_mut(key).expect("the caller looked it up");
+            replica.stage = Stage::Waiting;
+        } else {
+            let (number, node) = (ours.to_string(), format!("{node:08x}"));
+            self.send(key, &[b"PROMISE", number.as_bytes(), node.as_bytes()]);
+        }
+        false
+    }
+
+    /// The number of the term of which this server is the master; 0: it is none.
+    pub(super) fn rank(&self) -> String {
+        let replication = &self.server.replication;
+        let is_master = replication.master.is_none() && replication.candidate.is_none();
+        let number = if is_master { self.engine.terms.number() } else { 0 };
+        number.to_string()
+    }
+}
