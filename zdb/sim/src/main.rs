@@ -292,7 +292,7 @@ fn replicate_all(options: &Options) -> bool {
     plant(options);
     let seeds = options.seeds.unwrap_or(REPLICA_SEEDS);
     let begun = Instant::now();
-    let (mut acknowledged, mut restarts, mut done) = (0, 0, 0);
+    let (mut sum, mut done) = (replicas::Seen::default(), 0);
     for at in 0..seeds {
         let seed = options.first.wrapping_add(at);
         SEED.store(seed, Relaxed);
@@ -300,18 +300,20 @@ fn replicate_all(options: &Options) -> bool {
         if at % TWICE_SEEDS == TWICE_SEEDS - 1 {
             assert_eq!(first, replicas::run(seed, false), "a seed does the same twice");
         }
-        acknowledged += first.1;
-        restarts += first.2;
+        sum.acknowledged += first.acknowledged;
+        sum.restarts += first.restarts;
+        sum.cleaned += first.cleaned;
         done += 1;
         if options.seconds.is_some_and(|seconds| begun.elapsed().as_secs() >= seconds) {
             break;
         }
     }
     println!(
-        "{done} runs of three servers come together in the end: {acknowledged} writes were acknowledged, and servers \
-         began anew {restarts} times"
+        "{done} runs of three servers come together in the end: {} writes were acknowledged, servers began anew {} times, \
+         and {} segments were cleaned",
+        sum.acknowledged, sum.restarts, sum.cleaned
     );
-    acknowledged > 0
+    sum.acknowledged > 0
 }
 
 // -------------------------------------------------------------------- steps and bugs

@@ -1,19 +1,20 @@
 //! Three servers that have one log, on one thread from a seed: their disks, the ways between them, and an
-//! operator who makes masters and replicas of them as he likes. Clients write values of their own to whoever
-//! takes them. In the end all is healed, one is the master, and what was acknowledged must be there, everywhere
+//! operator who makes masters and replicas of them as he likes. Clients write and delete, alone and in batches, in
+//! namespaces of their own, and cleaners clean. In the end all is healed, one is the master, and what was acknowledged must be there, everywhere
 //! the same.
 
+mod clients;
 mod end;
 
 use crate::disk::{MemoryFiles, Random};
-use crate::reply;
 use crate::words;
 use crate::world::{self, Setup, buffer_directory};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use clients::Client;
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use zdb::command::Source;
-use zdb::command::replication::{Address, Gate};
+use zdb::command::replication::Address;
 use zdb::disk::{Completion, Done, Files, Operation, Read, Root, Token, housekeeper};
 use zdb::engine::Now;
 use zdb::engine::log::{Policy, format};
@@ -26,6 +27,8 @@ const CLIENTS: usize = 4;
 /// Keys that each client has.
 const KEYS: u64 = 3;
 const STEPS: u64 = 1500;
+/// Rounds in which much is written.
+const RUSH_ROUNDS: usize = 20;
 /// Rounds after which everything is in sync, or never.
 const HEAL_ROUNDS_MAX: usize = 6000;
 const START_US: u64 = 1_800_000_000_000_000;
@@ -54,18 +57,6 @@ struct Way {
     closing: [bool; 2],
 }
 
-struct Client {
-    node: usize,
-    key: Option<u64>,
-    inbox: Vec<u8>,
-    /// The write that is under way: key and value.
-    waiting: Option<(u64, u64)>,
-    /// What was sent and acknowledged last of each key, and the next value.
-    sent: BTreeMap<u64, u64>,
-    acknowledged: BTreeMap<u64, u64>,
-    next: u64,
-}
-
 pub struct Run {
     seed: u64,
     random: Random,
@@ -82,6 +73,10 @@ pub struct Run {
     pub traced: bool,
     pub restarts: u64,
     pub acknowledged: u64,
+    /// Segments that cleaners replaced.
+    pub cleaned: u64,
+    /// Cleaners may have dropped versions, here and there others.
+    cleans: bool,
 }
 
 fn setup(policy: Policy) -> Setup {
@@ -132,6 +127,8 @@ impl Run {
             traced: false,
             restarts: 0,
             acknowledged: 0,
+            cleaned: 0,
+            cleans: false,
         };
         for at in 0..NODES {
             let buffer = directory.join(format!("node-{at}"));
@@ -152,17 +149,7 @@ impl Run {
                 replica_of,
             });
         }
-        for _ in 0..CLIENTS {
-            run.clients.push(Client {
-                node: 0,
-                key: None,
-                inbox: Vec::new(),
-                waiting: None,
-                sent: BTreeMap::new(),
-                acknowledged: BTreeMap::new(),
-                next: 1,
-            });
-        }
+        run.clients.extend((0..CLIENTS).map(Client::new));
         run
     }
 
@@ -295,8 +282,7 @@ impl Run {
             self.ways[way].closing[1 - end] = true;
             self.ways[way].ends[end] = (usize::MAX, 0);
         } else if let Some(client) = self.client_of(at, key) {
-            self.clients[client].key = None;
-            self.clients[client].waiting = None;
+            self.clients[client].part();
         }
         self.nodes[at].hub.failed(key);
         self.nodes[at].hub.remove(key);
@@ -414,9 +400,7 @@ impl Run {
         }
         self.ways.retain(|way| way.ends.iter().any(|end| end.0 != usize::MAX));
         for client in self.clients.iter_mut().filter(|client| client.node == at) {
-            client.key = None;
-            client.waiting = None;
-            client.inbox.clear();
+            client.part();
         }
     }
 
@@ -476,7 +460,12 @@ impl Run {
         self.start_again(at);
     }
 
+    fn note_cleaned(&mut self, at: usize) {
+        self.cleaned += self.nodes[at].hub.engine.cleaner.stats.segments_cleaned;
+    }
+
     fn start_again(&mut self, at: usize) {
+        self.note_cleaned(at);
         let node = &mut self.nodes[at];
         node.ring.clear();
         node.orders.clear();
@@ -522,58 +511,6 @@ impl Run {
 
     // ---------------------------------------------------------------- clients and the operator
 
-    fn write(&mut self, client: usize) {
-        let at = match self.clients[client].key {
-            Some(_) => self.clients[client].node,
-            None => self.random.below(NODES as u64) as usize,
-        };
-        let is_master = self.nodes[at].hub.server.replication.gate == Gate::Open;
-        let one = &mut self.clients[client];
-        if one.waiting.is_some() {
-            return;
-        }
-        if !is_master {
-            if let Some(key) = one.key.take() {
-                let at = one.node;
-                self.nodes[at].hub.failed(key);
-                self.nodes[at].hub.remove(key);
-            }
-            return;
-        }
-        if one.key.is_none() {
-            one.node = at;
-            one.inbox.clear();
-            one.key = Some(self.nodes[at].hub.connected(peer()));
-        }
-        let (key, value) = (self.random.below(KEYS), one.next);
-        one.next += 1;
-        one.waiting = Some((key, value));
-        one.sent.insert(key, value);
-        let mut text = value.to_string().into_bytes();
-        text.resize(text.len() + self.random.below(1500) as usize, b'.');
-        let request = words::encode(&[b"SET".to_vec(), name_of(client, key), text]);
-        let (at, connection) = (one.node, one.key.expect("just made"));
-        self.nodes[at].hub.received(connection, &request);
-    }
-
-    fn hear(&mut self, client: usize) {
-        let one = &mut self.clients[client];
-        while let Ok(Some((reply, length))) = reply::parse(&one.inbox, false) {
-            one.inbox.drain(..length);
-            let Some((key, value)) = one.waiting.take() else { return };
-            if !reply.is_error() {
-                one.acknowledged.insert(key, value);
-                self.acknowledged += 1;
-                if self.traced {
-                    eprintln!(
-                        "{}: {} of client {client}: {value} acknowledged by {}",
-                        self.now_ms, key, one.node
-                    );
-                }
-            }
-        }
-    }
-
     /// Tells a server whom to follow.
     fn command(&mut self, at: usize, master: Option<usize>) {
         let words = match master {
@@ -611,7 +548,8 @@ impl Run {
                 let client = self.random.below(CLIENTS as u64) as usize;
                 self.write(client);
             }
-            860..960 => self.now_ms += 1 + self.random.below(400),
+            860..955 => self.now_ms += 1 + self.random.below(400),
+            955..960 => self.rush(),
             960..966 => {
                 let other = self.random.below(NODES as u64) as usize;
                 self.cut.insert((at, other));
@@ -643,8 +581,51 @@ impl Run {
                 }
             }
             993..997 => self.make_master(at),
+            997 => self.tell(at, "DEBUG CLEAN"),
+            998 => {
+                self.cleans = true;
+                self.tell(at, "NSSET default history 0");
+            }
             _ => {}
         }
+    }
+
+    /// For a while nothing goes wrong that has not before: much is written.
+    fn rush(&mut self) {
+        for _ in 0..RUSH_ROUNDS {
+            (0..CLIENTS).for_each(|client| self.write(client));
+            self.round();
+            self.now_ms += 5;
+        }
+    }
+
+    /// Everybody does what there is to do.
+    fn round(&mut self) {
+        for at in (0..NODES)
+            .filter(|at| self.nodes[*at].paused_until_ms <= self.now_ms)
+            .collect::<Vec<_>>()
+        {
+            self.turn(at);
+            self.finish_all(at);
+        }
+        for way in (0..self.ways.len()).rev() {
+            for end in 0..2 {
+                if way < self.ways.len() {
+                    self.carry(way, end, usize::MAX);
+                }
+            }
+        }
+        self.ways.retain(|way| way.ends.iter().any(|end| end.0 != usize::MAX));
+    }
+
+    /// Tells a server something that it may refuse.
+    fn tell(&mut self, at: usize, line: &str) {
+        let words: Vec<Vec<u8>> = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+        let key = self.nodes[at].hub.connected(peer());
+        self.nodes[at].hub.received(key, &words::encode(&words));
+        self.turn(at);
+        self.nodes[at].hub.failed(key);
+        self.nodes[at].hub.remove(key);
     }
 
     /// As Sentinel does it: one is the master, the others follow it.
@@ -664,6 +645,7 @@ impl Run {
         }
         self.heal();
         self.check();
+        (0..NODES).for_each(|at| self.note_cleaned(at));
         self.nodes[0].hub.engine.log.end() ^ self.acknowledged << 32
     }
 }
@@ -672,14 +654,20 @@ fn address(of: usize) -> String {
     format!("n{of} {}", PORT + of as u16)
 }
 
-fn name_of(client: usize, key: u64) -> Vec<u8> {
-    format!("client-{client}-{key}").into_bytes()
+/// What runs were about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub digest: u64,
+    pub acknowledged: u64,
+    pub restarts: u64,
+    pub cleaned: u64,
 }
 
 /// Runs a seed.
-pub fn run(seed: u64, traced: bool) -> (u64, u64, u64) {
+pub fn run(seed: u64, traced: bool) -> Seen {
     let mut run = Run::new(seed);
     run.traced = traced;
     let digest = run.run();
-    (digest, run.acknowledged, run.restarts)
+    let Run { acknowledged, restarts, cleaned, .. } = run;
+    Seen { digest, acknowledged, restarts, cleaned }
 }

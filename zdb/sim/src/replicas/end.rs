@@ -1,6 +1,7 @@
 //! The end of a run: all is healed, one server is the master, and all of them have the same.
 
-use super::{CLIENTS, HEAL_ROUNDS_MAX, KEYS, NODES, Run, name_of, peer};
+use super::clients::name_of;
+use super::{CLIENTS, HEAL_ROUNDS_MAX, KEYS, NODES, Run, peer};
 use crate::reply::{self, Reply};
 use crate::words;
 use zdb::command::replication::Gate;
@@ -22,18 +23,7 @@ impl Run {
             self.command(other, Some(master));
         }
         for round in 0..HEAL_ROUNDS_MAX {
-            for at in 0..NODES {
-                self.turn(at);
-                self.finish_all(at);
-            }
-            for way in (0..self.ways.len()).rev() {
-                for end in 0..2 {
-                    if way < self.ways.len() {
-                        self.carry(way, end, usize::MAX);
-                    }
-                }
-            }
-            self.ways.retain(|way| way.ends.iter().any(|end| end.0 != usize::MAX));
+            self.round();
             self.now_ms += 50;
             let is_open = self.nodes[master].hub.server.replication.gate == Gate::Open;
             let end = self.nodes[master].hub.engine.log.end();
@@ -46,7 +36,7 @@ impl Run {
             // What the replicas say of it is heard, too.
             let is_heard = self.nodes[master].hub.engine.log.replicated.is_none_or(|at| at >= end);
             // Nor does a write wait any more, that would go on behind our back.
-            let is_quiet = self.clients.iter().all(|client| client.waiting.is_none());
+            let is_quiet = (0..CLIENTS).all(|client| !self.is_waiting(client));
             if is_open && in_sync && online == NODES - 1 && is_heard && is_quiet {
                 self.trace(|| format!("in sync after {round} rounds, at {end}"));
                 return master;
@@ -55,7 +45,7 @@ impl Run {
         if self.traced {
             self.tell_logs();
         }
-        let waiting = self.clients.iter().filter(|client| client.waiting.is_some()).count();
+        let waiting = (0..CLIENTS).filter(|client| self.is_waiting(*client)).count();
         let told: Vec<String> = self
             .nodes
             .iter()
@@ -87,8 +77,23 @@ impl Run {
     }
 
     fn ask(&mut self, at: usize, words: &[Vec<u8>]) -> Reply {
+        self.ask_for(at, &[words])
+    }
+
+    /// Asks in a client's namespace.
+    fn ask_in(&mut self, at: usize, client: usize, words: &[Vec<u8>]) -> Reply {
+        let name = self.clients[client].namespace().unwrap_or("default").as_bytes().to_vec();
+        self.ask_for(at, &[&[b"SELECT".to_vec(), name], words])
+    }
+
+    /// Asks several things, and returns the last reply.
+    fn ask_for(&mut self, at: usize, requests: &[&[Vec<u8>]]) -> Reply {
+        let words = requests.last().expect("there is a request");
+        let mut awaited = requests.len();
         let key = self.nodes[at].hub.connected(peer());
-        self.nodes[at].hub.received(key, &words::encode(words));
+        for words in requests {
+            self.nodes[at].hub.received(key, &words::encode(words));
+        }
         let mut bytes = Vec::new();
         for _ in 0..1000 {
             let now = self.clock(self.nodes[at].offset_s);
@@ -100,10 +105,14 @@ impl Run {
             output.slices(0, &mut slices);
             bytes.extend(slices.concat());
             self.nodes[at].hub.sent(key, output.len(), output.len());
-            if let Ok(Some((reply, _))) = reply::parse(&bytes, false) {
-                self.nodes[at].hub.failed(key);
-                self.nodes[at].hub.remove(key);
-                return reply;
+            while let Ok(Some((reply, length))) = reply::parse(&bytes, false) {
+                bytes.drain(..length);
+                awaited -= 1;
+                if awaited == 0 {
+                    self.nodes[at].hub.failed(key);
+                    self.nodes[at].hub.remove(key);
+                    return reply;
+                }
             }
             let mut operations = Vec::new();
             self.nodes[at].hub.take_operations(&mut operations);
@@ -174,7 +183,8 @@ impl Run {
         for client in 0..CLIENTS {
             for key in 0..KEYS {
                 let get = [b"GET".to_vec(), name_of(client, key)];
-                let replies: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &get)).collect();
+                let replies: Vec<Reply> =
+                    (0..NODES).map(|at| self.ask_in(at, client, &get)).collect();
                 assert!(
                     replies.iter().all(|reply| *reply == replies[0]),
                     "key {key} of client {client} differs: {replies:?}"
@@ -184,21 +194,19 @@ impl Run {
                     let text = String::from_utf8_lossy(&bytes[..digits]).into_owned();
                     text.parse::<u64>().expect("a value that was sent")
                 });
-                let one = &self.clients[client];
-                let sent = one.sent.get(&key).copied();
-                assert!(found <= sent, "key {key} of client {client}: {found:?} was never sent");
-                let kept = one.acknowledged.get(&key).copied();
-                if self.min_replicas > 0 {
-                    assert!(
-                        found >= kept,
-                        "key {key} of client {client}: {kept:?} was acknowledged, and {found:?} is there"
-                    );
+                let judged = self.clients[client].judge(key, found, self.min_replicas > 0);
+                judged.unwrap_or_else(|line| panic!("key {key} of client {client}: {line}"));
+                if self.cleans {
+                    continue;
                 }
                 let history = [b"HISTORY".to_vec(), name_of(client, key)];
-                let histories: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &history)).collect();
+                let histories: Vec<Reply> =
+                    (0..NODES).map(|at| self.ask_in(at, client, &history)).collect();
                 assert!(histories.iter().all(|one| *one == histories[0]), "{histories:?}");
             }
         }
+        let names: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &[b"NSLIST".to_vec()])).collect();
+        assert!(names.iter().all(|one| *one == names[0]), "{names:?}");
         let sizes: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &[b"DBSIZE".to_vec()])).collect();
         assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
     }
