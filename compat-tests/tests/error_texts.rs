@@ -122,6 +122,12 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
         "a_raw_record_is_the_same_wherever_it_lies",
     ),
     (
+        "Internal Error (the segment is away)",
+        "it takes a file that was moved away",
+        "offload",
+        "what_stays_away_is_an_error_and_comes_back_later",
+    ),
+    (
         "Internal Error",
         "it takes damage on the disk",
         "crash",

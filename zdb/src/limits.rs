@@ -233,3 +233,7 @@ const _: () = {
     // Who has all that one connection may have leaves something to others.
     assert!(CHANNELS_MAX < CHANNELS_TOTAL_MAX && PATTERNS_MAX < PATTERNS_TOTAL_MAX);
 };
+
+/// How often it is looked for segments that were moved away, in milliseconds, and how many files at once.
+pub const AWAY_LOOK_MS: u64 = 5000;
+pub const AWAY_LOOK_FILES: usize = 1024;

@@ -52,6 +52,7 @@ fn setup(choices: &mut Choices<'_>) -> Setup {
         prompt: false,
         scrub: more & 8 == 8,
         has_threads: shape & 64 != 0,
+        offload: false,
     }
 }
 

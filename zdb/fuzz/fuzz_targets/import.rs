@@ -223,6 +223,7 @@ fn serve(data: &Path, index: &Path) -> World {
             prompt: false,
             scrub: false,
             has_threads: false,
+            offload: false,
         },
     )
 }

@@ -357,6 +357,31 @@ impl MemoryFiles {
         self.write_small(root, name, bytes).expect("memory has room");
     }
 
+    /// Somebody gives a file of the data directory another name, for good, and nothing comes between. False: it is
+    /// not there.
+    pub fn move_name(&self, from: &str, to: &str) -> bool {
+        let state = &mut *self.state();
+        let (from, to) = (key(Root::Data, from), key(Root::Data, to));
+        let Some(at) = state.names.remove(&from) else { return false };
+        state.durable_names.remove(&from);
+        state.names.insert(to.clone(), at);
+        state.durable_names.insert(to, at);
+        true
+    }
+
+    /// A while has gone by: what was written to a file is durable.
+    pub fn keep(&self, root: Root, name: &str) {
+        let state = &mut *self.state();
+        if let Some(&at) = state.names.get(&key(root, name)) {
+            state.inodes[at].sync();
+            state.durable_names.insert(key(root, name), at);
+        }
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.state().names.contains_key(&key(Root::Data, name))
+    }
+
     /// Limits the segments that are made from now on.
     pub fn set_room(&self, bytes: Option<u64>) {
         self.state().room_bytes = bytes;
@@ -524,6 +549,29 @@ impl Files for MemoryFiles {
 
     fn close(&self, file: FileId) {
         assert!(self.state().open.remove(&file.0).is_some(), "a file is closed once");
+    }
+
+    fn stand_in(&self, bytes: u64, parts: &[(u64, Vec<u8>)]) -> io::Result<FileId> {
+        let mut state = self.state();
+        let mut inode = Inode::default();
+        inode.change(Change::Length(bytes));
+        parts.iter().for_each(|(offset, part)| inode.write(*offset, part));
+        state.inodes.push(inode);
+        let at = state.inodes.len() - 1;
+        Ok(state.open(at))
+    }
+
+    fn replace(&self, file: FileId, with: FileId) -> io::Result<()> {
+        let mut state = self.state();
+        let at = state.open.remove(&with.0).expect("a file is used while it is open");
+        state.open.insert(file.0, at).expect("a file is used while it is open");
+        Ok(())
+    }
+
+    fn has_name(&self, file: FileId, root: Root, name: &str) -> io::Result<bool> {
+        let state = self.state();
+        let at = state.open.get(&file.0).expect("a file is used while it is open");
+        Ok(state.names.get(&key(root, name)) == Some(at))
     }
 
     fn size(&self, file: FileId) -> io::Result<u64> {

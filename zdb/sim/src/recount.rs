@@ -8,12 +8,15 @@ use zdb::output::Output;
 /// Most calls of SCAN in one namespace.
 const PAGES_MAX: usize = 10_000;
 
+/// Rounds without a reply: a pause may last long, and there is something to do every few seconds.
+const ROUNDS_MAX: usize = 20_000;
+
 /// Asks as an admin, and waits for the reply.
 pub fn ask(world: &mut World, key: u64, request: &[&[u8]]) -> Reply {
     let request: Vec<Vec<u8>> = request.iter().map(|word| word.to_vec()).collect();
     world.hub.received(key, &words::encode(&request));
     let mut bytes = Vec::new();
-    for _ in 0..1000 {
+    for _ in 0..ROUNDS_MAX {
         world.turn();
         let mut output = Output::default();
         world.hub.take_output(key, &mut output);

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use zdb::command::Source;
 use zdb::command::replication::{Address, Gate};
-use zdb::disk::{Completion, Done, Files, Operation, Root, Token, housekeeper};
+use zdb::disk::{Completion, Done, Files, Operation, Read, Root, Token, housekeeper};
 use zdb::engine::Now;
 use zdb::engine::log::{Policy, format};
 use zdb::engine::recovery::{self, StartOptions};
@@ -96,6 +96,7 @@ fn setup(policy: Policy) -> Setup {
         prompt: false,
         scrub: false,
         has_threads: false,
+        offload: false,
     }
 }
 
@@ -369,7 +370,8 @@ impl Run {
             }
             Operation::Sync { file } => node.files.sync(file).map(|()| Done::Count(0)),
             Operation::Read { file, offset, length } => {
-                node.files.read(file, offset, length).map(Done::Bytes)
+                let read = Read { file, offset, length };
+                node.files.read(file, offset, length).map(|bytes| Done::of_read(read, bytes))
             }
             slow => housekeeper::perform(&*node.files, slow),
         }

@@ -112,6 +112,7 @@ fn setup(random: &mut Random) -> Setup {
         prompt: true,
         scrub: false,
         has_threads: false,
+        offload: false,
     }
 }
 

@@ -70,6 +70,7 @@ fn measure(policy: Policy, tenants: u64) -> (Moves, Moves) {
         prompt: true,
         scrub: false,
         has_threads: false,
+        offload: false,
     };
     let mut world = World::new(setup);
     let clients: Vec<usize> = (0..tenants)

@@ -115,6 +115,7 @@ fn setup(setting: u64) -> Setup {
         prompt: true,
         scrub: false,
         has_threads: false,
+        offload: false,
     }
 }
 

@@ -19,9 +19,9 @@ use zdb::command::{
     Settings, SlowLog, Source, Table, Throttle,
 };
 use zdb::disk::housekeeper;
-use zdb::disk::{Completion, Done, Files, Operation, Token};
-use zdb::engine::Now;
+use zdb::disk::{Completion, Done, Files, Operation, Read, Root, Token};
 use zdb::engine::log::{Policy, format};
+use zdb::engine::{Event, Now};
 use zdb::hub::{Hub, Peer};
 use zdb::limits::{INPUT_BYTES_TOTAL_MAX, OUTPUT_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use zdb::output::Output;
@@ -63,6 +63,8 @@ pub struct Setup {
     pub scrub: bool,
     /// Sockets are in threads of their own: they take replies also while earlier ones are on their way.
     pub has_threads: bool,
+    /// Somebody moves closed segments away, and a hook brings them back.
+    pub offload: bool,
 }
 
 /// How an operation of the disk ends.
@@ -97,6 +99,8 @@ pub struct World {
     pub ring: Vec<(Token, Operation)>,
     /// Operations of the housekeeper, which end in theirs.
     pub orders: VecDeque<(Token, Operation)>,
+    /// Bases of segments that the hook is to bring back.
+    missing: VecDeque<u64>,
     moment: Moment,
     marks: Vec<Mark>,
     pub bad_reads: bool,
@@ -223,6 +227,7 @@ impl World {
             files,
             ring: Vec::new(),
             orders: VecDeque::new(),
+            missing: VecDeque::new(),
             moment: 1,
             marks: Vec::new(),
             bad_reads: false,
@@ -517,7 +522,11 @@ impl World {
             touched.drain(..).for_each(|key| self.look_after(key));
         }
         self.hub.engine.log.notices.clear();
-        self.hub.engine.log.jumps.clear();
+        for event in self.hub.engine.events.drain(..) {
+            if let Event::Missing(base) = event {
+                self.missing.push_back(base);
+            }
+        }
         let policy = self.hub.engine.log.policy;
         self.always &= policy == Policy::Always;
         self.same_policy &= policy == self.setup.policy;
@@ -555,6 +564,7 @@ impl World {
                 }
                 self.hub.engine.log.flush();
                 self.hub.engine.scrub.end();
+                self.hub.engine.end_away();
             }
             Stop::Closing { begun: false } if !self.hub.engine.log.is_switching() => {
                 self.hub.engine.log.begin_close();
@@ -641,7 +651,7 @@ impl World {
                         }
                     }
                 }
-                Ok(Done::Bytes(buffer))
+                Ok(Done::of_read(Read { file, offset, length }, buffer))
             }
             slow => {
                 if let (Operation::CreateSegment { .. }, Fate::Full) = (&slow, fate) {
@@ -671,8 +681,34 @@ impl World {
         }
     }
 
+    /// Somebody moves a closed segment away, of which the sidecar is on the disk.
+    pub fn move_away(&mut self, draw: u64) {
+        let closed = self.hub.engine.log.closed();
+        let Some(at) = draw.checked_rem(closed.len() as u64) else { return };
+        let segment = &closed[at as usize];
+        if segment.pages.iter().any(|page| page.in_memory().is_some()) {
+            return;
+        }
+        let name = format::segment_name(segment.base);
+        self.files.keep(Root::Index, &format::sidecar_name(segment.base));
+        self.files.move_name(&name, &format!("away/{name}"));
+    }
+
+    /// The hook ends that is to bring a segment back; with `fails` it does not.
+    pub fn finish_hook(&mut self, fails: bool) {
+        let Some(base) = self.missing.pop_front() else { return };
+        if !fails {
+            bring_back(&self.files, base);
+        }
+        self.bad_reads |= fails;
+        self.hub.engine.missing_ended(base, !fails);
+    }
+
     /// Ends all that is under way, well.
     pub fn finish_all(&mut self) {
+        while !self.missing.is_empty() {
+            self.finish_hook(false);
+        }
         let mut random = Random(0);
         for _ in 0..self.ring.len() {
             self.finish(0, Fate::Well, &mut random);
@@ -738,5 +774,13 @@ impl World {
             );
             self.advance_to_deadline();
         }
+    }
+}
+
+/// What the hook does: the file goes back to its place.
+fn bring_back(files: &MemoryFiles, base: u64) {
+    let name = format::segment_name(base);
+    if !files.has(&name) {
+        files.move_name(&format!("away/{name}"), &name);
     }
 }

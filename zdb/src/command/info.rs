@@ -163,6 +163,13 @@ fn zdb_sections(context: &Context<'_>, text: &mut Text<'_>) {
             text.field(&format!("ns{slot}"), space(namespace));
         }
     }
+    if text.section("offload", true) {
+        let away = &engine.away;
+        text.field("segments_away", away.count());
+        text.field("segments_let_go", away.stats.let_go);
+        text.field("segments_brought_back", away.stats.brought_back);
+        text.field("segments_stayed_away", away.stats.failures);
+    }
     if text.section("scrub", true) {
         let scrub = &engine.scrub;
         text.field("scrub_running", u8::from(scrub.is_running()));

@@ -92,7 +92,7 @@ fn look(
     let Fetched { record, .. } = context.fetched.iter().find(|fetched| fetched.place == place)?;
     Some(match record {
         Ok(bytes) => judge(&Verified::trusted(bytes), key, value),
-        Err(ReadFailure::Damaged(_) | ReadFailure::Unreadable | ReadFailure::Gone) => Newest::Lost,
+        Err(_) => Newest::Lost,
     })
 }
 

@@ -12,7 +12,7 @@ pub mod system;
 use aligned::AlignedBuffer;
 use std::io;
 
-/// An open file. In the real implementation the descriptor.
+/// An open file, or the place of one that was moved away. In the real implementation the descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId(pub i32);
 
@@ -112,6 +112,19 @@ pub enum Operation {
     Remove {
         names: Vec<(Root, String)>,
     },
+    /// Which of these open files in the data directory do not have their names any more.
+    FindMoved {
+        files: Vec<(FileId, String)>,
+    },
+    /// Closes such a file, and keeps its place: what reads it from now on finds nothing.
+    LetGo {
+        file: FileId,
+    },
+    /// Opens the file of a name in the place of one that was let go.
+    OpenAgain {
+        file: FileId,
+        name: String,
+    },
     /// Free bytes of both file systems.
     FreeSpace,
 }
@@ -123,11 +136,29 @@ pub enum Done {
     Bytes(AlignedBuffer),
     Vector(Vec<u8>),
     File(FileId, u64),
+    Files(Vec<FileId>),
+    /// Nothing was there to read: the file may have been moved away.
+    Empty(Read),
     Free {
         data: u64,
         index: u64,
     },
     Nothing,
+}
+
+/// What a read was to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    pub file: FileId,
+    pub offset: u64,
+    pub length: u64,
+}
+
+impl Done {
+    /// What a read brought.
+    pub fn of_read(read: Read, bytes: AlignedBuffer) -> Self {
+        if bytes.is_empty() { Self::Empty(read) } else { Self::Bytes(bytes) }
+    }
 }
 
 #[derive(Debug)]
@@ -151,6 +182,13 @@ pub trait Files: Send + Sync {
         capacity_min: u64,
     ) -> io::Result<(FileId, u64)>;
     fn close(&self, file: FileId);
+    /// A file without a name, of so many bytes: zeroes but for these parts.
+    fn stand_in(&self, bytes: u64, parts: &[(u64, Vec<u8>)]) -> io::Result<FileId>;
+    /// Puts the second file in the place of the first, which is closed. What reads the first meanwhile gets what
+    /// is in the one or in the other.
+    fn replace(&self, file: FileId, with: FileId) -> io::Result<()>;
+    /// Whether a name leads to an open file.
+    fn has_name(&self, file: FileId, root: Root, name: &str) -> io::Result<bool>;
     fn size(&self, file: FileId) -> io::Result<u64>;
     /// Fills the buffer from `offset`; fewer bytes only at the end of the file.
     fn read_at(&self, file: FileId, offset: u64, buffer: &mut AlignedBuffer) -> io::Result<usize>;

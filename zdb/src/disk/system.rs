@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -145,7 +145,8 @@ fn is_ours(directory: &Path) -> bool {
         .collect();
     names.iter().all(|name| {
         let ending = Path::new(name).extension();
-        let is_log = ending.is_some_and(|ending| ending == "sidecar" || ending == "log");
+        let is_log =
+            ending.is_some_and(|ending| ending == "sidecar" || ending == "log" || ending == "stub");
         is_log || OUR_NAMES.iter().any(|ours| name == ours)
     })
 }
@@ -277,7 +278,6 @@ fn direct_io_works(directory: &Path) -> io::Result<()> {
 /// Borrows the file behind an id.
 fn with_file<T>(id: FileId, work: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
     use std::mem::ManuallyDrop;
-    use std::os::fd::FromRawFd;
     // SAFETY: a FileId is only made from a descriptor that stays open until `close`; ManuallyDrop
     // keeps this borrowed File from closing it.
     let file = ManuallyDrop::new(unsafe { File::from_raw_fd(id.0) });
@@ -347,6 +347,40 @@ impl Files for SystemFiles {
 
     fn close(&self, file: FileId) {
         self.opened().remove(&file.0);
+    }
+
+    fn stand_in(&self, bytes: u64, parts: &[(u64, Vec<u8>)]) -> io::Result<FileId> {
+        // SAFETY: the name is terminated, and the descriptor is a new one.
+        let file = unsafe {
+            match libc::memfd_create(c"zdb-stand-in".as_ptr(), libc::MFD_CLOEXEC) {
+                -1 => return Err(io::Error::last_os_error()),
+                descriptor => File::from_raw_fd(descriptor),
+            }
+        };
+        file.set_len(bytes)?;
+        for (offset, part) in parts {
+            file.write_all_at(part, *offset)?;
+        }
+        Ok(self.keep(file))
+    }
+
+    fn replace(&self, file: FileId, with: FileId) -> io::Result<()> {
+        // SAFETY: both are open descriptors of ours. What the kernel reads of the first, it reads to the end.
+        let replaced = unsafe { libc::dup3(with.0, file.0, libc::O_CLOEXEC) };
+        let result = if replaced < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+        self.close(with);
+        result
+    }
+
+    fn has_name(&self, file: FileId, root: Root, name: &str) -> io::Result<bool> {
+        // What is open is in memory, and its name with it: a disk that sleeps goes on sleeping.
+        let open = with_file(file, File::metadata)?;
+        match fs::symlink_metadata(self.path(root, name)) {
+            Ok(named) if named.is_symlink() => Ok(true),
+            Ok(named) => Ok((named.dev(), named.ino()) == (open.dev(), open.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn size(&self, file: FileId) -> io::Result<u64> {

@@ -9,6 +9,7 @@ use super::walk::Ending;
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
 use crate::limits::SEGMENT_BYTES_MIN;
+use std::collections::HashMap;
 
 /// No segment has so many addresses: the next one after a header that cannot be read begins behind all that the
 /// header may say when it is read again.
@@ -21,6 +22,8 @@ pub struct Link {
     pub size: u64,
     /// What is wrong with the header, of which then only the base is sure.
     pub damage: Option<String>,
+    /// The file is only a stand-in, with what a start needs beside the sidecar.
+    pub is_away: bool,
 }
 
 pub struct Chain {
@@ -33,12 +36,13 @@ pub struct Chain {
     pub left_over: Vec<u64>,
 }
 
-/// Opens the segments with these bases, which grow. Changes nothing.
+/// Opens the segments with these bases, which grow; some have stand-ins for their files. Changes nothing.
 pub fn read(
     files: &dyn Files,
     buffer: &WriteBuffer,
     id: LogId,
     bases: &[u64],
+    stand_ins: &HashMap<u64, FileId>,
 ) -> Result<Chain, String> {
     let mut chain =
         Chain { links: Vec::new(), unused: Vec::new(), refused: Vec::new(), left_over: Vec::new() };
@@ -50,7 +54,11 @@ pub fn read(
         }
         let name = format::segment_name(base);
         let explain = |error: std::io::Error| format!("cannot read segment {name}: {error}");
-        let file = files.open(Root::Data, &name).map_err(explain)?;
+        let stand_in = stand_ins.get(&base).copied();
+        let file = match stand_in {
+            Some(file) => file,
+            None => files.open(Root::Data, &name).map_err(explain)?,
+        };
         let size = files.size(file).map_err(explain)?;
         let mut block = AlignedBuffer::new(BLOCK as usize);
         let (header, what) = match files.read_at(file, 0, &mut block) {
@@ -85,7 +93,7 @@ pub fn read(
         if header.packed.is_some() {
             packed_until = base.saturating_add(header.capacity);
         }
-        chain.links.push(Link { header, file, size, damage });
+        chain.links.push(Link { header, file, size, damage, is_away: stand_in.is_some() });
     }
     chain.set_unused_apart(files, buffer, id.seed())?;
     Ok(chain)
@@ -152,8 +160,8 @@ impl Chain {
         buffer: &WriteBuffer,
         seed: u64,
     ) -> Result<(), String> {
-        while let Some(Link { header, file, size, .. }) = self.links.last() {
-            if header.packed.is_some() {
+        while let Some(Link { header, file, size, is_away, .. }) = self.links.last() {
+            if header.packed.is_some() || *is_away {
                 return Ok(());
             }
             let mut scanner = Scanner::new(files, buffer, seed, header.base, *file, *size);

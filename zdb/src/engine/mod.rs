@@ -3,6 +3,7 @@
 //! It is handed requests, completions and the time, and hands back answers and disk operations. It
 //! never touches a file or a socket, takes no lock and reads no clock.
 
+pub mod away;
 pub mod cache;
 pub mod chain;
 pub mod cleaner;
@@ -26,6 +27,7 @@ pub mod walk;
 
 use crate::disk::{Completion, Done, FileId, Files, Operation, Token};
 use crate::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, SHARE_BYTES_MIN};
+use away::Away;
 use bytes::Bytes;
 use cache::RecordCache;
 use cleaner::Cleaner;
@@ -85,6 +87,8 @@ pub struct Fetched {
 pub enum ReadFailure {
     /// The kernel could not read.
     Unreadable,
+    /// The segment's file was moved away, and did not come back.
+    Away,
     /// The bytes are not those that were written. With the record where its head and key are whole.
     Damaged(Option<Bytes>),
     /// The cleaner dropped it: it was superseded, and so was every older version of its key.
@@ -150,6 +154,8 @@ pub struct Predecessor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Jumped(Jump),
+    /// Somebody wants what is in the segment with this base, and its file is not here.
+    Missing(u64),
     NamespaceCreated(Box<[u8]>),
     NamespaceUpdated(Box<[u8]>),
     NamespaceReloaded(Box<[u8]>),
@@ -188,6 +194,7 @@ pub struct Engine {
     /// What happened that hooks are told of, in its order. Whoever drives the engine takes them.
     pub events: Vec<Event>,
     pub scrub: Scrub,
+    pub away: Away,
     /// Who wrote which part of the log.
     pub terms: Terms,
     /// What this server is to others that have the log, too.
@@ -229,6 +236,7 @@ impl Engine {
             answers: Vec::new(),
             events: Vec::new(),
             scrub: Scrub::default(),
+            away: Away::default(),
             terms: Terms::default(),
             node: Node::default(),
             term_due: None,
@@ -523,8 +531,18 @@ impl Engine {
         if Log::owns(token) {
             return self.log.completed(self.now.monotonic_ms, token, result);
         }
+        let result = match result {
+            Ok(Done::Empty(read)) => match self.found_nothing(token, read) {
+                Some(result) => result,
+                None => return,
+            },
+            result => result,
+        };
         if self.scrub.owns(token) {
             return self.scrub_completed(token, result);
+        }
+        if self.away.owns(token) {
+            return self.away_completed(token, result);
         }
         match self.pending.remove(&token) {
             Some(pending @ Pending::Record { .. }) => self.record_read(pending, result),
@@ -561,9 +579,10 @@ impl Engine {
         }
     }
 
-    /// When the cleaner or the scrub has something to do, in milliseconds of the loop's clock.
+    /// When there is something to look after, in milliseconds of the loop's clock.
     pub fn deadline_ms(&self) -> Option<u64> {
-        [self.cleaner_deadline_ms(), self.scrub_deadline_ms()].into_iter().flatten().min()
+        let due = [self.cleaner_deadline_ms(), self.scrub_deadline_ms(), self.away_deadline_ms()];
+        due.into_iter().flatten().min()
     }
 
     /// The tidy-up after each turn: what is due becomes operations.
@@ -572,12 +591,14 @@ impl Engine {
         self.clean();
         self.log.pump(self.now.monotonic_ms);
         self.step_scrub();
+        self.step_away();
         self.events.extend(self.log.jumps.drain(..).map(Event::Jumped));
     }
 
     /// Whether the disk has nothing to do for it any more: another engine may take its place.
     pub fn is_quiet(&self) -> bool {
-        self.pending.is_empty() && !self.scrub.is_busy() && self.operations.is_empty()
+        let is_busy = self.scrub.is_busy() || self.away.is_busy();
+        self.pending.is_empty() && !is_busy && self.operations.is_empty()
     }
 
     /// Closes all files of an engine that is not used any more.

@@ -198,11 +198,12 @@ impl Engine {
                     Err(Missing::For(failure)) => Err(failure),
                 }
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ReadFailure::Away),
             _ => Err(ReadFailure::Unreadable),
         };
         self.read_ended(spot);
         let what = match &record {
-            Ok(_) | Err(ReadFailure::Gone) => None,
+            Ok(_) | Err(ReadFailure::Gone | ReadFailure::Away) => None,
             Err(ReadFailure::Unreadable) => Some("cannot be read"),
             Err(ReadFailure::Damaged(_)) => Some("is damaged"),
         };

@@ -6,10 +6,14 @@
 //! closed as it is, and the next append begins a new one: what lies behind the end of a closed segment
 //! is never taken for a record again. Damage is reported and stepped over; nothing whole is dropped.
 
+mod absent;
 pub mod errand;
 mod open_end;
 mod packed;
 
+pub use absent::{missing, without_file};
+
+use super::away::Away;
 use super::chain::{self, Chain, Link};
 use super::forgotten::Forgotten;
 use super::identity::{self, Identity};
@@ -29,7 +33,7 @@ use super::{Engine, control_entry, count, entry_of, index_change};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
 use crate::limits::scaled;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -75,25 +79,6 @@ pub struct StartReport {
     pub damage: Vec<String>,
     /// What was set aside, for the operator.
     pub aside: Option<String>,
-}
-
-/// Segments that have a sidecar but no file: their records are out of reach.
-pub fn missing(files: &dyn Files) -> Result<Vec<u64>, String> {
-    let list = |root, what| {
-        files.list(root).map_err(|error| format!("cannot list the {what} directory: {error}"))
-    };
-    let (data, index) = (list(Root::Data, "data")?, list(Root::Index, "index")?);
-    let segments: HashSet<u64> =
-        data.iter().filter_map(|name| format::segment_base(name)).collect();
-    let has_file = |base: &u64| segments.contains(base);
-    let bases = index.iter().filter_map(|name| format::sidecar_base(name));
-    let mut missing: Vec<u64> = bases.filter(|base| !has_file(base)).collect();
-    if !missing.is_empty() {
-        let mut there: Vec<u64> = segments.iter().copied().collect();
-        there.sort_unstable();
-        chain::without_packed(files, &there, &mut missing);
-    }
-    Ok(missing)
 }
 
 /// What to do about a directory whose making was not finished.
@@ -166,11 +151,12 @@ fn open_log(
         Some(directory) => WriteBuffer::shared(directory, id, node.buffer_suffix())?,
         None => WriteBuffer::private()?,
     };
+    let sidecar_seed = segments::sidecar_seed(id, &secret_bytes);
     let mut recovery = Recovery {
         files,
         seed: id.seed(),
         buffer: &buffer,
-        segments: Segments::new(segments::sidecar_seed(id, &secret_bytes)),
+        segments: Segments::new(sidecar_seed),
         namespaces: Namespaces::new(options.mode.unwrap_or(Mode::User)),
         pool: PagePool::new(),
         secret: HashSecret::new(secret_bytes),
@@ -188,16 +174,18 @@ fn open_log(
     };
     let (mut previous_end, mut end_of_log, mut open_end) = (0, 0, None);
     recovery.remove_unfinished(&names);
-    let chain = recovery.open_segments(id, &bases)?;
+    let stand_ins = absent::stand_in(files, (id, sidecar_seed), &mut bases)?;
+    let chain = recovery.open_segments(id, &bases, &stand_ins)?;
     let oldest_s = chain.links.iter().map(|link| link.header.created).min().unwrap_or(0);
     for (at, link) in chain.links.iter().enumerate() {
-        let Link { header, file, size, .. } = link;
+        let Link { header, file, size, is_away, .. } = link;
         let ids_lost_before = recovery.ids_lost_max;
         let ended = if header.packed.is_some() {
             recovery.load_packed(link)?
         } else {
             let segment = Segment::new(header.base, header.capacity, *size, *file);
-            recovery.load_segment(segment, chain.ending(at), at + 1 == chain.links.len())?
+            let is_last = at + 1 == chain.links.len();
+            recovery.load_segment(segment, chain.ending(at), (is_last, *is_away))?
         };
         if let Some(segment) = recovery.segments.last_mut() {
             segment.ids_lost_max = recovery.ids_lost_max - ids_lost_before;
@@ -231,6 +219,7 @@ fn open_log(
     let mut engine = Engine::new(log, namespaces, pool, secret, options.cache_bytes);
     engine.node = node;
     engine.terms = terms;
+    engine.away = Away::new(absent::let_go(files, &chain, &stand_ins)?);
     let scrub = files.read_small(Root::Index, scrub::FILE_NAME).unwrap_or_default();
     engine.scrub = Scrub::restored(&scrub, oldest_s);
     engine.free_bytes =
@@ -339,8 +328,13 @@ struct LoadedSidecar {
 
 impl Recovery<'_> {
     /// Opens the segments. Those at the end that were made ahead and hold no record are removed.
-    fn open_segments(&mut self, id: LogId, bases: &[u64]) -> Result<Chain, String> {
-        let mut chain = chain::read(self.files, self.buffer, id, bases)?;
+    fn open_segments(
+        &mut self,
+        id: LogId,
+        bases: &[u64],
+        stand_ins: &HashMap<u64, FileId>,
+    ) -> Result<Chain, String> {
+        let mut chain = chain::read(self.files, self.buffer, id, bases, stand_ins)?;
         if let Some((_, line)) = chain.refused.pop() {
             return Err(line);
         }
@@ -360,6 +354,8 @@ impl Recovery<'_> {
     /// be taken to end where the old sidecar ends.
     fn forget_sidecar(&self, base: u64) -> Result<(), String> {
         let name = format::sidecar_name(base);
+        // Without its sidecar it counts for nothing, but another one may come.
+        let _ = self.files.remove(Root::Index, &format::stub_name(base));
         let removed = match self.files.remove(Root::Index, &name) {
             // An earlier start may have removed it, but not for good.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -378,14 +374,17 @@ impl Recovery<'_> {
         &mut self,
         mut segment: Segment,
         ending: Ending,
-        is_last: bool,
+        (is_last, is_away): (bool, bool),
     ) -> Result<Ended, String> {
         let (base, file, size) = (segment.base, segment.file, segment.size);
-        let goes_on = is_last && self.goes_on;
+        let goes_on = is_last && self.goes_on && !is_away;
         let (resume, ended) = self.apply_sidecar(&mut segment, goes_on);
         self.segments.push(segment);
         if let Some(ended) = ended {
             return Ok(ended);
+        }
+        if is_away {
+            return Err(absent::refusal(base));
         }
         let ended = self.scan((base, file, size), resume, (ending, goes_on))?;
         if !is_last && !ended.sealed && ending.known_end != Some(ended.end) {

@@ -299,6 +299,10 @@ impl Engine {
                 let next =
                     closed.partition_point(|segment| segment.base + segment.capacity <= pass.base);
                 match closed.get(next).filter(|segment| segment.base < pass.until) {
+                    Some(segment) if self.away.has(segment.file) => {
+                        let next = segment.base + segment.capacity;
+                        self.pass_by(next);
+                    }
                     Some(segment) => {
                         pass.base = segment.base;
                         pass.reader = Some(reader_of(self.log.seed, segment));
@@ -321,6 +325,15 @@ impl Engine {
         }
     }
 
+    /// Goes on behind a segment whose file is not here.
+    fn pass_by(&mut self, next: u64) {
+        if let Some(pass) = &mut self.scrub.pass {
+            (pass.reader, pass.base) = (None, next);
+            pass.found.clear();
+            self.scrub.is_changed = true;
+        }
+    }
+
     fn end_scrub_pass(&mut self) {
         self.scrub.pass = None;
         self.scrub.ended_s = self.now.unix_s();
@@ -340,6 +353,11 @@ impl Engine {
         let reader = self.scrub.pass.as_mut().and_then(|pass| pass.reader.as_mut());
         // The pass may have ended meanwhile, or the segment been replaced.
         let Some(reader) = reader.filter(|reader| reader.file == file) else { return };
+        // One that was moved away meanwhile is not damaged, and what was known of it stays known.
+        if self.away.has(file) {
+            let next = reader.base + reader.capacity;
+            return self.pass_by(next);
+        }
         let mut damage = Vec::new();
         let records = reader.records;
         match &result {

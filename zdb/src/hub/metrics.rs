@@ -277,6 +277,7 @@ impl Hub {
             text.counter(name, help, value);
         }
         self.scrub(text);
+        self.offload(text);
         let (data, index) = engine.free_bytes;
         text.each(
             ("zdb_disk_free_bytes", "gauge", "Free bytes of the file systems."),
@@ -306,6 +307,26 @@ impl Hub {
             ),
         ] {
             text.gauge(name, help, value);
+        }
+    }
+
+    fn offload(&self, text: &mut Text) {
+        let away = &self.engine.away;
+        text.gauge("zdb_segments_away", "Segments whose files were moved away.", away.count());
+        for (name, help, value) in [
+            ("zdb_segments_let_go_total", "Files that were moved away.", away.stats.let_go),
+            (
+                "zdb_segments_brought_back_total",
+                "Files that came back for who wanted them.",
+                away.stats.brought_back,
+            ),
+            (
+                "zdb_segments_stayed_away_total",
+                "Times that a file did not come back for who wanted it.",
+                away.stats.failures,
+            ),
+        ] {
+            text.counter(name, help, value);
         }
     }
 

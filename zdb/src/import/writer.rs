@@ -4,7 +4,7 @@
 use crate::crc32c::crc32c;
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::system::SystemFiles;
-use crate::disk::{Completion, Done, FileId, Files, Operation, Root, housekeeper};
+use crate::disk::{Completion, Done, FileId, Files, Operation, Read, Root, housekeeper};
 use crate::engine::index::{KeyHash, Place};
 use crate::engine::log::format::{self, FLAG_UNVERIFIED, Kind, Verified};
 use crate::engine::log::{Policy, Refusal};
@@ -399,7 +399,7 @@ impl Writer {
                 let mut buffer = AlignedBuffer::new(length as usize);
                 let count = self.files.read_at(file, offset, &mut buffer)?;
                 buffer.truncate(count);
-                Ok(Done::Bytes(buffer))
+                Ok(Done::of_read(Read { file, offset, length }, buffer))
             }
             slow => housekeeper::perform(&self.files, slow),
         }

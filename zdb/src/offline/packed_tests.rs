@@ -539,6 +539,15 @@ impl Files for ReadOnly {
     fn close(&self, file: FileId) {
         self.0.close(file);
     }
+    fn stand_in(&self, bytes: u64, parts: &[(u64, Vec<u8>)]) -> io::Result<FileId> {
+        self.0.stand_in(bytes, parts)
+    }
+    fn replace(&self, file: FileId, with: FileId) -> io::Result<()> {
+        self.0.replace(file, with)
+    }
+    fn has_name(&self, file: FileId, root: Root, name: &str) -> io::Result<bool> {
+        self.0.has_name(file, root, name)
+    }
     fn size(&self, file: FileId) -> io::Result<u64> {
         self.0.size(file)
     }

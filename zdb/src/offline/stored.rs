@@ -18,6 +18,7 @@ use crate::engine::log::sidecar::{LogEntry, PageEnd};
 use crate::engine::recovery;
 use crate::engine::scanner::Scanner;
 use crate::engine::walk::{Item, Walk};
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 /// Why a walk ends early.
@@ -111,6 +112,8 @@ pub struct StoredLog {
     pub chain: Chain,
     /// Bases of sidecars whose segments are gone.
     orphans: Vec<u64>,
+    /// Those of segments that were moved away while a server ran.
+    stubs: HashSet<u64>,
     bases: Vec<u64>,
     /// Files that a cleaner left in the middle of its work.
     unfinished: Vec<String>,
@@ -148,14 +151,29 @@ impl StoredLog {
             Some(buffer) => buffer,
             None => WriteBuffer::private()?,
         };
-        let chain = chain::read(&*files, &buffer, id, &bases)?;
+        let chain = chain::read(&*files, &buffer, id, &bases, &HashMap::new())?;
         bases.retain(|base| !chain.left_over.contains(base));
-        let mut orphans = recovery::missing(&*files)?;
+        let (mut orphans, _) = recovery::without_file(&*files)?;
         orphans.sort_unstable();
+        let stubs = files
+            .list(Root::Index)
+            .map_err(|error| format!("cannot list the index directory: {error}"))?;
+        let stubs = stubs.iter().filter_map(|name| format::stub_base(name)).collect();
         let is_unfinished = |name: &String| format::unfinished_base(name).is_some();
         let unfinished = names.into_iter().filter(is_unfinished).collect();
         let secret = known.secret;
-        Ok(Self { files, buffer, buffer_place, id, secret, chain, orphans, bases, unfinished })
+        Ok(Self {
+            files,
+            buffer,
+            buffer_place,
+            id,
+            secret,
+            chain,
+            orphans,
+            stubs,
+            bases,
+            unfinished,
+        })
     }
 
     /// Bytes of all segment files.
@@ -244,6 +262,11 @@ impl StoredLog {
             .iter()
             .map(|base| Witness::read(&*self.files, *base, self.page_seed(*base, None)))
             .collect();
+        let stubs = orphans.iter().filter(|base| self.stubs.contains(base)).count();
+        let away = match stubs {
+            0 => String::new(),
+            count => format!(", {count} of them moved away: bring them back to look at them"),
+        };
         let is_told = !witnesses.is_empty() && witnesses.iter().all(|one| one.ending().is_some());
         let end = if has_next {
             to
@@ -258,7 +281,7 @@ impl StoredLog {
             bytes: end.saturating_sub(start),
             cause: match orphans.len() {
                 0 => "files are missing".into(),
-                count => format!("files are missing; {count} sidecars tell what was there"),
+                count => format!("files are missing{away}; {count} sidecars tell what was there"),
             },
             head: None,
             entries: Vec::new(),

@@ -471,6 +471,15 @@ impl Files for Failing {
     fn close(&self, file: FileId) {
         self.files.close(file);
     }
+    fn stand_in(&self, bytes: u64, parts: &[(u64, Vec<u8>)]) -> io::Result<FileId> {
+        self.files.stand_in(bytes, parts)
+    }
+    fn replace(&self, file: FileId, with: FileId) -> io::Result<()> {
+        self.files.replace(file, with)
+    }
+    fn has_name(&self, file: FileId, root: Root, name: &str) -> io::Result<bool> {
+        self.files.has_name(file, root, name)
+    }
     fn size(&self, file: FileId) -> io::Result<u64> {
         self.files.size(file)
     }

@@ -197,6 +197,8 @@ struct Call {
     arguments: Arguments,
     /// Runs when this one has ended; until then no other call with one begins.
     then: Option<Box<Call>>,
+    /// The segment that is missing: somebody waits for the end.
+    missing: Option<u64>,
 }
 
 enum Order {
@@ -208,7 +210,16 @@ enum Order {
 /// What HOOKS shows.
 pub enum Report {
     Begun(HookRun),
-    Ended { number: u64, finished_s: u64, status: i32 },
+    Ended {
+        number: u64,
+        finished_s: u64,
+        status: i32,
+    },
+    /// Of `missing-data`, for the segment with this base.
+    MissingEnded {
+        base: u64,
+        status: i32,
+    },
 }
 
 /// The thread, seen from the loop.
@@ -253,9 +264,11 @@ impl HookThread {
             name,
             arguments: vec![argument.into_vec()],
             then: None,
+            missing: None,
         };
         self.order(Order::Call(match event {
             Event::Jumped(jump) => self.jump(jump),
+            Event::Missing(base) => self.missing(base),
             Event::NamespaceCreated(name) => call("namespace-created", name),
             Event::NamespaceUpdated(name) => call("namespace-updated", name),
             Event::NamespaceReloaded(name) => call("namespace-reloaded", name),
@@ -267,13 +280,23 @@ impl HookThread {
     fn jump(&self, jump: Jump) -> Call {
         let index = |base| bytes(&self.index.join(format::sidecar_name(base)));
         let data = |base| bytes(&self.data.join(format::segment_name(base)));
-        let then =
-            Call { name: "jump-data", arguments: vec![data(jump.old), data(jump.new)], then: None };
+        let then = Call {
+            name: "jump-data",
+            arguments: vec![data(jump.old), data(jump.new)],
+            then: None,
+            missing: None,
+        };
         Call {
             name: "jump-index",
             arguments: vec![index(jump.old), index(jump.new), Vec::new()],
             then: Some(Box::new(then)),
+            missing: None,
         }
+    }
+
+    fn missing(&self, base: u64) -> Call {
+        let file = bytes(&self.data.join(format::segment_name(base)));
+        Call { name: "missing-data", arguments: vec![file], then: None, missing: Some(base) }
     }
 
     fn order(&self, order: Order) {
@@ -294,6 +317,7 @@ struct Running {
     name: &'static str,
     child: Child,
     then: Option<Box<Call>>,
+    missing: Option<u64>,
 }
 
 struct Worker {
@@ -340,7 +364,8 @@ impl Worker {
     fn take(&mut self, order: Order) {
         match order {
             Order::Finish => self.until = Some(Instant::now() + BEGIN_TIME_MAX),
-            Order::Call(_) if self.waiting.len() >= HOOKS_WAITING_MAX => {
+            Order::Call(call) if self.waiting.len() >= HOOKS_WAITING_MAX => {
+                self.report_missing(call.missing, NOT_STARTED);
                 if self.dropped == 0 {
                     process::warn(&format!(
                         "{HOOKS_WAITING_MAX} events wait for hooks that run: further ones are not told"
@@ -378,8 +403,14 @@ impl Worker {
         let (number, name) = (run.number, call.name);
         self.report(Report::Begun(run));
         match child {
-            Some(child) => self.running.push(Running { number, name, child, then: call.then }),
-            None => call.then.into_iter().for_each(|then| self.waiting.push_front(*then)),
+            Some(child) => {
+                let Call { then, missing, .. } = call;
+                self.running.push(Running { number, name, child, then, missing });
+            }
+            None => {
+                self.report_missing(call.missing, NOT_STARTED);
+                call.then.into_iter().for_each(|then| self.waiting.push_front(*then));
+            }
         }
     }
 
@@ -401,9 +432,16 @@ impl Worker {
                 process::warn(&format!("the hook {} ended with status {status}", one.name));
             }
             self.report(Report::Ended { number: one.number, finished_s: unix_s(), status });
+            self.report_missing(one.missing, status);
             if let Some(then) = one.then {
                 self.waiting.push_front(*then);
             }
+        }
+    }
+
+    fn report_missing(&self, base: Option<u64>, status: i32) {
+        if let Some(base) = base {
+            self.report(Report::MissingEnded { base, status });
         }
     }
 

@@ -30,8 +30,8 @@ pub use tls::{MasterTls, MasterTlsFiles, Tls, TlsFiles};
 use crate::command::Settings;
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::housekeeper::Housekeeper;
-use crate::disk::{Completion, Done, Files, Operation, Token};
-use crate::engine::{Engine, Now};
+use crate::disk::{Completion, Done, Files, Operation, Read, Token};
+use crate::engine::{self, Engine, Now};
 use crate::hub::Hub;
 use background::HangUp;
 use bell::Bell;
@@ -68,7 +68,7 @@ pub struct Server {
     files: Arc<dyn Files>,
     housekeeper: Housekeeper,
     listeners: Vec<Listener>,
-    reads: HashMap<Token, AlignedBuffer>,
+    reads: HashMap<Token, (Read, AlignedBuffer)>,
     started: Instant,
     hooks: Option<HookThread>,
     metrics: Option<MetricsThread>,
@@ -222,11 +222,7 @@ impl Server {
             for notice in self.hub.engine.log.notices.drain(..) {
                 process::warn(&notice);
             }
-            for event in self.hub.engine.events.drain(..) {
-                if let Some(hooks) = &self.hooks {
-                    hooks.tell(event);
-                }
-            }
+            self.tell_hooks();
             if self.is_closed() {
                 if !self.hub.restarts() {
                     return self.finish();
@@ -320,15 +316,28 @@ impl Server {
         }
     }
 
+    fn tell_hooks(&mut self) {
+        for event in std::mem::take(&mut self.hub.engine.events) {
+            match (&self.hooks, event) {
+                (Some(hooks), event) => hooks.tell(event),
+                (None, engine::Event::Missing(base)) => self.hub.engine.missing_ended(base, false),
+                (None, _) => {}
+            }
+        }
+    }
+
     fn hear_of_hooks(&mut self) {
         let Some(hooks) = &self.hooks else { return };
-        let runs = &mut self.hub.server.hooks;
+        let Hub { engine, server, .. } = &mut self.hub;
         while let Ok(report) = hooks.reports.try_recv() {
             match report {
-                Report::Begun(run) => runs.begun(run),
+                Report::Begun(run) => server.hooks.begun(run),
                 Report::Ended { number, finished_s, status } => {
-                    runs.ended(number, finished_s, status);
+                    server.hooks.ended(number, finished_s, status);
+                    // It may just have moved a file away.
+                    engine.away.look_now();
                 }
+                Report::MissingEnded { base, status } => engine.missing_ended(base, status == 0),
             }
         }
     }
@@ -430,7 +439,7 @@ impl Server {
                 let mut buffer = AlignedBuffer::for_read(length as usize);
                 let pointer = buffer.as_mut_pointer();
                 // The buffer's memory does not move with the buffer, which stays here until it is read.
-                self.reads.insert(token, buffer);
+                self.reads.insert(token, (Read { file, offset, length }, buffer));
                 self.sockets.ring.read(file.0, token.0, offset, pointer, length as u32);
             }
             slow => self.housekeeper.submit(token, slow),
@@ -440,9 +449,9 @@ impl Server {
     fn disk_done(&mut self, event: Event) {
         let token = Token(event.key);
         let result = match self.reads.remove(&token) {
-            Some(mut buffer) => event.outcome().map(|count| {
+            Some((read, mut buffer)) => event.outcome().map(|count| {
                 buffer.truncate(count as usize);
-                Done::Bytes(buffer)
+                Done::of_read(read, buffer)
             }),
             None => event.outcome().map(Done::Count),
         };

@@ -49,6 +49,7 @@ impl Server {
                 // Those that wait for a flush get it now.
                 self.hub.engine.log.flush();
                 self.hub.engine.scrub.end();
+                self.hub.engine.end_away();
                 self.step_stop(now_ms);
             }
             Stop::Draining { until_ms } => {

@@ -59,7 +59,7 @@ pub fn run(bench: &Bench, run: &Run, report: &mut ScaleReport) -> Result<()> {
             if round % 2 == 0 {
                 caught = Some(catch_up(run, &mut filled)?);
             }
-            let disk = write_with_fio(bench, run, filled.end)?;
+            let (writing, disk) = copy_with_fio(bench, run, filled.end)?;
             let network = copy_over_tcp(filled.end)?;
             let caught = match caught {
                 Some(caught) => caught,
@@ -74,7 +74,8 @@ pub fn run(bench: &Bench, run: &Run, report: &mut ScaleReport) -> Result<()> {
             let id = (id, title, "MB/s");
             report.add(id, "replica", caught.bytes_per_s / 1e6, &details);
             report.add(id, "the slower of both", slower / 1e6, &[(name, slower / 1e6)]);
-            report.add(id, "fio write, 1 MiB", disk / 1e6, &[]);
+            report.add(id, "fio, reads and writes", disk / 1e6, &[]);
+            report.add(id, "fio, writes alone", writing / 1e6, &[]);
             report.add(id, "TCP copy", network / 1e6, &[]);
         }
         filled.master.stop()?;
@@ -167,23 +168,31 @@ fn catch_up(run: &Run, filled: &mut Filled) -> Result<Caught> {
     Ok(caught)
 }
 
-/// Bytes/s that the disk takes.
-fn write_with_fio(bench: &Bench, run: &Run, bytes: u64) -> Result<f64> {
+/// Bytes/s that the disk takes, and that it takes while it gives as many: the log is read from the same disk.
+fn copy_with_fio(bench: &Bench, run: &Run, bytes: u64) -> Result<(f64, f64)> {
     let directory = run.directory.join("replication-fio");
     empty(&directory)?;
     std::fs::create_dir_all(&directory)?;
-    let files = [directory.join("fio")];
-    let job = Job {
-        kind: "write",
-        files: &files,
-        block_bytes: FIO_BLOCK_BYTES,
-        depth: FIO_DEPTH,
-        bytes: Some(bytes.next_multiple_of(FIO_BLOCK_BYTES)),
-        seconds: None,
+    let (from, to) = ([directory.join("from")], [directory.join("to")]);
+    let work = |kind, files| {
+        let job = Job {
+            kind,
+            files,
+            block_bytes: FIO_BLOCK_BYTES,
+            depth: FIO_DEPTH,
+            bytes: Some(bytes.next_multiple_of(FIO_BLOCK_BYTES)),
+            seconds: None,
+        };
+        Ok::<f64, anyhow::Error>(fio::run(&bench.fio, &job)?.bytes_per_s)
     };
-    let rate = fio::run(&bench.fio, &job)?;
+    let writing = work("write", &from)?;
+    let (read, written) = thread::scope(|scope| {
+        let reader = scope.spawn(|| work("read", &from));
+        let written = work("write", &to);
+        (reader.join().expect("no reader panics"), written)
+    });
     empty(&directory)?;
-    Ok(rate.bytes_per_s)
+    Ok((writing, read?.min(written?)))
 }
 
 /// Bytes/s from one thread to another.

@@ -1,7 +1,9 @@
 //! The end of a server, and a new start: in order, by a kill or by a power cut, and with trouble while it
 //! starts.
 
-use super::{Fate, QUIET_ROUNDS_MAX, Setup, Stop, World, buffer_directory, forget_buffers, state};
+use super::{
+    Fate, QUIET_ROUNDS_MAX, Setup, Stop, World, bring_back, buffer_directory, forget_buffers, state,
+};
 use crate::client;
 use crate::disk::{MemoryFiles, Random, Trouble};
 use crate::history::Moment;
@@ -37,7 +39,14 @@ pub(super) fn start(files: &MemoryFiles, setup: &Setup) -> Result<Engine, String
         buffer: setup.shared_buffer.then(buffer_directory),
         random,
     };
-    let (engine, report) = recovery::start(files, options)?;
+    for base in recovery::missing(files)? {
+        bring_back(files, base);
+    }
+    let (mut engine, report) = recovery::start(files, options)?;
+    if !setup.offload {
+        // Nobody moves a file, so nobody looks for one: known seeds go on to mean what they meant.
+        engine.end_away();
+    }
     if client::traced() {
         for one in engine.log.segments.list() {
             let (end, pages) = (one.end() - one.base, one.pages.len());
@@ -171,6 +180,7 @@ impl World {
         }
         self.ring.clear();
         self.orders.clear();
+        self.missing.clear();
         self.clients.clear();
         self.marks.clear();
         self.files.set_room(None);
@@ -238,6 +248,7 @@ impl World {
             prompt: false,
             scrub: false,
             has_threads: false,
+            offload: false,
         };
         let engine = start(&MemoryFiles::default(), &setup).expect("an empty disk is no obstacle");
         Hub::new(engine, state(&setup), false)

@@ -117,6 +117,12 @@ impl Cleaner {
         matches!(self.stage, Stage::Packing(_))
     }
 
+    /// Whether it is at work on the segment with this base.
+    pub(super) fn covers(&self, base: u64) -> bool {
+        matches!(&self.stage, Stage::Packing(pass) if pass.covers(base))
+            || self.storing.contains(&base)
+    }
+
     pub fn state(&self) -> &'static str {
         match self.stage {
             Stage::Resting if self.removals > 0 => "removing",
@@ -438,6 +444,9 @@ impl Engine {
         let judged_until = segment.packed.as_ref().map_or(0, |one| one.header.judged_until);
         let is_older = judged_until < self.log.appended();
         let is_stored = !self.cleaner.storing.contains(&segment.base);
+        if self.away.concerns(segment.file) {
+            return false;
+        }
         if self.cleaner.floor.is_some_and(|floor| segment.base + segment.capacity > floor) {
             return false;
         }
@@ -516,7 +525,9 @@ impl Engine {
             let (log, sidecar) = (format::segment_name(one.base), format::sidecar_name(one.base));
             [(Root::Data, log), (Root::Index, sidecar)]
         });
-        let names: Vec<_> = names.collect();
+        // Those were away once.
+        let stubs = old.iter().map(|one| (Root::Index, format::stub_name(one.base)));
+        let names: Vec<_> = names.chain(stubs).collect();
         let name = format::sidecar_name(base);
         let token = self.ask(Operation::WriteSidecar { name, offset: 0, bytes: sidecar });
         self.cleaner.storing.insert(base);

@@ -454,6 +454,16 @@ pub fn sidecar_name(base: u64) -> String {
     format!("{base:016x}.sidecar")
 }
 
+/// What is kept of a segment that was moved away: see `stub.rs`.
+pub fn stub_name(base: u64) -> String {
+    format!("{base:016x}.stub")
+}
+
+/// The base in a stub's file name.
+pub fn stub_base(name: &str) -> Option<u64> {
+    base_of(name.strip_suffix(".stub")?)
+}
+
 /// The base in a segment's file name.
 pub fn segment_base(name: &str) -> Option<u64> {
     base_of(name.strip_suffix(".log")?)

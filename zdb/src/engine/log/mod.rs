@@ -11,6 +11,7 @@ pub mod format;
 pub mod packed;
 pub mod segments;
 pub mod sidecar;
+pub mod stub;
 mod switch;
 
 use crate::disk::{Done, FileId, Operation, Token};

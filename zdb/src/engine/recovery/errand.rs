@@ -103,7 +103,9 @@ fn adopt(
         set_aside(files, *base, aside).map_err(explain)?;
     }
     for name in files.list(Root::Index).map_err(explain)? {
-        if format::sidecar_base(&name).is_some() || name == scrub::FILE_NAME {
+        let is_of_segment =
+            format::sidecar_base(&name).is_some() || format::stub_base(&name).is_some();
+        if is_of_segment || name == scrub::FILE_NAME {
             files.remove(Root::Index, &name).map_err(explain)?;
         }
     }
@@ -143,6 +145,7 @@ enum Rewound {
 }
 
 fn rewind(files: &dyn Files, bases: &[u64], position: u64, aside: &str) -> io::Result<Rewound> {
+    check_here(files, bases, position)?;
     // Of a segment that begins here nothing stays but its header.
     let within = bases.iter().rposition(|base| base + SEGMENT_HEADER_BYTES < position);
     // What the cleaner dropped since records that go now had superseded it would be missed.
@@ -192,6 +195,22 @@ fn rewind(files: &dyn Files, bases: &[u64], position: u64, aside: &str) -> io::R
     Ok(Rewound::Done(true))
 }
 
+/// Refuses where a segment that is to be cut or set aside was moved away.
+fn check_here(files: &dyn Files, bases: &[u64], position: u64) -> io::Result<()> {
+    let stubs = files.list(Root::Index)?;
+    for base in stubs.iter().filter_map(|name| format::stub_base(name)) {
+        let behind = bases.iter().find(|one| **one >= base);
+        if behind != Some(&base) && behind.is_none_or(|next| *next > position) {
+            return Err(io::Error::other(format!(
+                "the log goes back to position {position}, and segment {} is away: bring its file back, and start \
+                 again",
+                format::segment_name(base)
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// How far the log was when a packed segment was written.
 fn judged_until(files: &dyn Files, base: u64) -> io::Result<Option<u64>> {
     let file = files.open(Root::Data, &format::segment_name(base))?;
@@ -204,10 +223,13 @@ fn judged_until(files: &dyn Files, base: u64) -> io::Result<Option<u64>> {
 }
 
 fn forget_sidecar(files: &dyn Files, base: u64) -> io::Result<()> {
-    match files.remove(Root::Index, &format::sidecar_name(base)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    for name in [format::stub_name(base), format::sidecar_name(base)] {
+        match files.remove(Root::Index, &name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 fn copy(files: &dyn Files, from: FileId, size: u64, name: &str) -> io::Result<()> {

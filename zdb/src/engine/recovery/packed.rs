@@ -1,6 +1,6 @@
 //! Starting over what the cleaner left: packed segments, the files that they stand for, and unfinished ones.
 
-use super::{Ended, LOST_TO_THE_DISK, Recovery, store_pages};
+use super::{Ended, LOST_TO_THE_DISK, Recovery, absent, store_pages};
 use crate::disk::{FileId, Root};
 use crate::engine::chain::{Chain, Link};
 use crate::engine::forgotten::Forgotten;
@@ -70,6 +70,9 @@ impl Recovery<'_> {
             None => self.apply_sidecar(&mut segment, false),
             Some(_) => (base + SEGMENT_HEADER_BYTES, None),
         };
+        if ended.is_none() && link.is_away {
+            return Err(absent::refusal(base));
+        }
         if ended.is_none() {
             self.scan_packed(&mut segment, link.size, resume)?;
         }
