@@ -71,7 +71,7 @@ impl Ask {
 
     /// The number of its last term; 0: it has none.
     pub fn term(&self) -> u64 {
-        let last = self.words[9..].last().and_then(|term| term.split(':').next()?.parse().ok());
+        let last = self.words[10..].last().and_then(|term| term.split(':').next()?.parse().ok());
         last.unwrap_or(0)
     }
 

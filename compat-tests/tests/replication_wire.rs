@@ -598,7 +598,7 @@ fn a_master_says_what_a_replica_may_not_say() {
         (with(2, "0"), "ADOPT"),
         (with(3, &max), "REWIND"),
         (with(3, &behind), "REWIND"),
-        ([&asked.words[..9], &[format!("{max}:00000002:{max}")]].concat(), "REWIND"),
+        ([&asked.words[..10], &[format!("{max}:00000002:{max}")]].concat(), "REWIND"),
     ] {
         let mut call = introduce(master, "00c0ffee");
         let answer = ask(&mut call, &words).expect("the master answers").remove(0);

@@ -98,7 +98,7 @@ impl Model {
 
     /// A request that is whole is answered by what the model does not have.
     fn psync(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
-        if arguments.len() < 9 {
+        if arguments.len() < 10 {
             return Err(
                 "PSYNC here is zdb's own: only another zdb can be a replica (REPLICAOF), of this version",
             );

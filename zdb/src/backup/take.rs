@@ -324,6 +324,7 @@ impl Backup<'_> {
             if state.position == 0 { "bare" } else { "data" }.to_owned(),
             // Of a set of files nobody knows what the cleaner did to it since.
             "0".repeat(16),
+            "0:0".to_owned(),
             if is_all { "all" } else { "newest" }.to_owned(),
         ];
         words.extend(

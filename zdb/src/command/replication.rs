@@ -87,6 +87,8 @@ pub struct Replica {
     /// What it agreed to, and how far its log was then: the number of its last term, and its end.
     pub promised: Promise,
     pub log_at: (u64, u64),
+    /// The same of what it had before it began anew.
+    pub owed: (u64, u64),
     /// Reads of the log or of the file for it, in their order.
     pub reads: VecDeque<ReadAhead>,
     /// The whole file that it is being sent: base, bytes sent, and the checksum so far.
@@ -152,6 +154,8 @@ pub struct SyncRequest {
     pub promised: Promise,
     /// Tells which versions of the segments it has, as the cleaner of its master left them.
     pub versions: u64,
+    /// Number of the last term and end of what it had before it began anew, and may have no more.
+    pub owed: (u64, u64),
     /// Its newest terms, all of them where `is_all`.
     pub terms: Vec<Term>,
     pub is_all: bool,
@@ -276,6 +280,8 @@ pub struct Candidate {
     pub number: u64,
     /// How far the log has to be before the term may begin, and who has it up to there.
     pub wanted: Option<(u64, u64)>,
+    /// The operator knows why it does not begin.
+    pub is_told: bool,
 }
 
 /// Somebody who waits until so many replicas have the log up to a position.
@@ -399,7 +405,8 @@ pub fn replconf(context: &mut Context<'_>, request: Request<'_>, out: &mut Outpu
     context.ok(out)
 }
 
-/// `PSYNC log secret-check position promised-number promised-node bare|data versions all|newest [number:node:start ...]`
+/// `PSYNC log secret-check position promised-number promised-node bare|data versions owed-term:owed-end
+/// all|newest [number:node:start ...]`
 pub fn psync(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
     match parse_sync(request) {
         Some(sync) => Outcome::Order(Box::new(Order::Sync(Box::new(sync)))),
@@ -413,7 +420,7 @@ pub fn psync(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
 fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
     let words: Vec<&str> =
         request.iter().skip(1).map(std::str::from_utf8).collect::<Result<_, _>>().ok()?;
-    let [log, secret_check, position, number, node, content, versions, extent, terms @ ..] =
+    let [log, secret_check, position, number, node, content, versions, owed, extent, terms @ ..] =
         &words[..]
     else {
         return None;
@@ -431,6 +438,7 @@ fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
     if terms.len() > REPLICA_TERMS_MAX {
         return None;
     }
+    let (owed_term, owed_end) = owed.split_once(':')?;
     let hex = |word: &str| u32::from_str_radix(word, 16).ok();
     let term = |word: &&str| {
         let mut parts = word.split(':');
@@ -446,6 +454,7 @@ fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
             node: hex(node)?,
         },
         versions: u64::from_str_radix(versions, 16).ok()?,
+        owed: (owed_term.parse().ok()?, owed_end.parse().ok()?),
         terms: terms.iter().map(term).collect::<Option<_>>()?,
         is_all,
         is_bare,

@@ -198,7 +198,7 @@ pub const COMMANDS: &[Command] = commands! {
     "replconf" Any, true, ADMIN, NO_KEYS, "server", "[name value ...]",
         "What a replica tells of itself." => replication::replconf;
     "psync" Any, true, ADMIN, NO_KEYS, "server",
-        "log secret-check position promised-number promised-node <bare | data> versions <all | newest> [term ...]",
+        "log secret-check position promised-number promised-node <bare | data> versions owed <all | newest> [term ...]",
         "Sends the log to a replica." => replication::psync;
     "subscribe" AtLeast(2), false, MESSAGES, NO_KEYS, "pubsub", "channel [channel ...]",
         "From now on gets the messages of these channels." => publish::subscribe;

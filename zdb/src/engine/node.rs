@@ -35,6 +35,9 @@ pub struct Node {
     /// Its log began elsewhere: another server on this machine may have a log with the same id.
     pub is_copy: bool,
     pub errand: Errand,
+    /// Number of the last term and end of a log that this server had before it began anew; until it has as much again,
+    /// somebody else must have it for a term to begin. Zeroes: it lacks nothing.
+    pub owed: (u64, u64),
 }
 
 impl Node {
@@ -62,6 +65,9 @@ impl Node {
         line(format_args!("promised {} {:08x}", self.promised.number, self.promised.node));
         if self.is_copy {
             line(format_args!("copy"));
+        }
+        if self.owed != (0, 0) {
+            line(format_args!("owed {} {}", self.owed.0, self.owed.1));
         }
         match self.errand {
             Errand::None => {}
@@ -96,6 +102,7 @@ impl Node {
                     node.promised = Promise { number: number.parse().ok()?, node: hex(name)? };
                 }
                 ["copy"] => node.is_copy = true,
+                ["owed", term, end] => node.owed = (term.parse().ok()?, end.parse().ok()?),
                 ["adopt", log, secret, at] => {
                     let (log, secret) = (LogId::from_hex(log)?, LogId::from_hex(secret)?.0);
                     node.errand = Errand::Adopt { log, secret, aside_s: at.parse().ok()? };
@@ -123,7 +130,7 @@ mod tests {
             Errand::Adopt { log: LogId([5; 16]), secret: [6; 16], aside_s: 9 },
             Errand::Rewind { position: 1 << 40, aside_s: 1_800_000_000 },
         ] {
-            let node = Node { name: 3, promised, is_copy: true, errand };
+            let node = Node { name: 3, promised, is_copy: true, errand, owed: (5, 8192) };
             let text = node.text().into_bytes();
             assert_eq!(Node::parse(&text), Some(node));
             for at in 0..text.len() {

@@ -66,7 +66,9 @@ impl Engine {
             let (bytes, end) = (next.file_bytes(), next.end());
             return Piece::File { base: next.base, file: next.file, bytes, end };
         }
-        let previous_end = before.filter(|before| !before.is_sealed()).map_or(0, Segment::end);
+        // Whoever has a segment that is packed here may have it as it was before, without a seal.
+        let is_known = |before: &&Segment| before.is_sealed() && before.packed.is_none();
+        let previous_end = before.filter(|before| !is_known(before)).map_or(0, Segment::end);
         Piece::Segment(CopiedSegment {
             base: next.base,
             capacity: next.capacity,

@@ -43,6 +43,12 @@ impl Terms {
         self.last().map_or(0, |term| term.number)
     }
 
+    /// Number of the term in which the bytes before a position were written; 0: before there were terms.
+    pub fn number_at(&self, position: u64) -> u64 {
+        let before = self.0.partition_point(|term| term.start < position);
+        before.checked_sub(1).map_or(0, |at| self.0[at].number)
+    }
+
     /// Up to where two copies of a log are the same: `other` are the newest terms of one that ends at
     /// `other_end`, all of them where `is_all`. None: nobody can tell.
     pub fn common_end(

@@ -113,7 +113,8 @@ impl Hub {
         self.promise(Promise { number, node: self.engine.node.name });
         if self.server.settings.min_replicas > 0 {
             self.engine.log.replicated = Some(0);
-            self.server.replication.candidate = Some(Candidate { number, wanted: None });
+            self.server.replication.candidate =
+                Some(Candidate { number, wanted: None, is_told: false });
         } else {
             self.engine.log.replicated = None;
             self.engine.term_due = Some(number);
@@ -152,6 +153,7 @@ impl Hub {
         for (key, request) in std::mem::take(&mut self.syncs) {
             self.sync(key, request);
         }
+        self.settle_owed();
         self.save_node();
         self.look_at_settings();
         if self.stopping {
@@ -303,7 +305,17 @@ impl Hub {
     /// Has the server start anew, and do something first.
     fn start_anew(&mut self, errand: Errand) {
         if errand != Errand::None {
-            self.engine.node.errand = errand;
+            let kept = match errand {
+                // It may turn out that not even that can be kept.
+                Errand::Rewind { position, .. } => {
+                    (self.engine.terms.number_at(position), position)
+                }
+                Errand::Adopt { log, .. } if log != self.engine.log.id => (0, 0),
+                Errand::Adopt { .. } | Errand::None => self.log_at(),
+            };
+            let node = &mut self.engine.node;
+            node.owed = node.owed.max(kept);
+            node.errand = errand;
             self.affairs.changed += 1;
         }
         self.affairs.restarts = true;

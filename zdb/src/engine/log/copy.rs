@@ -135,8 +135,11 @@ impl Log {
         {
             return wrong(format!("segment {:x} would overlap {:x}", next.base, last.base));
         }
-        let is_end_known = self.is_sealed() || next.previous_end == self.appended;
-        if self.open && !is_end_known {
+        let is_sealed = self.open && self.is_sealed();
+        // A seal says it, and the header need not.
+        let previous_end = if is_sealed { 0 } else { next.previous_end };
+        let next = CopiedSegment { previous_end, ..next };
+        if self.open && !is_sealed && next.previous_end != self.appended {
             return wrong(format!(
                 "segment {:x} would follow one that ends at {:x}, and not at {:x}",
                 next.base, next.previous_end, self.appended

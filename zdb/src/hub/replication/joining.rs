@@ -35,6 +35,7 @@ impl Hub {
         }
         replica.heard_ms = now_ms;
         replica.promised = request.promised;
+        replica.owed = request.owed;
         let is_backup = replica.is_backup;
         // Of another log nobody can tell whether it has more; but whatever it has is more than nothing.
         let is_comparable = is_copy || is_bare || request.is_bare;

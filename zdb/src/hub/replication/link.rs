@@ -87,6 +87,7 @@ impl Hub {
             format!("{:08x}", promised.node),
             if self.engine.is_bare() { "bare" } else { "data" }.to_owned(),
             format!("{:016x}", self.engine.versions_before(self.engine.log.end())),
+            format!("{}:{}", self.engine.node.owed.0, self.engine.node.owed.1),
             if newest.len() == all.len() { "all" } else { "newest" }.to_owned(),
         ];
         words.extend(

@@ -57,7 +57,9 @@ impl Hub {
                 self.engine.log.set_copying(now_ms, true);
                 let replication = &mut self.server.replication;
                 replication.link = Some(Link::new(from, now_ms));
-                replication.candidate = Some(Candidate { number, wanted: Some(log_at) });
+                let is_told = replication.candidate.as_ref().is_some_and(|one| one.is_told);
+                let wanted = Some(log_at);
+                replication.candidate = Some(Candidate { number, wanted, is_told });
             }
             return;
         }
@@ -65,12 +67,51 @@ impl Hub {
             self.drop_link();
             self.server.replication.link = None;
         }
+        if !self.has_what_is_owed(mine, needed) {
+            return;
+        }
         if self.engine.begin_term(number).is_err() {
             return;
         }
         self.engine.log.notices.push(format!("term {number} begins: this server is the master"));
         self.server.replication.candidate = None;
         self.let_waiting_ask();
+    }
+
+    /// Whether what this server and enough others once had is here. Somebody who began anew and has not come so far again
+    /// counts as one who has nothing that was acknowledged, unless it is known to be here.
+    fn has_what_is_owed(&mut self, mine: Promise, needed: usize) -> bool {
+        let here = (self.engine.terms.number(), self.engine.log.end());
+        let counts = |one: &&Replica| one.promised == mine && !one.is_backup && one.owed <= here;
+        let agreed = self.server.replication.replicas.iter().filter(counts);
+        let mut nodes: Vec<u32> = agreed.map(|one| one.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        let has_it = self.engine.node.owed <= here && nodes.len() >= needed;
+        let Some(candidate) = &mut self.server.replication.candidate else { return has_it };
+        if !has_it && !candidate.is_told {
+            candidate.is_told = true;
+            self.engine.log.notices.push(format!(
+                "term {} does not begin: of those who agree some began anew and have not yet what they had, so another \
+                 server is waited for, which has it",
+                candidate.number
+            ));
+        }
+        has_it
+    }
+
+    /// What this server had before it began anew is on the disk again.
+    pub(super) fn settle_owed(&mut self) {
+        if self.engine.node.owed == (0, 0) {
+            return;
+        }
+        let durable = self.engine.log.durable();
+        let here = (self.engine.terms.number_at(durable), durable);
+        let node = &mut self.engine.node;
+        if node.owed <= here && !self.affairs.restarts {
+            node.owed = (0, 0);
+            self.affairs.changed += 1;
+        }
     }
 
     /// What replicas had to wait for has happened.
