@@ -138,6 +138,8 @@ pub struct Log {
     /// When a segment could not be made last, with the reserve left alone.
     no_room_ms: Option<u64>,
     prepared: Prepared,
+    /// It is not wanted any more as soon as it is there.
+    drops_prepared: bool,
     switch: Option<Switch>,
     appended: u64,
     submitted: u64,
@@ -238,6 +240,7 @@ impl Log {
             reserve_bytes: 0,
             no_room_ms: None,
             prepared: Prepared::Nothing,
+            drops_prepared: false,
             switch: None,
             appended: position,
             submitted: position,

@@ -5,7 +5,7 @@ use super::copy::CopiedSegment;
 use super::format::{self, BLOCK, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::segments::Segment;
 use super::{Current, Jump, Log, Prepared, RETRY_MS, Refusal, Room, SEAL_ROOM, Switch};
-use crate::disk::{Done, Operation, Root, Token};
+use crate::disk::{Done, FileId, Operation, Root, Token};
 use crate::engine::index::PLACE_BITS;
 use crate::limits::*;
 use crate::planted::{self, Bug};
@@ -195,6 +195,25 @@ impl Log {
         ));
     }
 
+    /// Removes the segment that was made ahead, for a file is to come that may have its name.
+    pub fn drop_prepared(&mut self) {
+        self.copied = None;
+        match std::mem::replace(&mut self.prepared, Prepared::Nothing) {
+            Prepared::Ready(segment, _) => self.remove_prepared(segment.base, segment.file),
+            requested @ Prepared::Requested { .. } => {
+                self.prepared = requested;
+                self.drops_prepared = true;
+            }
+            Prepared::Failed { .. } | Prepared::Nothing => {}
+        }
+    }
+
+    fn remove_prepared(&mut self, base: u64, file: FileId) {
+        self.operations.push((Token(0), Operation::Close { file }));
+        let names = vec![(Root::Data, format::segment_name(base))];
+        self.operations.push((Token(0), Operation::Remove { names }));
+    }
+
     /// Ends the open segment, if any, and goes on in the prepared one.
     pub(super) fn begin_segment(&mut self, close: Close) {
         let prepared = std::mem::replace(&mut self.prepared, Prepared::Nothing);
@@ -278,12 +297,18 @@ impl Log {
             unreachable!("a segment was asked for")
         };
         match result {
+            Ok(Done::File(file, _)) if self.drops_prepared => {
+                self.drops_prepared = false;
+                self.prepared = Prepared::Nothing;
+                self.remove_prepared(base, file);
+            }
             Ok(Done::File(file, size)) => {
                 self.stats.disk_full &= source == Room::Reserve;
                 self.prepared = Prepared::Ready(Segment::new(base, capacity, size, file), source);
             }
             Ok(other) => unreachable!("making a segment gives a file, not {other:?}"),
             Err(error) => {
+                self.drops_prepared = false;
                 self.prepared = Prepared::Failed { at_ms: now_ms, source };
                 if source == Room::Free {
                     self.no_room_ms = Some(now_ms);

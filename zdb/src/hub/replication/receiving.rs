@@ -48,6 +48,8 @@ impl Hub {
             is_publishing: false,
             is_published: false,
         });
+        // At the end it would be removed as one that was made ahead, and the file with it.
+        self.engine.log.drop_prepared();
         self.engine.work_for(Waiter::Link, Operation::MakeFile { name, bytes });
         Word::Done
     }
