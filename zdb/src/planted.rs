@@ -24,8 +24,21 @@ pub enum Bug {
     LooseDelete,
     /// The cleaner forgets what dropped records did to counters.
     NoResidue,
+    /// A master acknowledges what no replica has.
+    LoneAck,
+    /// A candidate begins its term without what those who agreed have.
+    NoCatchUp,
+    /// A replica goes on with a master although it has promised not to.
+    BrokenPromise,
+    /// A log that is to go back stays as it is.
+    NoCut,
+    /// Who began anew counts for a term as if he had nothing before.
+    ForgottenLog,
+    /// The segment that was made ahead stays when a file comes that may have its name.
+    SameName,
 }
 
+/// Those that one server shows.
 pub const BUGS: [(&str, Bug); 10] = [
     ("early-ack", Bug::EarlyAck),
     ("skipped-flush", Bug::SkippedFlush),
@@ -37,6 +50,16 @@ pub const BUGS: [(&str, Bug); 10] = [
     ("hash-clean", Bug::HashClean),
     ("loose-delete", Bug::LooseDelete),
     ("no-residue", Bug::NoResidue),
+];
+
+/// Those that it takes replicas to show.
+pub const REPLICA_BUGS: [(&str, Bug); 6] = [
+    ("lone-ack", Bug::LoneAck),
+    ("no-catch-up", Bug::NoCatchUp),
+    ("broken-promise", Bug::BrokenPromise),
+    ("no-cut", Bug::NoCut),
+    ("forgotten-log", Bug::ForgottenLog),
+    ("same-name", Bug::SameName),
 ];
 
 #[cfg(fuzzing)]

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
-use zdb::planted::{self, BUGS};
+use zdb::planted::{self, BUGS, REPLICA_BUGS};
 use zdb_sim::run::run;
 use zdb_sim::{client, replicas, scrub, steps};
 
@@ -138,7 +138,8 @@ fn tell_the_seed(task: &'static str, bug: Option<String>) {
 
 fn plant(options: &Options) {
     let wanted = options.bug.as_deref();
-    if let Some((_, bug)) = BUGS.iter().find(|(name, _)| Some(*name) == wanted) {
+    if let Some((_, bug)) = BUGS.iter().chain(&REPLICA_BUGS).find(|(name, _)| Some(*name) == wanted)
+    {
         planted::plant(*bug);
     }
 }
@@ -288,7 +289,7 @@ fn scrub_all(options: &Options) -> bool {
 
 /// Three servers with one log, from seeds.
 fn replicate_all(options: &Options) -> bool {
-    tell_the_seed("replicas --seeds 1 --first ", None);
+    tell_the_seed("replicas --seeds 1 --first ", options.bug.clone());
     plant(options);
     let seeds = options.seeds.unwrap_or(REPLICA_SEEDS);
     let begun = Instant::now();
@@ -348,18 +349,40 @@ fn find_planted(options: &Options) -> bool {
             first: options.first,
             ..Options::default()
         };
-        match supervise(&one) {
-            Some(said) => {
-                let seed = said.split("zdb/simulate ").nth(1).and_then(|rest| seed(rest).ok());
-                let runs = seed.map_or(0, |seed| seed.wrapping_sub(options.first) + 1);
-                let what = said.lines().find(|line| !line.is_empty() && !line.contains("panicked"));
-                println!("{name}: found by run {runs}: {}", what.unwrap_or_default());
-            }
-            None => {
-                println!("{name}: NOT found in {seeds} runs");
-                all_found = false;
-            }
-        }
+        all_found &= is_found(name, options.first, seeds, supervise(&one));
+    }
+    for (name, _) in REPLICA_BUGS {
+        let said = replicate_with(name, options.first, seeds);
+        all_found &= is_found(name, options.first, seeds, said);
     }
     all_found
+}
+
+/// Tells how a bug was found, by what the process that met it has said.
+fn is_found(name: &str, first: u64, seeds: u64, said: Option<String>) -> bool {
+    let Some(said) = said else {
+        println!("{name}: NOT found in {seeds} runs");
+        return false;
+    };
+    let seed = said.split("to see it again: ").nth(1).and_then(|rest| {
+        rest.split_whitespace().filter(|word| word.len() == 16).find_map(|word| seed(word).ok())
+    });
+    let runs = seed.map_or(0, |seed| seed.wrapping_sub(first) + 1);
+    let what = said.lines().find(|line| !line.is_empty() && !line.contains("panicked"));
+    println!("{name}: found by run {runs}: {}", what.unwrap_or_default());
+    true
+}
+
+/// Runs three servers with a bug in a process of its own; returns what it said if it failed.
+fn replicate_with(bug: &str, first: u64, seeds: u64) -> Option<String> {
+    let program = std::env::current_exe().expect("a program knows where it is");
+    let output = Command::new(program)
+        .args(["replicas", "--bug", bug, "--seeds", &seeds.to_string()])
+        .args(["--first", &format!("{first:016x}")])
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program runs once more");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (!output.status.success()).then_some(said)
 }

@@ -9,6 +9,7 @@ use crate::engine::log::format::{
     SEGMENT_HEADER_BYTES, SegmentHeader, Verified,
 };
 pub use crate::engine::recovery::BACKUP_NAME as STATE_NAME;
+use crate::engine::sending::Versions;
 use crate::engine::terms::Term;
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -330,6 +331,20 @@ impl BackupSet {
         set.written = position;
         set.save(None)?;
         Self::open(&set.directory).map(Some)
+    }
+
+    /// Which versions of its segments the set has, up to where it counts.
+    pub fn versions(&self) -> Result<Versions, String> {
+        let mut bases: Vec<u64> =
+            names(&self.directory)?.iter().filter_map(|name| format::segment_base(name)).collect();
+        bases.sort_unstable();
+        bases.retain(|base| *base < self.state.position);
+        // One whose header is damaged is another version to every server.
+        let headers = bases.into_iter().map(|base| {
+            let header = read_header(&self.directory.join(format::segment_name(base))).ok();
+            (base, header.and_then(|header| header.packed))
+        });
+        Ok(Versions::of(headers))
     }
 
     /// Where the records of a segment end that another one follows.

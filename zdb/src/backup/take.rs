@@ -6,6 +6,7 @@ use super::{now_s, shown_time};
 use crate::command::replication::Address;
 use crate::engine::log::copy::CopiedSegment;
 use crate::engine::log::format::LogId;
+use crate::engine::sending::Versions;
 use crate::limits::{REPLICA_RETRY_MS, REPLICA_STATUS_MS, REPLICA_TERMS_MAX};
 use crate::offline::{EXIT_DAMAGED, EXIT_WHOLE, Lines, Progress};
 use crate::options::{Password, parse_size, password_in};
@@ -312,6 +313,10 @@ impl Backup<'_> {
             (Some(set), false) => set.secret()?,
             _ => [0; 16],
         };
+        let versions = match &self.set {
+            Some(set) if state.position > 0 => set.versions()?,
+            _ => Versions::default(),
+        };
         let newest = &state.terms[state.terms.len().saturating_sub(REPLICA_TERMS_MAX)..];
         let is_all = newest.len() == state.terms.len();
         let mut words = vec![
@@ -322,8 +327,7 @@ impl Backup<'_> {
             "0".to_owned(),
             "00000000".to_owned(),
             if state.position == 0 { "bare" } else { "data" }.to_owned(),
-            // Of a set of files nobody knows what the cleaner did to it since.
-            "0".repeat(16),
+            versions.word(),
             "0:0".to_owned(),
             if is_all { "all" } else { "newest" }.to_owned(),
         ];

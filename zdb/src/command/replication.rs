@@ -6,6 +6,7 @@ use super::{Context, Outcome, shown};
 use crate::disk::aligned::AlignedBuffer;
 use crate::engine::log::copy::CopiedSegment;
 use crate::engine::node::Promise;
+use crate::engine::sending::Versions;
 use crate::engine::terms::Term;
 use crate::limits::{HOST_BYTES_MAX, REPLICA_TERMS_MAX, TERM_MAX, WAIT_MS_MAX};
 use crate::output::Output;
@@ -152,8 +153,7 @@ pub struct SyncRequest {
     pub secret_check: u64,
     pub position: u64,
     pub promised: Promise,
-    /// Tells which versions of the segments it has, as the cleaner of its master left them.
-    pub versions: u64,
+    pub versions: Versions,
     /// Number of the last term and end of what it had before it began anew, and may have no more.
     pub owed: (u64, u64),
     /// Its newest terms, all of them where `is_all`.
@@ -453,7 +453,7 @@ fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
             number: number.parse().ok().filter(|number| *number <= TERM_MAX)?,
             node: hex(node)?,
         },
-        versions: u64::from_str_radix(versions, 16).ok()?,
+        versions: Versions::parse(versions)?,
         owed: (owed_term.parse().ok()?, owed_end.parse().ok()?),
         terms: terms.iter().map(term).collect::<Option<_>>()?,
         is_all,

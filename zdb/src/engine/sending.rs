@@ -1,7 +1,7 @@
 //! The log for others to copy: what comes next behind a position.
 
 use super::log::copy::CopiedSegment;
-use super::log::format::{BLOCK, SEGMENT_HEADER_BYTES};
+use super::log::format::{BLOCK, PackedHeader, SEGMENT_HEADER_BYTES};
 use super::log::segments::Segment;
 use super::{Engine, Pending, Waiter, cleaner};
 use crate::disk::{FileId, Operation, Token};
@@ -21,6 +21,42 @@ pub enum Piece<'a> {
     File { base: u64, file: FileId, bytes: u64, end: u64 },
     /// The position is none where the log can be gone on with.
     Gone,
+}
+
+/// Which versions of its segments a copy has, as the cleaner of its master left them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Versions {
+    pub check: u64,
+    /// How far the log was when the last of them was judged.
+    pub judged_until: u64,
+}
+
+impl Versions {
+    /// Of segments by their bases, in their order, with the headers of the packed ones.
+    pub fn of(segments: impl Iterator<Item = (u64, Option<PackedHeader>)>) -> Self {
+        segments.fold(Self::default(), |versions, (base, packed)| {
+            let version = packed.map_or((0, 0), |one| (one.judged_until, one.trailer_check));
+            let mut bytes = [0; 24];
+            for (at, number) in [base, version.0, version.1].into_iter().enumerate() {
+                bytes[8 * at..][..8].copy_from_slice(&number.to_le_bytes());
+            }
+            Self {
+                check: xxh3_64_with_seed(&bytes, versions.check),
+                judged_until: versions.judged_until.max(version.0),
+            }
+        })
+    }
+
+    /// As a word of PSYNC.
+    pub fn word(self) -> String {
+        format!("{:016x}:{}", self.check, self.judged_until)
+    }
+
+    pub fn parse(word: &str) -> Option<Self> {
+        let (check, judged_until) = word.split_once(':')?;
+        let check = u64::from_str_radix(check, 16).ok()?;
+        Some(Self { check, judged_until: judged_until.parse().ok()? })
+    }
 }
 
 impl Engine {
@@ -78,30 +114,32 @@ impl Engine {
     }
 
     /// Whether a copy that ends at this position, and has these versions of what is before, can go on.
-    pub fn can_send(&self, position: u64, versions: u64) -> bool {
+    pub fn can_send(&self, position: u64, versions: Versions) -> bool {
+        let is_same = versions == self.versions_before(position);
+        if versions.judged_until > position && !is_same {
+            // What its packed segments lack was superseded by records that it has not got, and that may not be here.
+            return false;
+        }
         match self.piece(position, 1) {
             Piece::Gone => false,
-            Piece::File { base, .. } => {
-                let is_same = || versions == self.versions_before(position);
-                position == 0 || is_same() || !self.may_lack_deletes(base)
-            }
+            Piece::File { base, .. } => position == 0 || is_same || !self.may_lack_deletes(base),
             _ => true,
         }
     }
 
-    /// Tells which versions of the segments before a position are here: whoever has the same lacks no delete that the
+    /// The versions of the segments before a position that are here: whoever has the same lacks no delete that the
     /// cleaner dropped from what follows, as nothing is lacking here.
-    pub fn versions_before(&self, position: u64) -> u64 {
+    pub fn versions_before(&self, position: u64) -> Versions {
         let list = self.log.segments.list();
-        list.iter().take_while(|segment| segment.base < position).fold(0, |check, segment| {
-            let packed = segment.packed.as_ref().map(|packed| packed.header);
-            let version = packed.map_or((0, 0), |one| (one.judged_until, one.trailer_check));
-            let mut bytes = [0; 24];
-            for (at, number) in [segment.base, version.0, version.1].into_iter().enumerate() {
-                bytes[8 * at..][..8].copy_from_slice(&number.to_le_bytes());
-            }
-            xxh3_64_with_seed(&bytes, check)
-        })
+        let before = list.iter().take_while(|segment| segment.base < position);
+        let headers = before.map(|one| (one.base, one.packed.as_ref().map(|packed| packed.header)));
+        Versions::of(headers)
+    }
+
+    /// How far the log was when a packed segment that is here was judged: before it is that far, it lacks what was
+    /// superseded by records that are not here.
+    pub fn judged_until(&self) -> u64 {
+        self.versions_before(u64::MAX).judged_until
     }
 
     /// Whether the packed segment with this base, or one behind it, may have lost deletes of what older segments of

@@ -7,6 +7,7 @@ use crate::hub::Hub;
 use crate::hub::connection::Connection;
 use crate::limits::REPLICA_SILENCE_MS;
 use crate::output::Output;
+use crate::planted::{self, Bug};
 use crate::resp::Protocol;
 
 impl Hub {
@@ -43,7 +44,10 @@ impl Hub {
         acked.dedup_by_key(|(node, _)| *node);
         let mut positions: Vec<u64> = acked.into_iter().map(|(_, position)| position).collect();
         positions.sort_unstable_by_key(|position| std::cmp::Reverse(*position));
-        let reached = positions.get(min_replicas - 1).copied().unwrap_or(0);
+        let reached = match planted::is(Bug::LoneAck) {
+            true => self.engine.log.end(),
+            false => positions.get(min_replicas - 1).copied().unwrap_or(0),
+        };
         if self.engine.log.replicated.is_none_or(|before| before < reached) {
             self.engine.log.replicated = Some(reached);
             self.log_moved = true;

@@ -13,6 +13,7 @@ use crate::limits::{
     REPLICA_STATUS_MS, REPLICA_TERMS_MAX, TERM_MAX,
 };
 use crate::output::Output;
+use crate::planted::{self, Bug};
 use crate::resp::{Progress, Protocol, Request, RequestParser};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -86,7 +87,7 @@ impl Hub {
             promised.number.to_string(),
             format!("{:08x}", promised.node),
             if self.engine.is_bare() { "bare" } else { "data" }.to_owned(),
-            format!("{:016x}", self.engine.versions_before(self.engine.log.end())),
+            self.engine.versions_before(self.engine.log.end()).word(),
             format!("{}:{}", self.engine.node.owed.0, self.engine.node.owed.1),
             if newest.len() == all.len() { "all" } else { "newest" }.to_owned(),
         ];
@@ -494,7 +495,9 @@ impl Hub {
         }
         let is_candidate = self.server.replication.candidate.is_some();
         // Without replicas for each write nothing is promised to anybody.
-        let is_bound = self.server.settings.min_replicas > 0 && !is_candidate;
+        let is_bound = self.server.settings.min_replicas > 0
+            && !is_candidate
+            && !planted::is(Bug::BrokenPromise);
         if is_bound && term < self.engine.node.promised.number {
             return Word::Drop(format!(
                 "it is the master of term {term}, and a later one was promised to another server"

@@ -7,6 +7,7 @@
 use crate::command::replication::{Address, Candidate, Link, Replica, Stage, SyncRequest};
 use crate::engine::node::Promise;
 use crate::hub::Hub;
+use crate::planted::{self, Bug};
 
 impl Hub {
     /// A name for this server in terms, if it has none.
@@ -46,7 +47,7 @@ impl Hub {
             return;
         }
         let best = agreed.iter().max_by_key(|one| one.log_at).filter(|one| one.log_at > ours);
-        if let Some(best) = best {
+        if let Some(best) = best.filter(|_| !planted::is(Bug::NoCatchUp)) {
             let (log_at, port) = (best.log_at, best.port.to_string());
             let from = Address::new(&best.host, &port);
             if let (None, Some(from)) = (&self.server.replication.link, from) {
@@ -87,7 +88,8 @@ impl Hub {
         let mut nodes: Vec<u32> = agreed.map(|one| one.node).collect();
         nodes.sort_unstable();
         nodes.dedup();
-        let has_it = self.engine.node.owed <= here && nodes.len() >= needed;
+        let is_whole = self.engine.node.owed <= here && self.engine.judged_until() <= here.1;
+        let has_it = is_whole && nodes.len() >= needed || planted::is(Bug::ForgottenLog);
         let Some(candidate) = &mut self.server.replication.candidate else { return has_it };
         if !has_it && !candidate.is_told {
             candidate.is_told = true;
