@@ -295,7 +295,7 @@ impl BackupSet {
         for base in bases.iter().chain([&last]) {
             let header = read_header(&path_of(*base)).ok();
             let packed = header.and_then(|header| header.packed);
-            if packed.is_some_and(|packed| packed.judged_until > position) {
+            if packed.is_some_and(|packed| packed.rests_on > position) {
                 return Ok(None);
             }
         }

@@ -232,6 +232,7 @@ pub fn lost_header(size: u64, end: u64) -> PackedHeader {
         count: 1,
         end,
         judged_until: 0,
+        rests_on: 0,
         record_bytes: size.saturating_sub(SEGMENT_HEADER_BYTES),
         stops: 0,
         residues: 0,

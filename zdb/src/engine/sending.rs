@@ -27,8 +27,8 @@ pub enum Piece<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Versions {
     pub check: u64,
-    /// How far the log was when the last of them was judged.
-    pub judged_until: u64,
+    /// How far the log was when the last of them was finished.
+    pub rests_on: u64,
 }
 
 impl Versions {
@@ -42,20 +42,20 @@ impl Versions {
             }
             Self {
                 check: xxh3_64_with_seed(&bytes, versions.check),
-                judged_until: versions.judged_until.max(version.0),
+                rests_on: versions.rests_on.max(packed.map_or(0, |one| one.rests_on)),
             }
         })
     }
 
     /// As a word of PSYNC.
     pub fn word(self) -> String {
-        format!("{:016x}:{}", self.check, self.judged_until)
+        format!("{:016x}:{}", self.check, self.rests_on)
     }
 
     pub fn parse(word: &str) -> Option<Self> {
-        let (check, judged_until) = word.split_once(':')?;
+        let (check, rests_on) = word.split_once(':')?;
         let check = u64::from_str_radix(check, 16).ok()?;
-        Some(Self { check, judged_until: judged_until.parse().ok()? })
+        Some(Self { check, rests_on: rests_on.parse().ok()? })
     }
 }
 
@@ -116,7 +116,7 @@ impl Engine {
     /// Whether a copy that ends at this position, and has these versions of what is before, can go on.
     pub fn can_send(&self, position: u64, versions: Versions) -> bool {
         let is_same = versions == self.versions_before(position);
-        if versions.judged_until > position && !is_same {
+        if versions.rests_on > position && !is_same {
             // What its packed segments lack was superseded by records that it has not got, and that may not be here.
             return false;
         }
@@ -136,10 +136,10 @@ impl Engine {
         Versions::of(headers)
     }
 
-    /// How far the log was when a packed segment that is here was judged: before it is that far, it lacks what was
+    /// How far the log was when a packed segment that is here was finished: before it is that far, it lacks what was
     /// superseded by records that are not here.
-    pub fn judged_until(&self) -> u64 {
-        self.versions_before(u64::MAX).judged_until
+    pub fn rests_on(&self) -> u64 {
+        self.versions_before(u64::MAX).rests_on
     }
 
     /// Whether the packed segment with this base, or one behind it, may have lost deletes of what older segments of

@@ -240,6 +240,7 @@ fn pack(home: &Home, ranges: &[Range<usize>], random: &mut Random) -> Vec<u64> {
             count: headers.len() as u32,
             end,
             judged_until: end + 4096,
+            rests_on: end + 4096,
             is_undecided: false,
         };
         let residues: Vec<Residue> =

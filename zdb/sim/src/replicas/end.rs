@@ -185,10 +185,8 @@ impl Run {
                 let get = [b"GET".to_vec(), name_of(client, key)];
                 let replies: Vec<Reply> =
                     (0..NODES).map(|at| self.ask_in(at, client, &get)).collect();
-                assert!(
-                    replies.iter().all(|reply| *reply == replies[0]),
-                    "key {key} of client {client} differs: {replies:?}"
-                );
+                let is_same = replies.iter().all(|reply| *reply == replies[0]);
+                assert!(is_same, "key {key} of client {client} differs: {}", shown(&replies));
                 let found = replies[0].bulk().map(|bytes| {
                     let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
                     let text = String::from_utf8_lossy(&bytes[..digits]).into_owned();
@@ -202,7 +200,8 @@ impl Run {
                 let history = [b"HISTORY".to_vec(), name_of(client, key)];
                 let histories: Vec<Reply> =
                     (0..NODES).map(|at| self.ask_in(at, client, &history)).collect();
-                assert!(histories.iter().all(|one| *one == histories[0]), "{histories:?}");
+                let is_same = histories.iter().all(|one| *one == histories[0]);
+                assert!(is_same, "history of key {key} of client {client}: {}", shown(&histories));
             }
         }
         let names: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &[b"NSLIST".to_vec()])).collect();
@@ -210,4 +209,13 @@ impl Run {
         let sizes: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &[b"DBSIZE".to_vec()])).collect();
         assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
     }
+}
+
+/// The beginnings of replies: values are long.
+fn shown(replies: &[Reply]) -> String {
+    let short = |reply: &Reply| match reply.bulk() {
+        Some(bytes) => format!("{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(12)])),
+        None => format!("{reply:?}").chars().take(60).collect(),
+    };
+    replies.iter().map(short).collect::<Vec<_>>().join(", ")
 }

@@ -356,9 +356,11 @@ pub struct PackedHeader {
     pub count: u32,
     /// Where the records of the addresses that it stands for ended.
     pub end: u64,
-    /// How far the log was when the last of its records was judged: no two packed segments of a base have the
-    /// same. What records below it superseded is no longer here, unless `is_undecided`.
+    /// How far the log was when its first record was judged: no two packed segments of a base have the same. What
+    /// records below it superseded is no longer here, unless `is_undecided`.
     pub judged_until: u64,
+    /// How far the log was when it was finished: what is no longer here was superseded or ended by records below it.
+    pub rests_on: u64,
     /// Bytes of records in the file, behind the header.
     pub record_bytes: u64,
     pub stops: u32,
@@ -393,6 +395,7 @@ impl SegmentHeader {
             out[92..96].copy_from_slice(&u32::from(packed.is_undecided).to_le_bytes());
             out[96..104].copy_from_slice(&packed.trailer_check.to_le_bytes());
             out[104..108].copy_from_slice(&packed.count.to_le_bytes());
+            out[108..116].copy_from_slice(&packed.rests_on.to_le_bytes());
             end = Self::PACKED_BYTES;
         }
         let check = xxh3_64(&out[..end - 4]) as u32;
@@ -425,6 +428,8 @@ impl SegmentHeader {
                 count: u32_at(bytes, 104),
                 end: u64_at(bytes, 60),
                 judged_until: u64_at(bytes, 68),
+                // Those of before there were replicas do not say it.
+                rests_on: u64_at(bytes, 108).max(u64_at(bytes, 68)),
                 record_bytes: u64_at(bytes, 76),
                 stops: u32_at(bytes, 84),
                 residues: u32_at(bytes, 88),

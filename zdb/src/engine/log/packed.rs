@@ -370,6 +370,7 @@ pub struct Cover {
     pub count: u32,
     pub end: u64,
     pub judged_until: u64,
+    pub rests_on: u64,
     pub is_undecided: bool,
 }
 
@@ -416,6 +417,7 @@ impl Builder {
             count: cover.count,
             end: cover.end,
             judged_until: cover.judged_until,
+            rests_on: cover.rests_on.max(cover.judged_until),
             record_bytes,
             stops: stops.len() as u32,
             residues: residues.len() as u32,

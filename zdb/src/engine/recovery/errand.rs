@@ -154,7 +154,7 @@ fn rewind(files: &dyn Files, bases: &[u64], position: u64, aside: &str) -> io::R
     let within = bases.iter().rposition(|base| base + SEGMENT_HEADER_BYTES < position);
     // What the cleaner dropped since records that go now had superseded it would be missed.
     for base in &bases[..within.map_or(0, |at| at + 1)] {
-        if judged_until(files, *base)?.is_some_and(|until| until > position) {
+        if rests_on(files, *base)?.is_some_and(|until| until > position) {
             return Ok(Rewound::IsPacked);
         }
     }
@@ -215,15 +215,15 @@ fn check_here(files: &dyn Files, bases: &[u64], position: u64) -> io::Result<()>
     Ok(())
 }
 
-/// How far the log was when a packed segment was written.
-fn judged_until(files: &dyn Files, base: u64) -> io::Result<Option<u64>> {
+/// How far the log was when a packed segment was finished.
+fn rests_on(files: &dyn Files, base: u64) -> io::Result<Option<u64>> {
     let file = files.open(Root::Data, &format::segment_name(base))?;
     let mut block = AlignedBuffer::new(BLOCK as usize);
     let read = files.read_at(file, 0, &mut block);
     files.close(file);
     block.truncate(read?);
     let header = SegmentHeader::decode(&block).ok();
-    Ok(header.and_then(|header| header.packed).map(|packed| packed.judged_until))
+    Ok(header.and_then(|header| header.packed).map(|packed| packed.rests_on))
 }
 
 fn forget_sidecar(files: &dyn Files, base: u64) -> io::Result<()> {

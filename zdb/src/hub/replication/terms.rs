@@ -88,7 +88,7 @@ impl Hub {
         let mut nodes: Vec<u32> = agreed.map(|one| one.node).collect();
         nodes.sort_unstable();
         nodes.dedup();
-        let is_whole = self.engine.node.owed <= here && self.engine.judged_until() <= here.1;
+        let is_whole = self.engine.node.owed <= here && self.engine.rests_on() <= here.1;
         let has_it = is_whole && nodes.len() >= needed || planted::is(Bug::ForgottenLog);
         let Some(candidate) = &mut self.server.replication.candidate else { return has_it };
         if !has_it && !candidate.is_told {

@@ -81,6 +81,7 @@ fn made(seed: u64, residues: &[Residue]) -> Made {
         count: 1,
         end: position,
         judged_until: position + 800,
+        rests_on: position + 1600,
         is_undecided: seed.is_multiple_of(2),
     };
     let finished = builder.finish(cover, residues);
