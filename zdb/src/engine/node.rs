@@ -23,8 +23,9 @@ pub enum Errand {
     /// Begins anew as a copy of this log, with its secret of key hashes: an overwrite goes by the hash alone, so
     /// that all copies must have the same. What is there is set aside.
     Adopt { log: LogId, secret: [u8; 16], aside_s: u64 },
-    /// Takes the log back to a position; what is behind it is set aside.
-    Rewind { position: u64, aside_s: u64 },
+    /// Takes the log back to a position; what is behind it is set aside. `kept`: number of the last term and end of what
+    /// stays, which is owed where even that cannot be kept.
+    Rewind { position: u64, aside_s: u64, kept: (u64, u64) },
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,8 +76,8 @@ impl Node {
                 let secret = LogId(secret).to_hex();
                 line(format_args!("adopt {} {secret} {aside_s}", log.to_hex()));
             }
-            Errand::Rewind { position, aside_s } => {
-                line(format_args!("rewind {position} {aside_s}"));
+            Errand::Rewind { position, aside_s, kept: (term, end) } => {
+                line(format_args!("rewind {position} {aside_s} {term} {end}"));
             }
         }
         let check = xxh3_64(text.as_bytes());
@@ -107,9 +108,10 @@ impl Node {
                     let (log, secret) = (LogId::from_hex(log)?, LogId::from_hex(secret)?.0);
                     node.errand = Errand::Adopt { log, secret, aside_s: at.parse().ok()? };
                 }
-                ["rewind", position, at] => {
+                ["rewind", position, at, term, end] => {
                     let (position, aside_s) = (position.parse().ok()?, at.parse().ok()?);
-                    node.errand = Errand::Rewind { position, aside_s };
+                    let kept = (term.parse().ok()?, end.parse().ok()?);
+                    node.errand = Errand::Rewind { position, aside_s, kept };
                 }
                 _ => return None,
             }
@@ -128,7 +130,7 @@ mod tests {
         for errand in [
             Errand::None,
             Errand::Adopt { log: LogId([5; 16]), secret: [6; 16], aside_s: 9 },
-            Errand::Rewind { position: 1 << 40, aside_s: 1_800_000_000 },
+            Errand::Rewind { position: 1 << 40, aside_s: 1_800_000_000, kept: (4, 1 << 39) },
         ] {
             let node = Node { name: 3, promised, is_copy: true, errand, owed: (5, 8192) };
             let text = node.text().into_bytes();

@@ -305,16 +305,14 @@ impl Hub {
     /// Has the server start anew, and do something first.
     fn start_anew(&mut self, errand: Errand) {
         if errand != Errand::None {
-            let kept = match errand {
-                // It may turn out that not even that can be kept.
-                Errand::Rewind { position, .. } => {
-                    (self.engine.terms.number_at(position), position)
+            let owed = match errand {
+                Errand::Adopt { log, .. } if log == self.engine.log.id => {
+                    self.kept_before(self.engine.log.end())
                 }
-                Errand::Adopt { log, .. } if log != self.engine.log.id => (0, 0),
-                Errand::Adopt { .. } | Errand::None => self.log_at(),
+                Errand::Adopt { .. } | Errand::Rewind { .. } | Errand::None => (0, 0),
             };
             let node = &mut self.engine.node;
-            node.owed = node.owed.max(kept);
+            node.owed = node.owed.max(owed);
             node.errand = errand;
             self.affairs.changed += 1;
         }

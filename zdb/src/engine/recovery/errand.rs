@@ -54,7 +54,7 @@ pub fn run(
     }
     let line = match node.errand {
         Errand::None => None,
-        Errand::Rewind { position, aside_s } => {
+        Errand::Rewind { position, aside_s, kept } => {
             let id = known.ok_or("the log to be rewound has no identity")?;
             let aside = Node::aside(aside_s);
             match rewind(files, &bases, position, &aside).map_err(explain)? {
@@ -67,6 +67,7 @@ pub fn run(
                 Rewound::IsPacked => {
                     let secret = identity::read(files, &list()?, &bases)?.secret;
                     let secret = secret.ok_or("the log to be rewound has no secret")?;
+                    node.owed = node.owed.max(kept);
                     adopt(files, &mut node, (id, secret, &aside), &bases)?
                 }
             }

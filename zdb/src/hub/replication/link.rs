@@ -397,7 +397,8 @@ impl Hub {
                         "it would have the log go back to {position}, and it ends at {end}"
                     ));
                 }
-                self.hear_errand(Errand::Rewind { position, aside_s }, term)
+                let kept = self.kept_before(position);
+                self.hear_errand(Errand::Rewind { position, aside_s, kept }, term)
             }),
             b"ADOPT" => {
                 let log = text(1).and_then(LogId::from_hex);

@@ -5,6 +5,7 @@
 //! of Howard, Malkhi and Spiegelman, "Flexible Paxos", 2016; as in Raft the log is copied as it is).
 
 use crate::command::replication::{Address, Candidate, Link, Replica, Stage, SyncRequest};
+use crate::engine::log::format::SEGMENT_HEADER_BYTES;
 use crate::engine::node::Promise;
 use crate::hub::Hub;
 use crate::planted::{self, Bug};
@@ -125,6 +126,22 @@ impl Hub {
                 self.send(key, &[b"AGAIN"]);
             }
         }
+    }
+
+    /// Number of the last term, and the end of the last record, of what the log has before a position.
+    pub(super) fn kept_before(&self, position: u64) -> (u64, u64) {
+        if self.engine.is_bare() {
+            return (0, 0);
+        }
+        let segments = self.engine.log.segments.list();
+        let at = segments.partition_point(|one| one.base + SEGMENT_HEADER_BYTES < position);
+        // Of a segment with nothing but a header a start knows nothing.
+        let is_within = at > 0 && position < segments[at - 1].base + segments[at - 1].capacity;
+        let end = match at.checked_sub(1).map(|at| segments[at].end()) {
+            _ if is_within => position,
+            before => before.unwrap_or(0),
+        };
+        (self.engine.terms.number_at(end), end)
     }
 
     /// Number of the last term, and the log's end: what is larger has more that was acknowledged.
