@@ -28,14 +28,10 @@ pub enum Bug {
     LoneAck,
     /// A candidate begins its term without what those who agreed have.
     NoCatchUp,
-    /// A replica goes on with a master although it has promised not to.
+    /// A start forgets what was promised.
     BrokenPromise,
     /// A log that is to go back stays as it is.
     NoCut,
-    /// Who began anew counts for a term as if he had nothing before.
-    ForgottenLog,
-    /// The segment that was made ahead stays when a file comes that may have its name.
-    SameName,
 }
 
 /// Those that one server shows.
@@ -53,13 +49,11 @@ pub const BUGS: [(&str, Bug); 10] = [
 ];
 
 /// Those that it takes replicas to show.
-pub const REPLICA_BUGS: [(&str, Bug); 6] = [
+pub const REPLICA_BUGS: [(&str, Bug); 4] = [
     ("lone-ack", Bug::LoneAck),
     ("no-catch-up", Bug::NoCatchUp),
     ("broken-promise", Bug::BrokenPromise),
     ("no-cut", Bug::NoCut),
-    ("forgotten-log", Bug::ForgottenLog),
-    ("same-name", Bug::SameName),
 ];
 
 #[cfg(fuzzing)]

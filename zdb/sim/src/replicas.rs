@@ -548,8 +548,8 @@ impl Run {
                 let client = self.random.below(CLIENTS as u64) as usize;
                 self.write(client);
             }
-            860..955 => self.now_ms += 1 + self.random.below(400),
-            955..960 => self.rush(),
+            860..950 => self.now_ms += 1 + self.random.below(400),
+            950..960 => self.rush(),
             960..966 => {
                 let other = self.random.below(NODES as u64) as usize;
                 self.cut.insert((at, other));
@@ -580,9 +580,9 @@ impl Run {
                     false => self.command(at, Some(master)),
                 }
             }
-            993..997 => self.make_master(at),
-            997 => self.tell(at, "DEBUG CLEAN"),
-            998 => {
+            993..996 => self.make_master(at),
+            996..998 => self.tell(at, "DEBUG CLEAN"),
+            998..1000 => {
                 self.cleans = true;
                 self.tell(at, "NSSET default history 0");
             }

@@ -80,9 +80,11 @@ impl Client {
         let is_untouched = found.is_none() && kept.is_none();
         match is_untouched || deeds.iter().filter(may_be).any(is_it) {
             true => Ok(()),
-            false => {
-                Err(format!("{found:?} is there, {acknowledged:?} was acknowledged, of {deeds:?}"))
-            }
+            false => Err(format!(
+                "{found:?} is there, {acknowledged:?} was acknowledged; the last of {} deeds: {:?}",
+                deeds.len(),
+                &deeds[deeds.len().saturating_sub(3)..]
+            )),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{StartOptions, identity, left_buffer, open_log};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
 use crate::engine::log::format::{self, BLOCK, LogId, SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::engine::node::{self, Errand, Node};
+use crate::engine::node::{self, Errand, Node, Promise};
 use crate::engine::scrub;
 use crate::planted::{self, Bug};
 use std::io;
@@ -23,13 +23,17 @@ pub fn read_node(files: &dyn Files, names: &[String]) -> Result<Node, String> {
     let bytes = files
         .read_small(Root::Data, node::FILE_NAME)
         .map_err(|error| format!("cannot read the file {:?}: {error}", node::FILE_NAME))?;
-    Node::parse(&bytes).ok_or_else(|| {
+    let mut node = Node::parse(&bytes).ok_or_else(|| {
         format!(
             "the file {:?} of the data directory is damaged: it says what this server promised to others. \
              Remove it only if this server follows another one that has all of the data",
             node::FILE_NAME
         )
-    })
+    })?;
+    if planted::is(Bug::BrokenPromise) {
+        node.promised = Promise::default();
+    }
+    Ok(node)
 }
 
 /// Does the errand. Returns a line about what was set aside, and what the server keeps from now on.

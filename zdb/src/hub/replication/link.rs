@@ -13,7 +13,6 @@ use crate::limits::{
     REPLICA_STATUS_MS, REPLICA_TERMS_MAX, TERM_MAX,
 };
 use crate::output::Output;
-use crate::planted::{self, Bug};
 use crate::resp::{Progress, Protocol, Request, RequestParser};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -496,9 +495,7 @@ impl Hub {
         }
         let is_candidate = self.server.replication.candidate.is_some();
         // Without replicas for each write nothing is promised to anybody.
-        let is_bound = self.server.settings.min_replicas > 0
-            && !is_candidate
-            && !planted::is(Bug::BrokenPromise);
+        let is_bound = self.server.settings.min_replicas > 0 && !is_candidate;
         if is_bound && term < self.engine.node.promised.number {
             return Word::Drop(format!(
                 "it is the master of term {term}, and a later one was promised to another server"

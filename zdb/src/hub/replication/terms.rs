@@ -90,7 +90,7 @@ impl Hub {
         nodes.sort_unstable();
         nodes.dedup();
         let is_whole = self.engine.node.owed <= here && self.engine.rests_on() <= here.1;
-        let has_it = is_whole && nodes.len() >= needed || planted::is(Bug::ForgottenLog);
+        let has_it = is_whole && nodes.len() >= needed;
         let Some(candidate) = &mut self.server.replication.candidate else { return has_it };
         if !has_it && !candidate.is_told {
             candidate.is_told = true;
