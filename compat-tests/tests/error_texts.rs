@@ -28,6 +28,7 @@ const NO_ERRORS: &[&str] = &[
     "cannot write the file {:?} to the data directory: {error}; replication waits for it",
     "before term {number} begins, the end of the log is taken from {from}",
     "term {number} begins: this server is the master",
+    "term {} does not begin: of those who agree some began anew and have not yet what they had, so another server is waited for, which has it",
     "OK Already connected to specified master",
     "replica {host} {port} acknowledges position {position} and was sent the log up to {sent}: it is let go",
     "no one",

@@ -51,6 +51,14 @@ impl Hub {
         if let Some(best) = best.filter(|_| !planted::is(Bug::NoCatchUp)) {
             let (log_at, port) = (best.log_at, best.port.to_string());
             let from = Address::new(&best.host, &port);
+            // Who was copied until now has given all that he had, or is gone.
+            let is_used_up = candidate.wanted.is_some_and(|wanted| wanted <= ours);
+            let is_over = |link: &Link| is_used_up || !link.is_up();
+            let link = self.server.replication.link.as_ref();
+            if link.is_some_and(|link| Some(&link.to) != from.as_ref() && is_over(link)) {
+                self.drop_link();
+                self.server.replication.link = None;
+            }
             if let (None, Some(from)) = (&self.server.replication.link, from) {
                 self.engine.log.notices.push(format!(
                     "before term {number} begins, the end of the log is taken from {from}"
