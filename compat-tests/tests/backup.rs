@@ -532,6 +532,10 @@ fn a_damaged_copy_costs_its_own_records() {
     let mut client = restored.connect();
     client.expect(args!["GET", "three"], Reply::bulk("three".repeat(100)));
     client.expect(args!["GET", "one"], Reply::bulk("one".repeat(100)));
+    // Nothing is added to a set that lacks something.
+    let ended = run(backups.command(&server, &[]));
+    assert_eq!(ended.code, Some(2), "{}", ended.text);
+    assert!(ended.text.contains(&name) && ended.text.contains("--full"), "{}", ended.text);
     // What says how far the set is.
     flip(&backups.sets()[0].join("backup"), 20);
     let (restored, text) = backups.restore(1, &[]);

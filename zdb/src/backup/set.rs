@@ -333,18 +333,35 @@ impl BackupSet {
         Self::open(&set.directory).map(Some)
     }
 
-    /// Which versions of its segments the set has, up to where it counts.
+    /// Which versions of its segments the set has, up to where it counts. An error: one is missing.
     pub fn versions(&self) -> Result<Versions, String> {
         let mut bases: Vec<u64> =
             names(&self.directory)?.iter().filter_map(|name| format::segment_base(name)).collect();
         bases.sort_unstable();
         bases.retain(|base| *base < self.state.position);
-        // One whose header is damaged is another version to every server.
-        let headers = bases.into_iter().map(|base| {
+        let mut headers = Vec::new();
+        let mut follows = Some(0);
+        for base in bases {
+            // One whose header is damaged is another version to every server.
             let header = read_header(&self.directory.join(format::segment_name(base))).ok();
-            (base, header.and_then(|header| header.packed))
-        });
-        Ok(Versions::of(headers))
+            if let Some(missing) = follows.filter(|follows| *follows < base) {
+                return Err(self.is_missing(missing));
+            }
+            follows = header.map(|header| base.saturating_add(header.capacity));
+            headers.push((base, header.and_then(|header| header.packed)));
+        }
+        if let Some(missing) = follows.filter(|follows| *follows < self.state.position) {
+            return Err(self.is_missing(missing));
+        }
+        Ok(Versions::of(headers.into_iter()))
+    }
+
+    fn is_missing(&self, base: u64) -> String {
+        format!(
+            "segment {} of {} is missing: zdb backup --full begins another set",
+            format::segment_name(base),
+            self.directory.display()
+        )
     }
 
     /// Where the records of a segment end that another one follows.
