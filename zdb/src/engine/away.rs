@@ -278,7 +278,7 @@ impl Engine {
         }
         let is_for_care = match self.pending.get(&token) {
             Some(Pending::Record { waiter, .. } | Pending::Range { waiter, .. })
-            | Some(Pending::Work { waiter }) => matches!(waiter, Waiter::Cleaner(_)),
+            | Some(Pending::Work { waiter, .. }) => matches!(waiter, Waiter::Cleaner(_)),
             _ => true,
         };
         if is_for_care || self.away.is_ending {

@@ -127,9 +127,10 @@ enum Pending {
     Written {
         waiter: Waiter,
     },
-    /// Work on files for the cleaner.
+    /// Work on files for the cleaner, or for who has the log, too; `read`: the file that is read.
     Work {
         waiter: Waiter,
+        read: Option<FileId>,
     },
     /// The sidecar of the packed segment with this base.
     Sidecar {
@@ -561,7 +562,12 @@ impl Engine {
             Some(Pending::Written { waiter }) => {
                 self.answer(waiter, Answer::Written(result.map(|_| ())));
             }
-            Some(Pending::Work { waiter }) => self.answer(waiter, Answer::Work(result)),
+            Some(Pending::Work { waiter, read }) => {
+                if let Some(file) = read {
+                    self.file_read(file);
+                }
+                self.answer(waiter, Answer::Work(result));
+            }
             Some(Pending::Sidecar { base }) => self.sidecar_stored(base, result),
             Some(Pending::Removal) => {
                 self.cleaner.removals -= 1;

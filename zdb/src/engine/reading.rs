@@ -337,9 +337,9 @@ impl Pending {
     fn reads(&self, of: FileId) -> bool {
         match self {
             Self::Record { spot, .. } | Self::Range { spot, .. } => spot.file == of,
+            Self::Work { read, .. } => *read == Some(of),
             Self::Page { .. }
             | Self::Written { .. }
-            | Self::Work { .. }
             | Self::Sidecar { .. }
             | Self::Removal
             | Self::FreeSpace => false,

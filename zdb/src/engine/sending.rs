@@ -161,7 +161,11 @@ impl Engine {
     pub fn work_for(&mut self, waiter: Waiter, operation: Operation) {
         self.next_token += 1;
         let token = Token(self.next_token << 1 | 1);
-        self.pending.insert(token, Pending::Work { waiter });
+        let read = match &operation {
+            Operation::Read { file, .. } => Some(*file),
+            _ => None,
+        };
+        self.pending.insert(token, Pending::Work { waiter, read });
         self.operations.push((token, operation));
     }
 

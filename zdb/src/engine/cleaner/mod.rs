@@ -280,7 +280,7 @@ impl Engine {
     fn ask_for(&mut self, operation: Operation) -> u64 {
         let question = self.new_question();
         let token = self.ask(operation);
-        self.pending.insert(token, Pending::Work { waiter: Waiter::Cleaner(question) });
+        self.pending.insert(token, Pending::Work { waiter: Waiter::Cleaner(question), read: None });
         question
     }
 
