@@ -144,14 +144,18 @@ impl Run {
                         "{:x}..{:x}{}",
                         one.base,
                         one.end(),
-                        if one.packed.is_some() { " packed" } else { "" }
+                        one.packed.as_ref().map_or_else(String::new, |packed| format!(
+                            " packed at {:x}",
+                            packed.header.rests_on
+                        ))
                     )
                 })
                 .collect();
             eprintln!(
-                "{at}: id {} terms {:?} segments {segments:?}",
+                "{at}: id {} terms {:?} owed {:?} segments {segments:?}",
                 engine.log.id.to_hex(),
-                engine.terms.list()
+                engine.terms.list(),
+                engine.node.owed
             );
             let mut records = Vec::new();
             for segment in engine.log.segments.list() {

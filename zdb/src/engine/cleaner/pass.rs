@@ -545,7 +545,7 @@ impl Pass {
                     count: self.count,
                     end: self.end,
                     judged_until: self.judged_until,
-                    rests_on: self.rests_on,
+                    rests_on: engine.log.records_end(self.rests_on),
                     is_undecided: self.is_undecided,
                 };
                 let builder = std::mem::replace(&mut self.builder, Builder::new(self.base));

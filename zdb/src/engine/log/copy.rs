@@ -58,6 +58,15 @@ impl Log {
         }
     }
 
+    /// Where the last record before a position ends. Of a segment with nothing but a header a start knows nothing.
+    pub fn records_end(&self, position: u64) -> u64 {
+        let segments = self.segments.list();
+        let at = segments.partition_point(|one| one.base + SEGMENT_HEADER_BYTES < position);
+        let Some(last) = at.checked_sub(1).map(|at| &segments[at]) else { return 0 };
+        let is_within = position < last.base + last.capacity;
+        if is_within { position } else { last.end() }
+    }
+
     /// Whether the log takes records.
     pub fn is_open(&self) -> bool {
         self.open

@@ -429,7 +429,10 @@ impl SegmentHeader {
                 end: u64_at(bytes, 60),
                 judged_until: u64_at(bytes, 68),
                 // Those of before there were replicas do not say it.
-                rests_on: u64_at(bytes, 108).max(u64_at(bytes, 68)),
+                rests_on: match u64_at(bytes, 108) {
+                    0 => u64_at(bytes, 68),
+                    rests_on => rests_on,
+                },
                 record_bytes: u64_at(bytes, 76),
                 stops: u32_at(bytes, 84),
                 residues: u32_at(bytes, 88),

@@ -417,7 +417,7 @@ impl Builder {
             count: cover.count,
             end: cover.end,
             judged_until: cover.judged_until,
-            rests_on: cover.rests_on.max(cover.judged_until),
+            rests_on: cover.rests_on,
             record_bytes,
             stops: stops.len() as u32,
             residues: residues.len() as u32,

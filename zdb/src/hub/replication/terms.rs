@@ -5,7 +5,6 @@
 //! of Howard, Malkhi and Spiegelman, "Flexible Paxos", 2016; as in Raft the log is copied as it is).
 
 use crate::command::replication::{Address, Candidate, Link, Replica, Stage, SyncRequest};
-use crate::engine::log::format::SEGMENT_HEADER_BYTES;
 use crate::engine::node::Promise;
 use crate::hub::Hub;
 use crate::planted::{self, Bug};
@@ -141,14 +140,7 @@ impl Hub {
         if self.engine.is_bare() {
             return (0, 0);
         }
-        let segments = self.engine.log.segments.list();
-        let at = segments.partition_point(|one| one.base + SEGMENT_HEADER_BYTES < position);
-        // Of a segment with nothing but a header a start knows nothing.
-        let is_within = at > 0 && position < segments[at - 1].base + segments[at - 1].capacity;
-        let end = match at.checked_sub(1).map(|at| segments[at].end()) {
-            _ if is_within => position,
-            before => before.unwrap_or(0),
-        };
+        let end = self.engine.log.records_end(position);
         (self.engine.terms.number_at(end), end)
     }
 
