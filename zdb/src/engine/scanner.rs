@@ -251,9 +251,14 @@ impl<'a> Scanner<'a> {
         Ok(walk::is_half_written(self.bytes(position, head.bytes())?, position, head))
     }
 
-    /// Whether a record whose head is damaged was never written, or not beyond the sector in which it begins.
+    /// Whether a record whose head is damaged was never written, or not in the sector in which it begins, or not
+    /// beyond it. What a sector holds of a head is zeroes only where it is as it was before.
     pub fn is_gap(&mut self, position: u64) -> Result<bool, String> {
         let next = (position + 1).next_multiple_of(walk::SECTOR);
+        let begun = self.bytes(position, next - position)?;
+        if begun.iter().take((next - position) as usize).all(|byte| *byte == 0) {
+            return Ok(true);
+        }
         let from = if next - position < HEAD_AND_KEY_BYTES_MAX { next } else { position };
         let bytes = self.bytes(position, from - position + walk::SECTOR)?;
         let bytes = bytes.get((from - position) as usize..).unwrap_or_default();

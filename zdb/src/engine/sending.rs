@@ -3,6 +3,7 @@
 use super::log::copy::CopiedSegment;
 use super::log::format::{BLOCK, PackedHeader, SEGMENT_HEADER_BYTES};
 use super::log::segments::Segment;
+use super::node::Errand;
 use super::{Engine, Pending, Waiter, cleaner};
 use crate::disk::{FileId, Operation, Token};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -136,10 +137,12 @@ impl Engine {
         Versions::of(headers)
     }
 
-    /// How far the log was when a packed segment that is here was finished: before it is that far, it lacks what was
-    /// superseded by records that are not here.
-    pub fn rests_on(&self) -> u64 {
-        self.versions_before(u64::MAX).rests_on
+    /// Whether the log has all that it had before it was copied anew, and all by which what is lacking in its packed
+    /// segments was superseded.
+    pub fn is_whole(&self) -> bool {
+        let here = (self.terms.number(), self.log.end());
+        let is_leaving = matches!(self.node.errand, Errand::Adopt { .. });
+        !is_leaving && self.node.owed <= here && self.versions_before(u64::MAX).rests_on <= here.1
     }
 
     /// Whether the packed segment with this base, or one behind it, may have lost deletes of what older segments of

@@ -111,7 +111,8 @@ impl Hub {
         self.engine.log.set_copying(now_ms, true);
         let number = self.engine.node.promised.number.max(self.engine.terms.number()) + 1;
         self.promise(Promise { number, node: self.engine.node.name });
-        if self.server.settings.min_replicas > 0 {
+        // One that is being copied anew is none to whom others should give way.
+        if self.server.settings.min_replicas > 0 || !self.engine.is_whole() {
             self.engine.log.replicated = Some(0);
             self.server.replication.candidate =
                 Some(Candidate { number, wanted: None, is_told: false });

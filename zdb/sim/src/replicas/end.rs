@@ -66,14 +66,21 @@ impl Run {
         );
     }
 
-    /// Who may be made the master: two servers that were one before either had a copy have begun a log each, which they
-    /// say rather than lose one, and the operator keeps the one that went on.
+    /// Who may be made the master. Two servers that were one before either had a copy have begun a log each, which they say
+    /// rather than lose one, and the operator keeps the one that went on. Without replicas for each write it has to be one
+    /// that is not being copied anew, and that has most.
     fn able_to_lead(&self) -> Vec<usize> {
         let engine = |at: usize| &self.nodes[at].hub.engine;
+        let has = |at: usize| (engine(at).terms.number(), engine(at).log.end());
+        if self.min_replicas == 0 {
+            let whole = (0..NODES).filter(|at| engine(*at).is_whole());
+            let best = whole.max_by_key(|at| has(*at));
+            return vec![best.expect("a server gives way to a whole one alone")];
+        }
         let last = (0..NODES).max_by_key(|at| engine(*at).terms.number()).expect("there are nodes");
-        (0..NODES)
-            .filter(|at| engine(*at).log.end() == 0 || engine(*at).log.id == engine(last).log.id)
-            .collect()
+        let is_of_it =
+            |at: &usize| engine(*at).log.end() == 0 || engine(*at).log.id == engine(last).log.id;
+        (0..NODES).filter(is_of_it).collect()
     }
 
     fn ask(&mut self, at: usize, words: &[Vec<u8>]) -> Reply {

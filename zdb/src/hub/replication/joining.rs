@@ -1,7 +1,7 @@
 //! A replica asks for the log: by the terms of both it goes on where it is, goes back to where they part, or begins
 //! anew. Nobody gets the log before this server may send it.
 
-use crate::command::replication::{Replica, Stage, SyncRequest};
+use crate::command::replication::{Link, Replica, Stage, SyncRequest};
 use crate::hub::Hub;
 use crate::output::Output;
 use crate::resp::Protocol;
@@ -54,6 +54,19 @@ impl Hub {
         let is_master = self.server.replication.master.is_none();
         if is_master && !is_backup && !self.may_sync(key, &request) {
             return;
+        }
+        let link = self.server.replication.link.as_ref();
+        let is_bound = self.server.settings.min_replicas > 0 || is_backup || is_master;
+        if !is_bound && !link.is_some_and(Link::is_up) {
+            // As Redis has it. Two that follow each other would both give way to the other; with replicas for each
+            // write only the master of the newest term is given way to, and candidates ask here.
+            let text = "NOMASTERLINK Can't SYNC while not connected with my master";
+            return self.refuse_replica(key, text);
+        }
+        if !self.engine.is_whole() {
+            // Others would give way to a part of what they have.
+            let text = "this server is being copied anew itself, and has nothing for others yet";
+            return self.refuse_replica(key, text);
         }
         self.name_node();
         if !self.is_node_saved() {

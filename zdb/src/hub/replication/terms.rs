@@ -36,7 +36,11 @@ impl Hub {
         let (number, ours) = (candidate.number, self.log_at());
         let mine = Promise { number, node: self.engine.node.name };
         let settings = &self.server.settings;
-        let needed = (settings.nodes().saturating_sub(settings.min_replicas)).saturating_sub(1);
+        let needed = match settings.min_replicas {
+            // It only waits until it is whole.
+            0 => 0,
+            replicas => settings.nodes().saturating_sub(replicas).saturating_sub(1),
+        };
         let has_agreed = |one: &&Replica| one.promised == mine && !one.is_backup;
         let agreed: Vec<&Replica> =
             self.server.replication.replicas.iter().filter(has_agreed).collect();
@@ -96,8 +100,10 @@ impl Hub {
         let mut nodes: Vec<u32> = agreed.map(|one| one.node).collect();
         nodes.sort_unstable();
         nodes.dedup();
-        let is_whole = self.engine.node.owed <= here && self.engine.rests_on() <= here.1;
-        let has_it = is_whole && nodes.len() >= needed;
+        let has_it = self.engine.is_whole() && nodes.len() >= needed;
+        if has_it && self.server.settings.min_replicas == 0 {
+            self.engine.log.replicated = None;
+        }
         let Some(candidate) = &mut self.server.replication.candidate else { return has_it };
         if !has_it && !candidate.is_told {
             candidate.is_told = true;
