@@ -111,6 +111,18 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
         "servers_with_different_logs_do_not_agree",
     ),
     (
+        "NOMASTERLINK Can't SYNC while not connected with my master",
+        "it takes two servers",
+        "replication",
+        "two_that_follow_each_other_lose_nothing",
+    ),
+    (
+        "this server is being copied anew itself, and has nothing for others yet",
+        "it takes a copy that began anew",
+        "replication_wire",
+        "half_a_copy_is_nobodys_master",
+    ),
+    (
         "as many servers as --nodes says have this log already",
         "it takes replicas",
         "replication",

@@ -380,6 +380,23 @@ fn a_server_with_another_log_begins_anew() {
     assert_ne!(old.connect().call(args!["DBSIZE"]), Reply::Integer(0));
 }
 
+/// Two that follow each other give way to none.
+#[test]
+fn two_that_follow_each_other_lose_nothing() {
+    let mut random = Rng::with_seed(seed("replication"));
+    let one = setup(&[]).start();
+    churn(&mut one.connect(), &mut random, 300);
+    let other = replica(&one, &[]);
+    in_sync(&one, &other);
+    follow(&mut one.connect(), other.address());
+    for server in [&one, &other] {
+        server.wait_for_log("why it waits", |line| line.contains("NOMASTERLINK"));
+        assert!(!server.log().iter().any(|line| line.contains("aside-")), "{:?}", server.log());
+    }
+    one.connect().expect(args!["REPLICAOF", "NO", "ONE"], Reply::ok());
+    same(&one, &other);
+}
+
 #[test]
 fn a_write_waits_for_replicas_where_it_has_to() {
     let flags = ["--min-replicas", "1"];

@@ -546,6 +546,26 @@ fn a_replica_keeps_its_promises() {
     has_keys(&scene.master, 0..KEYS);
 }
 
+/// A server that had to begin anew, and has not yet what it had, is nobody's master.
+#[test]
+fn half_a_copy_is_nobodys_master() {
+    let scene = Scene::new(&[]);
+    let (mut call, asked) = scene.fake.asked();
+    let adopt = encoded(args!["ADOPT", asked.log(), "0".repeat(32), "1"]);
+    call.send_raw(&adopt).expect("it is there");
+    drop(scene.fake.asked());
+    scene.replica.connect().expect(args!["REPLICAOF", "NO", "ONE"], Reply::ok());
+    let refused = scene.replica.connect().call(args!["SET", "own", "1"]);
+    assert!(format!("{refused:?}").contains("NOREPLICAS"), "{refused:?}");
+    let mut call = introduce(&scene.replica, "00c0ffee");
+    let answer = ask(&mut call, &asked.words).expect("it answers").remove(0);
+    assert!(answer.contains("is being copied anew itself"), "{answer}");
+    scene.replica.wait_for_log("why it is none", |line| line.contains("does not begin"));
+    follow(&mut scene.replica.connect(), scene.master.address());
+    in_sync(&scene.master, &scene.replica);
+    has_keys(&scene.replica, 0..KEYS);
+}
+
 // -------------------------------------------------------------------- a false replica
 
 /// What a real replica asks this master, which has nobody else then.
