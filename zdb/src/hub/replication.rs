@@ -126,6 +126,12 @@ impl Hub {
 
     /// Neither follows nor is followed: whoever did begins anew.
     fn leave_roles(&mut self) {
+        if self.engine.node.errand != Errand::None && !self.stopping {
+            // It was to give way to somebody whom it does not follow any more.
+            self.engine.node.errand = Errand::None;
+            self.affairs.changed += 1;
+            self.affairs.restarts = false;
+        }
         self.drop_link();
         let replication = &mut self.server.replication;
         replication.link = None;
