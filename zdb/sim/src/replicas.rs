@@ -1,15 +1,17 @@
 //! Three servers that have one log, on one thread from a seed: their disks, the ways between them, and an
-//! operator who makes masters and replicas of them as he likes. Clients write and delete, alone and in batches, in
-//! namespaces of their own, and cleaners clean. In the end all is healed, one is the master, and what was acknowledged must be there, everywhere
-//! the same.
+//! operator who makes masters and replicas of them as he likes. Clients write and delete, alone and in batches, flush
+//! namespaces of their own, and read anywhere; cleaners clean. In the end all is healed, one is the master, and what was
+//! acknowledged must be there, everywhere the same.
 
 mod clients;
 mod end;
+mod readers;
 
 use crate::disk::{MemoryFiles, Random};
 use crate::words;
 use crate::world::{self, Setup, buffer_directory};
 use clients::Client;
+use readers::Reader;
 use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use zdb::output::Output;
 
 const NODES: usize = 3;
 const CLIENTS: usize = 4;
+const READERS: usize = 2;
 /// Keys that each client has.
 const KEYS: u64 = 3;
 const STEPS: u64 = 1500;
@@ -63,6 +66,7 @@ pub struct Run {
     nodes: Vec<Node>,
     ways: Vec<Way>,
     clients: Vec<Client>,
+    readers: Vec<Reader>,
     /// From whom to whom nothing gets through.
     cut: HashSet<(usize, usize)>,
     now_ms: u64,
@@ -73,6 +77,8 @@ pub struct Run {
     pub traced: bool,
     pub restarts: u64,
     pub acknowledged: u64,
+    /// Values and versions that were read meanwhile.
+    pub read: u64,
     /// Segments that cleaners replaced.
     pub cleaned: u64,
     /// Cleaners may have dropped versions, here and there others.
@@ -118,6 +124,7 @@ impl Run {
             nodes: Vec::new(),
             ways: Vec::new(),
             clients: Vec::new(),
+            readers: Vec::new(),
             cut: HashSet::new(),
             now_ms: 1,
             policy,
@@ -127,6 +134,7 @@ impl Run {
             traced: false,
             restarts: 0,
             acknowledged: 0,
+            read: 0,
             cleaned: 0,
             cleans: false,
         };
@@ -150,6 +158,7 @@ impl Run {
             });
         }
         run.clients.extend((0..CLIENTS).map(Client::new));
+        run.readers.resize_with(READERS, Reader::default);
         run
     }
 
@@ -260,6 +269,8 @@ impl Run {
             } else if let Some(client) = self.client_of(at, key) {
                 self.clients[client].inbox.extend(bytes);
                 self.hear(client);
+            } else if let Some(reader) = self.reader_of(at, key) {
+                self.take_in(reader, &bytes);
             }
         } else if wishes.is_answered {
             self.hang_up(at, key);
@@ -276,6 +287,10 @@ impl Run {
         self.clients.iter().position(|client| client.node == at && client.key == Some(key))
     }
 
+    fn reader_of(&self, at: usize, key: u64) -> Option<usize> {
+        self.readers.iter().position(|reader| reader.node == at && reader.key == Some(key))
+    }
+
     /// A server closes a connection.
     fn hang_up(&mut self, at: usize, key: u64) {
         if let Some((way, end)) = self.way_of(at, key) {
@@ -283,6 +298,8 @@ impl Run {
             self.ways[way].ends[end] = (usize::MAX, 0);
         } else if let Some(client) = self.client_of(at, key) {
             self.clients[client].part();
+        } else if let Some(reader) = self.reader_of(at, key) {
+            self.readers[reader] = Reader::default();
         }
         self.nodes[at].hub.failed(key);
         self.nodes[at].hub.remove(key);
@@ -401,6 +418,9 @@ impl Run {
         self.ways.retain(|way| way.ends.iter().any(|end| end.0 != usize::MAX));
         for client in self.clients.iter_mut().filter(|client| client.node == at) {
             client.part();
+        }
+        for reader in self.readers.iter_mut().filter(|reader| reader.node == at) {
+            *reader = Reader::default();
         }
     }
 
@@ -548,7 +568,11 @@ impl Run {
                 let client = self.random.below(CLIENTS as u64) as usize;
                 self.write(client);
             }
-            860..950 => self.now_ms += 1 + self.random.below(400),
+            860..930 => self.now_ms += 1 + self.random.below(400),
+            930..950 => {
+                let reader = self.random.below(READERS as u64) as usize;
+                self.read(reader);
+            }
             950..960 => self.rush(),
             960..966 => {
                 let other = self.random.below(NODES as u64) as usize;
@@ -581,10 +605,13 @@ impl Run {
                 }
             }
             993..996 => self.make_master(at),
-            996..998 => self.tell(at, "DEBUG CLEAN"),
+            996 => self.tell(at, &["DEBUG CLEAN"]),
+            997 => self.write_ids(at),
             998..1000 => {
                 self.cleans = true;
-                self.tell(at, "NSSET default history 0");
+                let name = self.random.below(CLIENTS as u64) as usize;
+                let name = self.clients[name].namespace().unwrap_or("default");
+                self.tell(at, &[&format!("NSSET {name} history {}", at % 2), "DEBUG CLEAN"]);
             }
             _ => {}
         }
@@ -618,11 +645,22 @@ impl Run {
         self.ways.retain(|way| way.ends.iter().any(|end| end.0 != usize::MAX));
     }
 
-    /// Tells a server something that it may refuse.
-    fn tell(&mut self, at: usize, line: &str) {
-        let words: Vec<Vec<u8>> = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+    /// Writes to a namespace that counts its keys, and deletes one.
+    fn write_ids(&mut self, at: usize) {
+        let id = self.random.below(8).to_le_bytes().to_vec();
+        let delete = format!("DEL {}", String::from_utf8(id).expect("small bytes are ASCII"));
+        let lines = ["NSNEW ids", "NSSET ids mode seq", "SELECT ids", "SET  one", "SET  two"];
+        self.tell(at, &[&lines[..], &[&delete]].concat());
+    }
+
+    /// Tells a server things that it may refuse.
+    fn tell(&mut self, at: usize, lines: &[&str]) {
         let key = self.nodes[at].hub.connected(peer());
-        self.nodes[at].hub.received(key, &words::encode(&words));
+        for line in lines {
+            let words: Vec<Vec<u8>> =
+                line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+            self.nodes[at].hub.received(key, &words::encode(&words));
+        }
         self.turn(at);
         self.nodes[at].hub.failed(key);
         self.nodes[at].hub.remove(key);
@@ -659,6 +697,7 @@ fn address(of: usize) -> String {
 pub struct Seen {
     pub digest: u64,
     pub acknowledged: u64,
+    pub read: u64,
     pub restarts: u64,
     pub cleaned: u64,
 }
@@ -668,6 +707,6 @@ pub fn run(seed: u64, traced: bool) -> Seen {
     let mut run = Run::new(seed);
     run.traced = traced;
     let digest = run.run();
-    let Run { acknowledged, restarts, cleaned, .. } = run;
-    Seen { digest, acknowledged, restarts, cleaned }
+    let Run { acknowledged, read, restarts, cleaned, .. } = run;
+    Seen { digest, acknowledged, read, restarts, cleaned }
 }
