@@ -2,6 +2,7 @@
 //! anew. Nobody gets the log before this server may send it.
 
 use crate::command::replication::{Link, Replica, Stage, SyncRequest};
+use crate::engine::node::Promise;
 use crate::hub::Hub;
 use crate::output::Output;
 use crate::resp::Protocol;
@@ -34,7 +35,8 @@ impl Hub {
             return self.close_behind_replies(key);
         }
         replica.heard_ms = now_ms;
-        replica.promised = request.promised;
+        // Who is refused has agreed to nothing: what it has was not looked at.
+        replica.promised = Promise::default();
         replica.owed = request.owed;
         let is_backup = replica.is_backup;
         // Of another log nobody can tell whether it has more; but whatever it has is more than nothing.
@@ -51,6 +53,8 @@ impl Hub {
             return self
                 .refuse_replica(key, "as many servers as --nodes says have this log already");
         }
+        let replica = self.server.replication.replica_mut(key).expect("looked up above");
+        replica.promised = request.promised;
         let is_master = self.server.replication.master.is_none();
         if is_master && !is_backup && !self.may_sync(key, &request) {
             return;
