@@ -474,6 +474,13 @@ impl Hub {
         if asked.number > TERM_MAX {
             return Word::Drop(format!("it wants term {}, which cannot be", asked.number));
         }
+        if self.server.replication.candidate.is_some() {
+            // It would begin its own term all the same, and whoever agreed to both would follow the earlier one.
+            return Word::Drop(format!(
+                "it wants term {}, and this server is to be the master itself",
+                asked.number
+            ));
+        }
         if asked.number < known.number || asked.number == known.number && asked.node != known.node {
             return Word::Drop(format!(
                 "it wants term {}, but {} was promised to another one",
