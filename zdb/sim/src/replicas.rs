@@ -1,10 +1,13 @@
 //! Three servers that have one log, on one thread from a seed: their disks, the ways between them, and an
 //! operator who makes masters and replicas of them as he likes. Clients write and delete, alone and in batches, flush
-//! namespaces of their own, and read anywhere; cleaners clean. In the end all is healed, one is the master, and what was
-//! acknowledged must be there, everywhere the same.
+//! namespaces of their own, and read anywhere; cleaners clean. What goes wrong: processes are killed, machines lose power,
+//! alone or all at once, and while they start, too; disks are full for a while, or fail; servers pause; links break, are
+//! cut, and flip bits. In the end all is healed, one is the master, and what was acknowledged must be there, everywhere
+//! the same.
 
 mod clients;
 mod end;
+mod faults;
 mod readers;
 
 use crate::disk::{MemoryFiles, Random};
@@ -34,6 +37,9 @@ const STEPS: u64 = 1500;
 const RUSH_ROUNDS: usize = 20;
 /// Rounds after which everything is in sync, or never.
 const HEAL_ROUNDS_MAX: usize = 6000;
+const HEAL_ROUND_MS: u64 = 50;
+/// How long what a reply rests on may stay without a flush.
+const PERIOD_MS: u64 = 1000;
 const START_US: u64 = 1_800_000_000_000_000;
 const PORT: u16 = 1000;
 const BLOCK: u64 = format::BLOCK;
@@ -48,7 +54,17 @@ struct Node {
     offset_s: u64,
     /// Nobody lets it run until then.
     paused_until_ms: u64,
+    /// There is no room for new files until then.
+    full_until_ms: u64,
+    /// How far its log was when so many writes had been acknowledged, by whomever.
+    marks: Vec<Mark>,
     replica_of: String,
+}
+
+#[derive(Clone, Copy)]
+struct Mark {
+    acknowledged: u64,
+    end: u64,
 }
 
 /// A connection between two servers: who made it has its first end.
@@ -72,8 +88,6 @@ pub struct Run {
     now_ms: u64,
     policy: Policy,
     min_replicas: usize,
-    /// Only under a policy that promises something.
-    power: bool,
     pub traced: bool,
     pub restarts: u64,
     pub acknowledged: u64,
@@ -115,8 +129,10 @@ fn peer() -> Peer {
 impl Run {
     pub fn new(seed: u64) -> Self {
         let mut random = Random(seed);
-        let power = random.below(2) == 0;
-        let policy = if power { Policy::Always } else { Policy::Every { period_ms: 1000 } };
+        let policy = match random.below(2) {
+            0 => Policy::Always,
+            _ => Policy::Every { period_ms: PERIOD_MS },
+        };
         let min_replicas = random.below(3).min(1) as usize;
         let directory = buffer_directory();
         let mut run = Self {
@@ -129,7 +145,6 @@ impl Run {
             now_ms: 1,
             policy,
             min_replicas,
-            power,
             random,
             traced: false,
             restarts: 0,
@@ -154,6 +169,8 @@ impl Run {
                 orders: VecDeque::new(),
                 offset_s,
                 paused_until_ms: 0,
+                full_until_ms: 0,
+                marks: Vec::new(),
                 replica_of,
             });
         }
@@ -162,19 +179,22 @@ impl Run {
         run
     }
 
-    fn start(&self, at: usize, files: &MemoryFiles, buffer: &std::path::Path, master: &str) -> Hub {
+    fn options(&self, at: usize, buffer: &std::path::Path) -> StartOptions {
         let mut random = [at as u8 + 1; 32];
         random[..8].copy_from_slice(&self.seed.to_le_bytes());
         let setup = setup(self.policy);
-        let options = StartOptions {
+        StartOptions {
             mode: None,
             policy: self.policy,
             segment_bytes: setup.segment_bytes,
             cache_bytes: setup.cache_bytes,
             buffer: Some(buffer.into()),
             random,
-        };
-        let (engine, report) = recovery::start(files, options)
+        }
+    }
+
+    fn start(&self, at: usize, files: &MemoryFiles, buffer: &std::path::Path, master: &str) -> Hub {
+        let (engine, report) = recovery::start(files, self.options(at, buffer))
             .unwrap_or_else(|line| panic!("server {at} does not start: {line}"));
         if self.traced {
             report.aside.iter().for_each(|line| eprintln!("{at}: {line}"));
@@ -186,7 +206,7 @@ impl Run {
                 report.damage
             );
         }
-        let mut state = world::state(&setup);
+        let mut state = world::state(&setup(self.policy));
         state.settings.replica_of = master.to_owned();
         state.settings.min_replicas = self.min_replicas;
         state.settings.nodes = NODES;
@@ -219,8 +239,9 @@ impl Run {
         let now = self.clock(self.nodes[at].offset_s);
         self.nodes[at].hub.set_time(now);
         for _ in 0..200 {
+            self.nodes[at].hub.settle();
+            self.mark(at);
             let node = &mut self.nodes[at];
-            node.hub.settle();
             let mut operations = Vec::new();
             node.hub.take_operations(&mut operations);
             for (token, operation) in operations {
@@ -355,6 +376,9 @@ impl Run {
         operation: Operation,
         part: Option<u64>,
     ) -> std::io::Result<Done> {
+        if let Some(error) = self.refuse(at, &operation) {
+            return Err(error);
+        }
         let node = &mut self.nodes[at];
         match operation {
             Operation::Write { file, offset, position, length, durable } => {
@@ -493,10 +517,16 @@ impl Run {
         // The old one lets go of its buffer before the new one takes it.
         let spare = world::World::placeholder();
         drop(std::mem::replace(&mut node.hub, spare));
+        node.files.forget_plan();
+        node.full_until_ms = 0;
         let (files, buffer) = (node.files.clone(), node.buffer.clone());
         let master = node.replica_of.clone();
+        if self.random.below(4) == 0 {
+            self.start_with_trouble(at);
+        }
         let hub = self.start(at, &files, &buffer, &master);
         self.nodes[at].hub = hub;
+        self.unmark(at);
     }
 
     /// The process is killed or, with `power`, the machine is.
@@ -520,11 +550,8 @@ impl Run {
             }
         }
         if power {
-            self.nodes[at].files.cut_power(&mut self.random);
-            let buffer = self.nodes[at].buffer.clone();
-            for entry in std::fs::read_dir(&buffer).into_iter().flatten().flatten() {
-                let _ = std::fs::remove_file(entry.path());
-            }
+            self.doubt(at);
+            self.cut_power(at);
         }
         self.start_again(at);
     }
@@ -568,7 +595,8 @@ impl Run {
                 let client = self.random.below(CLIENTS as u64) as usize;
                 self.write(client);
             }
-            860..930 => self.now_ms += 1 + self.random.below(400),
+            860..922 => self.now_ms += 1 + self.random.below(400),
+            922..930 => self.spoil_disk(at),
             930..950 => {
                 let reader = self.random.below(READERS as u64) as usize;
                 self.read(reader);
@@ -593,8 +621,10 @@ impl Run {
                 }
             }
             980..984 => {
-                let power = self.power && self.random.below(2) == 0;
-                self.crash(at, power);
+                let power = self.random.below(2) == 0;
+                let is_everywhere = power && self.random.below(8) == 0;
+                let is_hit = |one: &usize| *one == at || is_everywhere;
+                (0..NODES).filter(is_hit).for_each(|at| self.crash(at, power));
             }
             984..986 => self.nodes[at].paused_until_ms = self.now_ms + self.random.below(30_000),
             986..993 => {
@@ -682,6 +712,7 @@ impl Run {
             self.step();
         }
         self.heal();
+        self.check_flushed();
         self.check();
         (0..NODES).for_each(|at| self.note_cleaned(at));
         self.nodes[0].hub.engine.log.end() ^ self.acknowledged << 32

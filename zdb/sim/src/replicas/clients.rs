@@ -23,8 +23,8 @@ struct Deed {
 #[derive(Default)]
 struct Key {
     deeds: Vec<Deed>,
-    /// Number of the last deed that was acknowledged.
-    acknowledged: Option<u64>,
+    /// Numbers of the deeds that were acknowledged, and how many of all clients were before.
+    acknowledged: Vec<(u64, u64)>,
 }
 
 pub struct Client {
@@ -68,6 +68,13 @@ impl Client {
         self.namespace.as_deref()
     }
 
+    /// What was acknowledged when so many were before need not be kept.
+    pub fn doubt(&mut self, since: u64) {
+        for key in self.keys.values_mut() {
+            key.acknowledged.retain(|(_, before)| *before < since);
+        }
+    }
+
     /// Whether a key ever had the value with this number.
     pub fn has_written(&self, key: u64, number: u64) -> bool {
         let deeds = self.keys.get(&key).map_or(&[][..], |key| &key.deeds);
@@ -80,6 +87,7 @@ impl Client {
         let Some(Key { deeds, acknowledged }) = self.keys.get(&key) else {
             return found.map_or(Ok(()), |number| Err(format!("{number} was never written")));
         };
+        let acknowledged = acknowledged.last().map(|(number, _)| *number);
         let kept = acknowledged.filter(|_| all_kept);
         let may_be = |deed: &&Deed| kept.is_none_or(|kept| deed.number >= kept);
         let is_it = |deed: &Deed| match found {
@@ -201,7 +209,8 @@ impl Run {
                 continue;
             }
             for key in &keys {
-                one.keys.entry(*key).or_default().acknowledged = Some(number);
+                let key = one.keys.entry(*key).or_default();
+                key.acknowledged.push((number, self.acknowledged));
             }
             self.acknowledged += 1;
             if self.traced {

@@ -1,7 +1,7 @@
 //! The end of a run: all is healed, one server is the master, and all of them have the same.
 
 use super::clients::{PASSWORD, name_of, number_of};
-use super::{CLIENTS, HEAL_ROUNDS_MAX, KEYS, NODES, Run, peer};
+use super::{CLIENTS, HEAL_ROUND_MS, HEAL_ROUNDS_MAX, KEYS, NODES, Run, peer};
 use crate::reply::{self, Reply};
 use crate::words;
 use zdb::command::replication::Gate;
@@ -12,8 +12,14 @@ use zdb::output::Output;
 impl Run {
     pub(super) fn heal(&mut self) -> usize {
         self.cut.clear();
-        for node in &mut self.nodes {
-            node.paused_until_ms = 0;
+        for at in 0..NODES {
+            let node = &mut self.nodes[at];
+            (node.paused_until_ms, node.full_until_ms) = (0, 0);
+            node.files.forget_plan();
+            // Somebody has looked at the disk.
+            if node.hub.engine.log.broken().is_some() {
+                self.crash(at, false);
+            }
         }
         let able = self.able_to_lead();
         let master = able[self.random.below(able.len() as u64) as usize];
@@ -24,7 +30,7 @@ impl Run {
         }
         for round in 0..HEAL_ROUNDS_MAX {
             self.round();
-            self.now_ms += 50;
+            self.now_ms += HEAL_ROUND_MS;
             let is_open = self.nodes[master].hub.server.replication.gate == Gate::Open;
             let end = self.nodes[master].hub.engine.log.end();
             let in_sync = self.nodes.iter().enumerate().all(|(at, node)| {
