@@ -304,6 +304,7 @@ fn replicate_all(options: &Options) -> bool {
             assert_eq!(first, replicas::run(seed, false), "a seed does the same twice");
         }
         sum.acknowledged += first.acknowledged;
+        sum.read += first.read;
         sum.restarts += first.restarts;
         sum.cleaned += first.cleaned;
         done += 1;
@@ -312,9 +313,9 @@ fn replicate_all(options: &Options) -> bool {
         }
     }
     println!(
-        "{done} runs of three servers come together in the end: {} writes were acknowledged, servers began anew {} times, \
-         and {} segments were cleaned",
-        sum.acknowledged, sum.restarts, sum.cleaned
+        "{done} runs of three servers come together in the end: {} writes were acknowledged, {} values were read meanwhile, \
+         servers began anew {} times, and {} segments were cleaned",
+        sum.acknowledged, sum.read, sum.restarts, sum.cleaned
     );
     sum.acknowledged > 0
 }

@@ -1,15 +1,20 @@
 //! Three servers that have one log, on one thread from a seed: their disks, the ways between them, and an
-//! operator who makes masters and replicas of them as he likes. Clients write and delete, alone and in batches, in
-//! namespaces of their own, and cleaners clean. In the end all is healed, one is the master, and what was acknowledged must be there, everywhere
+//! operator who makes masters and replicas of them as he likes. Clients write and delete, alone and in batches, flush
+//! namespaces of their own, and read anywhere; cleaners clean. What goes wrong: processes are killed, machines lose power,
+//! alone or all at once, and while they start, too; disks are full for a while, or fail; servers pause; links break, are
+//! cut, and flip bits. In the end all is healed, one is the master, and what was acknowledged must be there, everywhere
 //! the same.
 
 mod clients;
 mod end;
+mod faults;
+mod readers;
 
 use crate::disk::{MemoryFiles, Random};
 use crate::words;
 use crate::world::{self, Setup, buffer_directory};
 use clients::Client;
+use readers::Reader;
 use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +29,7 @@ use zdb::output::Output;
 
 const NODES: usize = 3;
 const CLIENTS: usize = 4;
+const READERS: usize = 2;
 /// Keys that each client has.
 const KEYS: u64 = 3;
 const STEPS: u64 = 1500;
@@ -31,6 +37,9 @@ const STEPS: u64 = 1500;
 const RUSH_ROUNDS: usize = 20;
 /// Rounds after which everything is in sync, or never.
 const HEAL_ROUNDS_MAX: usize = 6000;
+const HEAL_ROUND_MS: u64 = 50;
+/// How long what a reply rests on may stay without a flush.
+const PERIOD_MS: u64 = 1000;
 const START_US: u64 = 1_800_000_000_000_000;
 const PORT: u16 = 1000;
 const BLOCK: u64 = format::BLOCK;
@@ -45,7 +54,17 @@ struct Node {
     offset_s: u64,
     /// Nobody lets it run until then.
     paused_until_ms: u64,
+    /// There is no room for new files until then.
+    full_until_ms: u64,
+    /// How far its log was when so many writes had been acknowledged, by whomever.
+    marks: Vec<Mark>,
     replica_of: String,
+}
+
+#[derive(Clone, Copy)]
+struct Mark {
+    acknowledged: u64,
+    end: u64,
 }
 
 /// A connection between two servers: who made it has its first end.
@@ -63,16 +82,17 @@ pub struct Run {
     nodes: Vec<Node>,
     ways: Vec<Way>,
     clients: Vec<Client>,
+    readers: Vec<Reader>,
     /// From whom to whom nothing gets through.
     cut: HashSet<(usize, usize)>,
     now_ms: u64,
     policy: Policy,
     min_replicas: usize,
-    /// Only under a policy that promises something.
-    power: bool,
     pub traced: bool,
     pub restarts: u64,
     pub acknowledged: u64,
+    /// Values and versions that were read meanwhile.
+    pub read: u64,
     /// Segments that cleaners replaced.
     pub cleaned: u64,
     /// Cleaners may have dropped versions, here and there others.
@@ -109,8 +129,10 @@ fn peer() -> Peer {
 impl Run {
     pub fn new(seed: u64) -> Self {
         let mut random = Random(seed);
-        let power = random.below(2) == 0;
-        let policy = if power { Policy::Always } else { Policy::Every { period_ms: 1000 } };
+        let policy = match random.below(2) {
+            0 => Policy::Always,
+            _ => Policy::Every { period_ms: PERIOD_MS },
+        };
         let min_replicas = random.below(3).min(1) as usize;
         let directory = buffer_directory();
         let mut run = Self {
@@ -118,15 +140,16 @@ impl Run {
             nodes: Vec::new(),
             ways: Vec::new(),
             clients: Vec::new(),
+            readers: Vec::new(),
             cut: HashSet::new(),
             now_ms: 1,
             policy,
             min_replicas,
-            power,
             random,
             traced: false,
             restarts: 0,
             acknowledged: 0,
+            read: 0,
             cleaned: 0,
             cleans: false,
         };
@@ -146,26 +169,32 @@ impl Run {
                 orders: VecDeque::new(),
                 offset_s,
                 paused_until_ms: 0,
+                full_until_ms: 0,
+                marks: Vec::new(),
                 replica_of,
             });
         }
         run.clients.extend((0..CLIENTS).map(Client::new));
+        run.readers.resize_with(READERS, Reader::default);
         run
     }
 
-    fn start(&self, at: usize, files: &MemoryFiles, buffer: &std::path::Path, master: &str) -> Hub {
+    fn options(&self, at: usize, buffer: &std::path::Path) -> StartOptions {
         let mut random = [at as u8 + 1; 32];
         random[..8].copy_from_slice(&self.seed.to_le_bytes());
         let setup = setup(self.policy);
-        let options = StartOptions {
+        StartOptions {
             mode: None,
             policy: self.policy,
             segment_bytes: setup.segment_bytes,
             cache_bytes: setup.cache_bytes,
             buffer: Some(buffer.into()),
             random,
-        };
-        let (engine, report) = recovery::start(files, options)
+        }
+    }
+
+    fn start(&self, at: usize, files: &MemoryFiles, buffer: &std::path::Path, master: &str) -> Hub {
+        let (engine, report) = recovery::start(files, self.options(at, buffer))
             .unwrap_or_else(|line| panic!("server {at} does not start: {line}"));
         if self.traced {
             report.aside.iter().for_each(|line| eprintln!("{at}: {line}"));
@@ -177,7 +206,7 @@ impl Run {
                 report.damage
             );
         }
-        let mut state = world::state(&setup);
+        let mut state = world::state(&setup(self.policy));
         state.settings.replica_of = master.to_owned();
         state.settings.min_replicas = self.min_replicas;
         state.settings.nodes = NODES;
@@ -210,8 +239,9 @@ impl Run {
         let now = self.clock(self.nodes[at].offset_s);
         self.nodes[at].hub.set_time(now);
         for _ in 0..200 {
+            self.nodes[at].hub.settle();
+            self.mark(at);
             let node = &mut self.nodes[at];
-            node.hub.settle();
             let mut operations = Vec::new();
             node.hub.take_operations(&mut operations);
             for (token, operation) in operations {
@@ -260,6 +290,8 @@ impl Run {
             } else if let Some(client) = self.client_of(at, key) {
                 self.clients[client].inbox.extend(bytes);
                 self.hear(client);
+            } else if let Some(reader) = self.reader_of(at, key) {
+                self.take_in(reader, &bytes);
             }
         } else if wishes.is_answered {
             self.hang_up(at, key);
@@ -276,6 +308,10 @@ impl Run {
         self.clients.iter().position(|client| client.node == at && client.key == Some(key))
     }
 
+    fn reader_of(&self, at: usize, key: u64) -> Option<usize> {
+        self.readers.iter().position(|reader| reader.node == at && reader.key == Some(key))
+    }
+
     /// A server closes a connection.
     fn hang_up(&mut self, at: usize, key: u64) {
         if let Some((way, end)) = self.way_of(at, key) {
@@ -283,6 +319,8 @@ impl Run {
             self.ways[way].ends[end] = (usize::MAX, 0);
         } else if let Some(client) = self.client_of(at, key) {
             self.clients[client].part();
+        } else if let Some(reader) = self.reader_of(at, key) {
+            self.readers[reader] = Reader::default();
         }
         self.nodes[at].hub.failed(key);
         self.nodes[at].hub.remove(key);
@@ -338,6 +376,9 @@ impl Run {
         operation: Operation,
         part: Option<u64>,
     ) -> std::io::Result<Done> {
+        if let Some(error) = self.refuse(at, &operation) {
+            return Err(error);
+        }
         let node = &mut self.nodes[at];
         match operation {
             Operation::Write { file, offset, position, length, durable } => {
@@ -401,6 +442,9 @@ impl Run {
         self.ways.retain(|way| way.ends.iter().any(|end| end.0 != usize::MAX));
         for client in self.clients.iter_mut().filter(|client| client.node == at) {
             client.part();
+        }
+        for reader in self.readers.iter_mut().filter(|reader| reader.node == at) {
+            *reader = Reader::default();
         }
     }
 
@@ -473,10 +517,16 @@ impl Run {
         // The old one lets go of its buffer before the new one takes it.
         let spare = world::World::placeholder();
         drop(std::mem::replace(&mut node.hub, spare));
+        node.files.forget_plan();
+        node.full_until_ms = 0;
         let (files, buffer) = (node.files.clone(), node.buffer.clone());
         let master = node.replica_of.clone();
+        if self.random.below(4) == 0 {
+            self.start_with_trouble(at);
+        }
         let hub = self.start(at, &files, &buffer, &master);
         self.nodes[at].hub = hub;
+        self.unmark(at);
     }
 
     /// The process is killed or, with `power`, the machine is.
@@ -500,11 +550,8 @@ impl Run {
             }
         }
         if power {
-            self.nodes[at].files.cut_power(&mut self.random);
-            let buffer = self.nodes[at].buffer.clone();
-            for entry in std::fs::read_dir(&buffer).into_iter().flatten().flatten() {
-                let _ = std::fs::remove_file(entry.path());
-            }
+            self.doubt(at);
+            self.cut_power(at);
         }
         self.start_again(at);
     }
@@ -548,7 +595,12 @@ impl Run {
                 let client = self.random.below(CLIENTS as u64) as usize;
                 self.write(client);
             }
-            860..950 => self.now_ms += 1 + self.random.below(400),
+            860..922 => self.now_ms += 1 + self.random.below(400),
+            922..930 => self.spoil_disk(at),
+            930..950 => {
+                let reader = self.random.below(READERS as u64) as usize;
+                self.read(reader);
+            }
             950..960 => self.rush(),
             960..966 => {
                 let other = self.random.below(NODES as u64) as usize;
@@ -569,8 +621,10 @@ impl Run {
                 }
             }
             980..984 => {
-                let power = self.power && self.random.below(2) == 0;
-                self.crash(at, power);
+                let power = self.random.below(2) == 0;
+                let is_everywhere = power && self.random.below(8) == 0;
+                let is_hit = |one: &usize| *one == at || is_everywhere;
+                (0..NODES).filter(is_hit).for_each(|at| self.crash(at, power));
             }
             984..986 => self.nodes[at].paused_until_ms = self.now_ms + self.random.below(30_000),
             986..993 => {
@@ -581,10 +635,13 @@ impl Run {
                 }
             }
             993..996 => self.make_master(at),
-            996..998 => self.tell(at, "DEBUG CLEAN"),
+            996 => self.tell(at, &["DEBUG CLEAN"]),
+            997 => self.write_ids(at),
             998..1000 => {
                 self.cleans = true;
-                self.tell(at, "NSSET default history 0");
+                let name = self.random.below(CLIENTS as u64) as usize;
+                let name = self.clients[name].namespace().unwrap_or("default");
+                self.tell(at, &[&format!("NSSET {name} history {}", at % 2), "DEBUG CLEAN"]);
             }
             _ => {}
         }
@@ -618,11 +675,22 @@ impl Run {
         self.ways.retain(|way| way.ends.iter().any(|end| end.0 != usize::MAX));
     }
 
-    /// Tells a server something that it may refuse.
-    fn tell(&mut self, at: usize, line: &str) {
-        let words: Vec<Vec<u8>> = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+    /// Writes to a namespace that counts its keys, and deletes one.
+    fn write_ids(&mut self, at: usize) {
+        let id = self.random.below(8).to_le_bytes().to_vec();
+        let delete = format!("DEL {}", String::from_utf8(id).expect("small bytes are ASCII"));
+        let lines = ["NSNEW ids", "NSSET ids mode seq", "SELECT ids", "SET  one", "SET  two"];
+        self.tell(at, &[&lines[..], &[&delete]].concat());
+    }
+
+    /// Tells a server things that it may refuse.
+    fn tell(&mut self, at: usize, lines: &[&str]) {
         let key = self.nodes[at].hub.connected(peer());
-        self.nodes[at].hub.received(key, &words::encode(&words));
+        for line in lines {
+            let words: Vec<Vec<u8>> =
+                line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+            self.nodes[at].hub.received(key, &words::encode(&words));
+        }
         self.turn(at);
         self.nodes[at].hub.failed(key);
         self.nodes[at].hub.remove(key);
@@ -644,6 +712,7 @@ impl Run {
             self.step();
         }
         self.heal();
+        self.check_flushed();
         self.check();
         (0..NODES).for_each(|at| self.note_cleaned(at));
         self.nodes[0].hub.engine.log.end() ^ self.acknowledged << 32
@@ -659,6 +728,7 @@ fn address(of: usize) -> String {
 pub struct Seen {
     pub digest: u64,
     pub acknowledged: u64,
+    pub read: u64,
     pub restarts: u64,
     pub cleaned: u64,
 }
@@ -668,6 +738,6 @@ pub fn run(seed: u64, traced: bool) -> Seen {
     let mut run = Run::new(seed);
     run.traced = traced;
     let digest = run.run();
-    let Run { acknowledged, restarts, cleaned, .. } = run;
-    Seen { digest, acknowledged, restarts, cleaned }
+    let Run { acknowledged, read, restarts, cleaned, .. } = run;
+    Seen { digest, acknowledged, read, restarts, cleaned }
 }

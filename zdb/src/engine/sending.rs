@@ -138,10 +138,10 @@ impl Engine {
     }
 
     /// Whether the log has all that it had before it was copied anew, and all by which what is lacking in its packed
-    /// segments was superseded.
+    /// segments was superseded. One that is to go back may have to be copied anew for that.
     pub fn is_whole(&self) -> bool {
         let here = (self.terms.number(), self.log.end());
-        let is_leaving = matches!(self.node.errand, Errand::Adopt { .. });
+        let is_leaving = self.node.errand != Errand::None;
         !is_leaving && self.node.owed <= here && self.versions_before(u64::MAX).rests_on <= here.1
     }
 

@@ -1,5 +1,6 @@
 //! The clients: each has keys of its own, numbers what it does to them, and does one thing after the other. So what is
 //! there in the end must be from the last thing that was acknowledged, or from a later one that may have been done.
+//! Every other one has a namespace of its own, too, private so that it can be flushed.
 
 use super::{CLIENTS, KEYS, NODES, Run, peer};
 use crate::reply;
@@ -9,6 +10,8 @@ use zdb::command::replication::Gate;
 
 /// Most bytes that a value is made longer by.
 const PADDING_BYTES_MAX: u64 = 1500;
+/// Of the clients' own namespaces.
+pub const PASSWORD: &str = "secret";
 
 /// What a client did to a key.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +23,8 @@ struct Deed {
 #[derive(Default)]
 struct Key {
     deeds: Vec<Deed>,
-    /// Number of the last deed that was acknowledged.
-    acknowledged: Option<u64>,
+    /// Numbers of the deeds that were acknowledged, and how many of all clients were before.
+    acknowledged: Vec<(u64, u64)>,
 }
 
 pub struct Client {
@@ -31,7 +34,7 @@ pub struct Client {
     /// Keys of the write that is under way, and its number.
     pub waiting: Option<(Vec<u64>, u64)>,
     namespace: Option<String>,
-    /// Replies that come before those of writes: of NSNEW and SELECT.
+    /// Replies that come before those of writes: of NSNEW, NSSET and SELECT.
     greeting: usize,
     is_welcome: bool,
     keys: BTreeMap<u64, Key>,
@@ -65,12 +68,26 @@ impl Client {
         self.namespace.as_deref()
     }
 
+    /// What was acknowledged when so many were before need not be kept.
+    pub fn doubt(&mut self, since: u64) {
+        for key in self.keys.values_mut() {
+            key.acknowledged.retain(|(_, before)| *before < since);
+        }
+    }
+
+    /// Whether a key ever had the value with this number.
+    pub fn has_written(&self, key: u64, number: u64) -> bool {
+        let deeds = self.keys.get(&key).map_or(&[][..], |key| &key.deeds);
+        deeds.iter().any(|deed| deed.number == number && !deed.is_delete)
+    }
+
     /// Whether a key may have this value in the end, none for no value, and why not. `all_kept`: what was acknowledged is
     /// there.
     pub fn judge(&self, key: u64, found: Option<u64>, all_kept: bool) -> Result<(), String> {
         let Some(Key { deeds, acknowledged }) = self.keys.get(&key) else {
             return found.map_or(Ok(()), |number| Err(format!("{number} was never written")));
         };
+        let acknowledged = acknowledged.last().map(|(number, _)| *number);
         let kept = acknowledged.filter(|_| all_kept);
         let may_be = |deed: &&Deed| kept.is_none_or(|kept| deed.number >= kept);
         let is_it = |deed: &Deed| match found {
@@ -91,6 +108,13 @@ impl Client {
 
 pub fn name_of(client: usize, key: u64) -> Vec<u8> {
     format!("client-{client}-{key}").into_bytes()
+}
+
+/// The number at the beginning of a value.
+pub fn number_of(value: &[u8]) -> u64 {
+    let digits = value.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let text = String::from_utf8_lossy(&value[..digits]);
+    text.parse().unwrap_or_else(|_| panic!("{} is no value that was sent", value.escape_ascii()))
 }
 
 impl Run {
@@ -116,16 +140,23 @@ impl Run {
         }
         let connection = one.key.expect("just made");
         if let Some(name) = one.namespace.clone().filter(|_| !one.is_welcome) {
-            one.greeting = 2;
-            let lines = format!("NSNEW {name}\r\nSELECT {name}\r\n");
-            return self.nodes[at].hub.received(connection, lines.as_bytes());
+            let lines = [
+                format!("NSNEW {name}\r\n"),
+                format!("NSSET {name} password {PASSWORD}\r\n"),
+                format!("NSSET {name} public 0\r\n"),
+                format!("SELECT {name} {PASSWORD}\r\n"),
+            ];
+            one.greeting = lines.len();
+            return self.nodes[at].hub.received(connection, lines.concat().as_bytes());
         }
         let number = one.next;
+        let may_flush = one.namespace.is_some();
         one.next += 1;
         let key = self.random.below(KEYS);
-        let (keys, request) = match self.random.below(10) {
-            0 | 1 => (vec![key], vec![b"DEL".to_vec(), name_of(client, key)]),
-            2 | 3 => {
+        let (keys, request) = match self.random.below(20) {
+            0..4 => (vec![key], vec![b"DEL".to_vec(), name_of(client, key)]),
+            4 if may_flush => ((0..KEYS).collect(), vec![b"FLUSH".to_vec()]),
+            5..9 => {
                 let other = (key + 1) % KEYS;
                 let mut words = vec![b"MSET".to_vec()];
                 for key in [key, other] {
@@ -135,7 +166,7 @@ impl Run {
             }
             _ => (vec![key], vec![b"SET".to_vec(), name_of(client, key), self.value(number)]),
         };
-        let is_delete = request[0] == b"DEL";
+        let is_delete = request[0] == b"DEL" || request[0] == b"FLUSH";
         let one = &mut self.clients[client];
         for key in &keys {
             one.keys.entry(*key).or_default().deeds.push(Deed { number, is_delete });
@@ -178,7 +209,8 @@ impl Run {
                 continue;
             }
             for key in &keys {
-                one.keys.entry(*key).or_default().acknowledged = Some(number);
+                let key = one.keys.entry(*key).or_default();
+                key.acknowledged.push((number, self.acknowledged));
             }
             self.acknowledged += 1;
             if self.traced {

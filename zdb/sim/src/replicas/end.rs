@@ -1,7 +1,7 @@
 //! The end of a run: all is healed, one server is the master, and all of them have the same.
 
-use super::clients::name_of;
-use super::{CLIENTS, HEAL_ROUNDS_MAX, KEYS, NODES, Run, peer};
+use super::clients::{PASSWORD, name_of, number_of};
+use super::{CLIENTS, HEAL_ROUND_MS, HEAL_ROUNDS_MAX, KEYS, NODES, Run, peer};
 use crate::reply::{self, Reply};
 use crate::words;
 use zdb::command::replication::Gate;
@@ -12,8 +12,14 @@ use zdb::output::Output;
 impl Run {
     pub(super) fn heal(&mut self) -> usize {
         self.cut.clear();
-        for node in &mut self.nodes {
-            node.paused_until_ms = 0;
+        for at in 0..NODES {
+            let node = &mut self.nodes[at];
+            (node.paused_until_ms, node.full_until_ms) = (0, 0);
+            node.files.forget_plan();
+            // Somebody has looked at the disk.
+            if node.hub.engine.log.broken().is_some() {
+                self.crash(at, false);
+            }
         }
         let able = self.able_to_lead();
         let master = able[self.random.below(able.len() as u64) as usize];
@@ -24,7 +30,7 @@ impl Run {
         }
         for round in 0..HEAL_ROUNDS_MAX {
             self.round();
-            self.now_ms += 50;
+            self.now_ms += HEAL_ROUND_MS;
             let is_open = self.nodes[master].hub.server.replication.gate == Gate::Open;
             let end = self.nodes[master].hub.engine.log.end();
             let in_sync = self.nodes.iter().enumerate().all(|(at, node)| {
@@ -90,7 +96,12 @@ impl Run {
     /// Asks in a client's namespace.
     fn ask_in(&mut self, at: usize, client: usize, words: &[Vec<u8>]) -> Reply {
         let name = self.clients[client].namespace().unwrap_or("default").as_bytes().to_vec();
-        self.ask_for(at, &[&[b"SELECT".to_vec(), name], words])
+        self.ask_within(at, &name, words)
+    }
+
+    fn ask_within(&mut self, at: usize, name: &[u8], words: &[Vec<u8>]) -> Reply {
+        let select = [b"SELECT".to_vec(), name.to_vec(), PASSWORD.into()];
+        self.ask_for(at, &[&select, words])
     }
 
     /// Asks several things, and returns the last reply.
@@ -198,11 +209,7 @@ impl Run {
                     (0..NODES).map(|at| self.ask_in(at, client, &get)).collect();
                 let is_same = replies.iter().all(|reply| *reply == replies[0]);
                 assert!(is_same, "key {key} of client {client} differs: {}", shown(&replies));
-                let found = replies[0].bulk().map(|bytes| {
-                    let digits = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
-                    let text = String::from_utf8_lossy(&bytes[..digits]).into_owned();
-                    text.parse::<u64>().expect("a value that was sent")
-                });
+                let found = replies[0].bulk().map(number_of);
                 let judged = self.clients[client].judge(key, found, self.min_replicas > 0);
                 judged.unwrap_or_else(|line| panic!("key {key} of client {client}: {line}"));
                 if self.cleans {
@@ -217,8 +224,59 @@ impl Run {
         }
         let names: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &[b"NSLIST".to_vec()])).collect();
         assert!(names.iter().all(|one| *one == names[0]), "{names:?}");
-        let sizes: Vec<Reply> = (0..NODES).map(|at| self.ask(at, &[b"DBSIZE".to_vec()])).collect();
-        assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
+        let Reply::Many(names) = &names[0] else { panic!("NSLIST is a list") };
+        for name in names.iter().filter_map(Reply::bulk) {
+            self.compare_namespace(name);
+        }
+    }
+
+    /// Keys in their order, values, settings and counters of a namespace are everywhere the same.
+    fn compare_namespace(&mut self, name: &[u8]) {
+        let of = name.escape_ascii();
+        let infos: Vec<Vec<String>> = (0..NODES).map(|at| self.settings_of(at, name)).collect();
+        assert!(infos.iter().all(|one| *one == infos[0]), "NSINFO of {of}: {infos:#?}");
+        let keys: Vec<Vec<Vec<u8>>> = (0..NODES).map(|at| self.keys_of(at, name)).collect();
+        assert!(keys.iter().all(|one| *one == keys[0]), "SCAN of {of}: {keys:?}");
+        for key in &keys[0] {
+            for word in ["EXISTS", "GET"] {
+                let request = [word.as_bytes().to_vec(), key.clone()];
+                let replies: Vec<Reply> =
+                    (0..NODES).map(|at| self.ask_within(at, name, &request)).collect();
+                let is_same = replies.iter().all(|reply| *reply == replies[0]);
+                let is_there =
+                    !matches!(replies[0], Reply::Nil | Reply::Integer(0) | Reply::Error(_));
+                let key = key.escape_ascii();
+                assert!(is_same && is_there, "{word} {key} of {of}: {}", shown(&replies));
+            }
+        }
+    }
+
+    /// What NSINFO says that does not depend on the disk.
+    fn settings_of(&mut self, at: usize, name: &[u8]) -> Vec<String> {
+        let reply = self.ask(at, &[b"NSINFO".to_vec(), name.to_vec()]);
+        let text = String::from_utf8_lossy(reply.bulk().expect("it is listed")).into_owned();
+        let lines = text.lines().take_while(|line| !line.starts_with("data_live_bytes"));
+        lines.map(str::to_owned).collect()
+    }
+
+    /// The keys of a namespace, as SCAN shows them.
+    fn keys_of(&mut self, at: usize, name: &[u8]) -> Vec<Vec<u8>> {
+        let (mut keys, mut request) = (Vec::new(), vec![b"SCAN".to_vec()]);
+        loop {
+            let page = match self.ask_within(at, name, &request) {
+                Reply::Many(page) => page,
+                Reply::Error(text) if text == b"No more data" => return keys,
+                other => panic!("SCAN of {} gets {other}", name.escape_ascii()),
+            };
+            let [Reply::Bulk(cursor), Reply::Many(entries)] = page.as_slice() else {
+                panic!("a page of SCAN is {page:?}")
+            };
+            request = vec![b"SCAN".to_vec(), cursor.clone()];
+            for entry in entries {
+                let Reply::Many(fields) = entry else { panic!("an entry is {entry:?}") };
+                keys.extend(fields.first().and_then(Reply::bulk).map(<[u8]>::to_vec));
+            }
+        }
     }
 }
 

@@ -79,7 +79,10 @@ impl Log {
             self.rotate_due_ms = None;
             self.rotating = false;
         } else if self.open && self.appended > self.durable {
-            // What is in the last block was not flushed.
+            // What is in the last block was not flushed. A flush that ends inside it would wait for a copy's way to write.
+            if self.switch.is_none() {
+                self.flush_target = None;
+            }
             self.set_policy(now_ms, self.policy);
         }
     }

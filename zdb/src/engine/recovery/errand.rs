@@ -72,6 +72,9 @@ pub fn run(
                     let secret = identity::read(files, &list()?, &bases)?.secret;
                     let secret = secret.ok_or("the log to be rewound has no secret")?;
                     node.owed = node.owed.max(kept);
+                    // Without its packed segments the log would look like one that can go back.
+                    node.errand = Errand::Adopt { log: id, secret, aside_s };
+                    write_node(files, &node)?;
                     adopt(files, &mut node, (id, secret, &aside), &bases)?
                 }
             }
