@@ -268,19 +268,22 @@ fn a_damaged_sidecar_brings_its_file_back() {
     let mut client = server.connect();
     assert_eq!(number(&mut client, "segments_away"), names.len() as u64 - 2);
     check(&mut client, 0..19);
-    // Without a hook it is told what is out of reach, and the rest is served.
+    // Without a hook no start goes on: what the deletes in the segment ended would live again.
     let names = store.take_all(&server, &mut client);
     server.terminate();
     std::fs::write(&sidecar, "nonsense").expect("it can be changed");
     server.set_flags(&SMALL);
+    let refusal = server.try_resume().expect_err("a start without the segment");
+    let is_told = |line: &String| line.contains(&names[1]) && line.contains("bring its file back");
+    assert!(refusal.log.iter().any(is_told), "{refusal:?}");
+    std::fs::remove_file(&sidecar).expect("the sidecar is there");
+    server.try_resume().expect_err("a start with the stub alone");
+    std::fs::copy(store.away().join(&names[1]), server.data_dir().join(&names[1])).expect("a copy");
     server.resume();
-    server.wait_for_log("what is missing", |line| line.contains("out of reach"));
-    server.connect().expect(args!["GET", "last"], Reply::bulk("here"));
-    server.terminate();
+    check(&mut server.connect(), 5..9);
     for name in &names {
         std::fs::copy(store.away().join(name), server.data_dir().join(name)).expect("a copy");
     }
-    server.resume();
     check(&mut server.connect(), 0..19);
 }
 
@@ -484,12 +487,85 @@ fn a_file_under_another_name_is_away() {
     std::fs::rename(&kept, store.away().join(&names[0])).expect("it goes on");
     check(&mut client, 0..3);
     assert_eq!(store.calls(), names[..1]);
-    // A copy in its place is as good.
+    // Nobody knows whether another file in its place is as good: the one that was there is served.
     let copy = server.data_dir().join("copy");
     std::fs::copy(server.data_dir().join(&names[1]), &copy).expect("it can be copied");
     std::fs::rename(copy, server.data_dir().join(&names[1])).expect("it takes its place");
-    let seen = poll(TIME_MAX, || (number(&mut client, "segments_let_go") == 2).then_some(()));
-    seen.expect("the old one is let go");
+    let name = names[1].clone();
+    server.wait_for_log("that it stays open", move |line| {
+        line.contains(&name) && line.contains("another file has its name")
+    });
     check(&mut client, 4..8);
     assert_eq!(store.calls(), names[..1], "no hook was needed");
+    assert_eq!(number(&mut client, "segments_let_go"), 1);
+}
+
+/// Who looks through what is away gets all of it or an error, and nothing is reckoned without it.
+#[test]
+fn nothing_is_told_or_written_without_what_is_away() {
+    let store = Store::new("exit 3");
+    let mut server = store.setup().start();
+    let mut client = server.connect();
+    client.expect(args!["NSNEW", "ids"], Reply::ok());
+    client.expect(args!["NSSET", "ids", "mode", "seq"], Reply::ok());
+    client.expect(args!["SELECT", "ids"], Reply::ok());
+    let id = |number: u64| number.to_le_bytes().to_vec();
+    for number in 0..4 {
+        client.expect(args!["SET", "", value(number as u8)], Reply::bulk(id(number)));
+    }
+    client.expect(args!["SELECT", "default"], Reply::ok());
+    let mut client = fill(&mut server);
+    store.take_all(&server, &mut client);
+    let away = Reply::error("Internal Error (the segment is away)");
+    for words in [args!["SCAN"], args!["SCAN", "0", "COUNT", "100"], args!["KSCAN", "1"]] {
+        client.expect(words, away.clone());
+    }
+    client.expect(args!["CHECK", "1"], away.clone());
+    client.expect(args!["HISTORY", "1"], away.clone());
+    client.expect(args!["SELECT", "ids"], Reply::ok());
+    client.expect(args!["SET", id(1), "short"], away.clone());
+    client.expect(args!["SET", id(1), "short", "XX"], away.clone());
+    client.expect(args!["DEL", id(2)], away.clone());
+    assert!(!server.log().iter().any(|line| line.contains("damage")), "{:?}", server.log());
+    store.set_hook("");
+    client.expect(args!["SET", id(1), "short"], Reply::bulk(id(1)));
+    client.expect(args!["DEL", id(2)], Reply::ok());
+    let info = client.call(args!["NSINFO", "ids"]).into_bytes();
+    let info = String::from_utf8_lossy(&info);
+    let bytes = format!("data_size_bytes: {}\n", 2 * VALUE_BYTES + "short".len());
+    assert!(info.contains(&bytes), "{info}");
+    client.expect(args!["SELECT", "default"], Reply::ok());
+    let mut keys = Vec::new();
+    let mut cursor = "0".to_owned();
+    loop {
+        let reply = client.call(args!["SCAN", cursor]);
+        let Reply::Array(parts) = reply else { panic!("SCAN gives {reply:?}") };
+        let Reply::Array(more) = &parts[1] else { panic!("SCAN gives keys: {parts:?}") };
+        keys.extend(more.iter().map(|key| format!("{key:?}")));
+        cursor = String::from_utf8_lossy(&parts[0].clone().into_bytes()).into_owned();
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert_eq!(keys.len(), 20, "{keys:?}");
+}
+
+/// Without a hook nobody could bring a removed file back: what is open may be all that is left of it.
+#[test]
+fn without_a_hook_the_only_copy_is_kept() {
+    let mut server = Setup::new().flags(&SMALL).start();
+    let mut client = fill(&mut server);
+    let names = segments(&server);
+    let path = server.data_dir().join(&names[0]);
+    std::fs::remove_file(&path).expect("it can be removed");
+    let line = server.wait_for_log("that it was removed", |line| line.contains("was removed"));
+    check(&mut client, 0..3);
+    assert_eq!(number(&mut client, "segments_away"), 0);
+    // As the line says.
+    let number = line.split("file ").nth(1).and_then(|rest| rest.split(' ').next());
+    let open = format!("/proc/{}/fd/{}", server.pid(), number.expect("the number of a file"));
+    std::fs::copy(open, &path).expect("it can be copied back");
+    server.kill();
+    server.resume();
+    check(&mut server.connect(), 0..19);
 }

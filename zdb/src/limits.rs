@@ -237,3 +237,5 @@ const _: () = {
 /// How often it is looked for segments that were moved away, in milliseconds, and how many files at once.
 pub const AWAY_LOOK_MS: u64 = 5000;
 pub const AWAY_LOOK_FILES: usize = 1024;
+/// How long somebody waits for a hook that is to bring a segment back, in milliseconds.
+pub const HOOK_WAIT_MS_MAX: u64 = 600_000;

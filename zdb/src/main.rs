@@ -119,7 +119,8 @@ impl Start<'_> {
                 return Ok(self.interrupted());
             }
         }
-        if self.look_for_missing(&*files, &mut hook)? == Went::Interrupted {
+        let (went, missing) = self.look_for_missing(&*files, &mut hook)?;
+        if went == Went::Interrupted {
             return Ok(self.interrupted());
         }
         let mode = options.mode().map(|mode| match mode {
@@ -171,6 +172,15 @@ impl Start<'_> {
         let reopen = {
             let options = options.clone();
             move |files: &dyn Files, settings: &Settings| {
+                let more =
+                    recovery::missing(files)?.into_iter().find(|base| !missing.contains(base));
+                if let Some(base) = more {
+                    return Err(format!(
+                        "segment {} was moved away, and the log cannot be opened again without it: bring its file \
+                         back, and start zdb again",
+                        segment_name(base)
+                    ));
+                }
                 let mut engine = recover(&options, files, mode, settings)?;
                 engine.limit_default(settings.default_bytes_max);
                 Ok(engine)
@@ -205,13 +215,17 @@ impl Start<'_> {
         Hook::new(path, instance, data, index).map(Some)
     }
 
-    /// Segments whose files are gone: a hook may bring them back; what stays away is told.
-    fn look_for_missing(&self, files: &dyn Files, hook: &mut Option<Hook>) -> Result<Went, String> {
+    /// Segments whose files are gone: a hook may bring them back; what stays away is told, and returned.
+    fn look_for_missing(
+        &self,
+        files: &dyn Files,
+        hook: &mut Option<Hook>,
+    ) -> Result<(Went, Vec<u64>), String> {
         let mut missing = recovery::missing(files)?;
         if let Some(hook) = hook.as_mut().filter(|_| !missing.is_empty()) {
             for base in missing {
                 if hook.missing_data(base, self.signals.as_raw_fd()) == Went::Interrupted {
-                    return Ok(Went::Interrupted);
+                    return Ok((Went::Interrupted, Vec::new()));
                 }
             }
             missing = recovery::missing(files)?;
@@ -224,7 +238,7 @@ impl Start<'_> {
                 segment_name(*first)
             ));
         }
-        Ok(Went::Ended(0))
+        Ok((Went::Ended(0), missing))
     }
 
     /// Runs the hook `ready`. Returns how the server ends where it is not to serve.
@@ -271,6 +285,7 @@ fn recover(
         rate_bytes: settings.cleaner_rate_bytes,
     };
     engine.scrub.set(settings.scrub_rate, settings.scrub_days);
+    engine.away.has_hook = options.hook.is_some();
     process::give_back_memory();
     if let Some(line) = &report.aside {
         process::warn(line);

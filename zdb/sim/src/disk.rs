@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use zdb::disk::aligned::AlignedBuffer;
-use zdb::disk::{FileId, Files, Root};
+use zdb::disk::{FileId, Files, Root, Whereabouts};
 
 const BLOCK: u64 = 4096;
 const SECTOR: usize = 512;
@@ -568,10 +568,15 @@ impl Files for MemoryFiles {
         Ok(())
     }
 
-    fn has_name(&self, file: FileId, root: Root, name: &str) -> io::Result<bool> {
+    fn whereabouts(&self, file: FileId, root: Root, name: &str) -> io::Result<Whereabouts> {
         let state = self.state();
         let at = state.open.get(&file.0).expect("a file is used while it is open");
-        Ok(state.names.get(&key(root, name)) == Some(at))
+        Ok(match state.names.get(&key(root, name)) {
+            Some(named) if named == at => Whereabouts::Here,
+            Some(_) => Whereabouts::Replaced,
+            None if state.names.values().any(|named| named == at) => Whereabouts::Renamed,
+            None => Whereabouts::Removed,
+        })
     }
 
     fn size(&self, file: FileId) -> io::Result<u64> {

@@ -334,7 +334,10 @@ impl World {
         let due = [self.hub.engine.log.deadline_ms(), self.hub.deadline_ms()];
         // The next pass of a scrub is waited for by nobody.
         let soon_ms = self.now.monotonic_ms + SOON_MS;
-        let due = due.into_iter().flatten().min().filter(|due_ms| *due_ms < soon_ms).unwrap_or(0);
+        // Hooks are quicker than whoever waits for them gives up.
+        let waits_for_hook = self.hub.engine.away.is_waited_for();
+        let is_soon = |due_ms: &u64| *due_ms < soon_ms && !waits_for_hook;
+        let due = due.into_iter().flatten().min().filter(is_soon).unwrap_or(0);
         self.advance(due.saturating_sub(self.now.monotonic_ms).max(20));
     }
 
@@ -686,7 +689,9 @@ impl World {
         let closed = self.hub.engine.log.closed();
         let Some(at) = draw.checked_rem(closed.len() as u64) else { return };
         let segment = &closed[at as usize];
-        if segment.pages.iter().any(|page| page.in_memory().is_some()) {
+        // What a hook has just brought is not taken away before it was opened.
+        let is_away = self.hub.engine.away.has(segment.file);
+        if is_away || segment.pages.iter().any(|page| page.in_memory().is_some()) {
             return;
         }
         let name = format::segment_name(segment.base);

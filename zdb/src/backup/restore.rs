@@ -259,7 +259,7 @@ impl Source {
     fn judged_until(&self, cut: Option<u64>) -> Option<u64> {
         let is_before = |link: &&Link| cut.is_none_or(|cut| link.header.base < cut);
         let links = self.log.chain.links.iter().filter(is_before);
-        links.filter_map(|link| link.header.packed).map(|packed| packed.rests_on).max()
+        links.filter_map(|link| link.header.packed).map(|packed| packed.rests_on_min()).max()
     }
 
     /// The time of the first record behind a position that has the server's clock.

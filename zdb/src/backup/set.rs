@@ -285,9 +285,7 @@ impl BackupSet {
     /// segments are shared as far as they are the same. None: that cannot be, since the cleaner judged what is
     /// before by what is behind.
     pub fn cut(&self, parent: &Path, now_s: u64, position: u64) -> Result<Option<Self>, String> {
-        let mut bases: Vec<u64> =
-            names(&self.directory)?.iter().filter_map(|name| format::segment_base(name)).collect();
-        bases.sort_unstable();
+        let mut bases = format::segment_bases(&names(&self.directory)?);
         let path_of = |base: u64| self.directory.join(format::segment_name(base));
         let behind =
             bases.split_off(bases.partition_point(|base| base + SEGMENT_HEADER_BYTES < position));
@@ -295,7 +293,7 @@ impl BackupSet {
         for base in bases.iter().chain([&last]) {
             let header = read_header(&path_of(*base)).ok();
             let packed = header.and_then(|header| header.packed);
-            if packed.is_some_and(|packed| packed.rests_on > position) {
+            if packed.is_some_and(|packed| packed.rests_on_min() > position) {
                 return Ok(None);
             }
         }
@@ -335,9 +333,7 @@ impl BackupSet {
 
     /// Which versions of its segments the set has, up to where it counts. An error: one is missing.
     pub fn versions(&self) -> Result<Versions, String> {
-        let mut bases: Vec<u64> =
-            names(&self.directory)?.iter().filter_map(|name| format::segment_base(name)).collect();
-        bases.sort_unstable();
+        let mut bases = format::segment_bases(&names(&self.directory)?);
         bases.retain(|base| *base < self.state.position);
         let mut headers = Vec::new();
         let mut follows = Some(0);

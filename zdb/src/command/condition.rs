@@ -4,8 +4,8 @@
 //! stored record first. The look and the write are one turn of one owner, so they are atomic.
 
 use super::number::{atoll, is_number};
-use super::write::{NO_SPACE, WORM, fits, read_first};
-use super::{Context, Outcome};
+use super::write::{NO_SPACE, WORM, fits, is_away, read_first};
+use super::{AWAY, Context, Outcome};
 use crate::engine::index::Place;
 use crate::engine::log::Refusal;
 use crate::engine::log::format::{self, FLAG_UNVERIFIED, Kind, Verified};
@@ -153,8 +153,13 @@ fn set_if(
         Newest::Live { end, .. } => *end,
         Newest::Missing(_) | Newest::Lost(_) => context.namespace().deleted_until,
     };
-    if wants_value && matches!(newest, Newest::Lost(_)) {
-        return context.error(out, "Internal Error");
+    if let Newest::Lost(before) = &newest {
+        if (wants_value || is_sequential) && is_away(context, before.place) {
+            return context.error(out, AWAY);
+        }
+        if wants_value {
+            return context.error(out, "Internal Error");
+        }
     }
     let holds = match (options.condition, &newest) {
         (Condition::Always, _) => true,

@@ -391,7 +391,6 @@ pub fn resume(
     let seed = engine.log.seed;
     let id = engine.namespaces.get(task.slot).and_then(|namespace| id_of(namespace, key));
     let finished = Next::Finished { rests_on: 0 };
-    let is_away = matches!(fetched.record, Err(ReadFailure::Away));
     let (bytes, is_whole) = match &fetched.record {
         Ok(bytes) => (bytes, true),
         // Its head and its key are whole.
@@ -401,12 +400,16 @@ pub fn resume(
             missing(verb, protocol, out);
             return finished;
         }
-        Err(ReadFailure::Damaged(None) | ReadFailure::Unreadable | ReadFailure::Away) => {
+        Err(
+            failure @ (ReadFailure::Damaged(None) | ReadFailure::Unreadable | ReadFailure::Away),
+        ) => {
             match verb {
                 // Going by the hash. A tombstone may be that of another key with it, and ours below.
                 Verb::Exists if !is_dead => out.writer(protocol).integer(1),
+                _ if matches!(failure, ReadFailure::Away) => {
+                    out.writer(protocol).error(super::AWAY)
+                }
                 Verb::Check => out.writer(protocol).integer(-1),
-                _ if is_away => out.writer(protocol).error("Internal Error (the segment is away)"),
                 _ => out.writer(protocol).error("Internal Error"),
             }
             return finished;

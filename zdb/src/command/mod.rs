@@ -333,6 +333,8 @@ const PROTECTED: &str = "DENIED zdb is running in protected mode because it has 
 const SUBSCRIBED: &[&str] =
     &["ping", "psubscribe", "punsubscribe", "quit", "reset", "subscribe", "unsubscribe"];
 
+/// What was asked for is in a segment that was moved away, and did not come back.
+pub const AWAY: &str = "Internal Error (the segment is away)";
 pub const DETACHED: &str = "Your active namespace is not available anymore (probably removed).";
 
 /// Runs one request.

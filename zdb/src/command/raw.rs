@@ -7,13 +7,13 @@
 
 use super::number::atoll;
 use super::task::{self, Step, TaskKind};
-use super::{Context, Outcome, files};
+use super::{AWAY, Context, Outcome, files};
 use crate::crc32c::crc32c;
 use crate::engine::index::Place;
 use crate::engine::log::format::{self, Kind, Verified};
 use crate::engine::log::segments::Segment;
 use crate::engine::log::sidecar::{self, Entries, LogEntry, PAGE_HEADER_BYTES, namespace_bit};
-use crate::engine::{Answer, Engine, Fetched, Waiter};
+use crate::engine::{Answer, Engine, Fetched, ReadFailure, Waiter};
 use crate::limits::UNKNOWN_REPLY_BYTES;
 use crate::output::Output;
 use crate::resp::{Protocol, Request};
@@ -217,7 +217,11 @@ fn finish(raw: &Raw, text: &str, out: &mut Output) -> Step {
 }
 
 fn show(engine: &Engine, raw: &Raw, fetched: &Fetched, out: &mut Output) -> Step {
-    let Ok(bytes) = &fetched.record else { return finish(raw, NO_RECORD, out) };
+    let bytes = match &fetched.record {
+        Ok(bytes) => bytes,
+        Err(ReadFailure::Away) => return finish(raw, AWAY, out),
+        Err(_) => return finish(raw, NO_RECORD, out),
+    };
     let record = Verified::trusted(bytes);
     let base = engine.log.segments.list()[raw.segment].base;
     let deleted = record.head.kind == Kind::Delete;

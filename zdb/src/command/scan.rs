@@ -7,7 +7,7 @@
 use super::glob::matches;
 use super::keys::Cursor;
 use super::task::{Step, TaskKind};
-use super::{Context, Outcome};
+use super::{AWAY, Context, Outcome};
 use crate::engine::index::Place;
 use crate::engine::log::format::{BLOCK, Head, Kind, RECORD_HEAD_BYTES};
 use crate::engine::log::sidecar::{self, LogEntry, PAGE_HEADER_BYTES, namespace_bit};
@@ -18,6 +18,7 @@ use crate::limits::{
 };
 use crate::output::Output;
 use crate::resp::{Protocol, Request};
+use std::io;
 
 /// Entries that one SCAN in Redis's form looks at unless COUNT says otherwise.
 const COUNT_DEFAULT: usize = 10;
@@ -69,6 +70,8 @@ pub struct Scan {
     candidates: Vec<Candidate>,
     reads: Vec<Option<Stretch>>,
     outstanding: usize,
+    /// Some of it was in a segment that is away, and stays there.
+    is_away: bool,
     /// The reply rests on the log up to here.
     rests_on: u64,
     /// Not all candidates of a page were taken.
@@ -214,6 +217,7 @@ fn begin(
         candidates: Vec::new(),
         reads: Vec::new(),
         outstanding: 0,
+        is_away: false,
         rests_on: 0,
         is_cut: false,
         is_at_end: false,
@@ -549,10 +553,17 @@ pub fn advance(
     }
     match answer {
         Answer::Range(stretch) => {
+            let is_away = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+            scan.is_away |= stretch.as_ref().err().is_some_and(is_away);
             scan.reads[part] = stretch.ok();
             scan.outstanding -= 1;
             if scan.outstanding > 0 {
                 return Step::Waiting;
+            }
+            if scan.is_away {
+                // Without them the keys would look as if they were not there. The cursor stays good.
+                out.writer(scan.protocol).error(AWAY);
+                return finished;
             }
             if let Finish::Done { rests_on } = scan.finish(engine, out) {
                 return Step::Finished { rests_on };

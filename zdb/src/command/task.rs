@@ -205,11 +205,13 @@ fn history(
     let mut writer = out.writer(task.protocol);
     let Ok(bytes) = &fetched.record else {
         let is_gone = matches!(fetched.record, Err(ReadFailure::Gone));
+        let is_away = matches!(fetched.record, Err(ReadFailure::Away));
         match (&version, &token) {
             (Some(shown), _) if is_gone => return show(shown, None, task.protocol, out),
             // The version before is lost, but there is one: its token says so when asked.
             (Some(shown), _) => return show(shown, Some(fetched.place), task.protocol, out),
             (None, Some(_)) if is_gone => writer.error("No more history"),
+            (None, _) if is_away => writer.error(super::AWAY),
             (None, Some(_)) => writer.error("Invalid arguments (index query)"),
             (None, None) => writer.error("Internal Error"),
         }

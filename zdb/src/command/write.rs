@@ -1,7 +1,7 @@
 //! SET, DEL and UNLINK.
 
 use super::number::{atoll, is_number};
-use super::{Context, Outcome};
+use super::{AWAY, Context, Outcome};
 use crate::engine::index::{Entry, Place};
 use crate::engine::log::Refusal;
 use crate::engine::log::format::{self, FLAG_UNVERIFIED, Kind, Verified};
@@ -96,6 +96,12 @@ fn look(
     })
 }
 
+/// Whether a record was asked for that is in a segment which is away.
+pub fn is_away(context: &Context<'_>, place: Place) -> bool {
+    let fetched = context.fetched.iter().find(|fetched| fetched.place == place);
+    fetched.is_some_and(|fetched| matches!(fetched.record, Err(ReadFailure::Away)))
+}
+
 /// Asks for a record; the request is run again with it.
 pub fn read_first(context: &mut Context<'_>, place: Place, bytes: u64) -> Outcome {
     let namespace = context.session.namespace;
@@ -181,6 +187,10 @@ fn set_sequential(
         let bytes = format::record_bytes(key.len(), context.namespace().typical_payload_bytes());
         return read_first(context, place, bytes);
     };
+    if is_away(context, place) {
+        // Only the record tells how long its value is.
+        return context.error(out, AWAY);
+    }
     let replaced = match newest {
         Newest::Ours { length, .. } => length,
         Newest::Foreign | Newest::Lost => 0,
@@ -373,6 +383,10 @@ fn find_for_delete(
     let Some(newest) = look(context, place, key, None) else {
         return Err(Unfinished::Wait(read_first(context, place, bytes)));
     };
+    let is_sequential = matches!(context.namespace().keys, Keys::Sequential(_));
+    if is_sequential && is_away(context, place) {
+        return Err(Unfinished::Refused(AWAY));
+    }
     Ok(match newest {
         Newest::Ours { live: true, verified, length, .. } => {
             Some(Predecessor { place, verified, replaced: Some(length) })

@@ -1,7 +1,7 @@
 //! The thread that does what may take milliseconds and that nobody waits for: making, cutting and
 //! sidecar files. Over `Files`, so a simulator runs the same steps without the thread.
 
-use super::{Completion, Done, FileId, Files, Operation, Root, Token};
+use super::{Completion, Done, Files, Operation, Root, Token, Whereabouts};
 use crate::engine::log::format::BLOCK;
 use std::io;
 use std::sync::Arc;
@@ -59,10 +59,11 @@ pub fn perform(files: &dyn Files, operation: Operation) -> io::Result<Done> {
         }
         Operation::FindMoved { files: open } => {
             // What cannot be told stays open.
-            let is_moved = |(file, name): &(FileId, String)| {
-                files.has_name(*file, Root::Data, name).is_ok_and(|has| !has)
-            };
-            Ok(Done::Files(open.into_iter().filter(is_moved).map(|(file, _)| file).collect()))
+            let moved = open.into_iter().filter_map(|(file, name)| {
+                let found = files.whereabouts(file, Root::Data, &name).ok()?;
+                (found != Whereabouts::Here).then_some((file, found))
+            });
+            Ok(Done::Moved(moved.collect()))
         }
         Operation::LetGo { file } => {
             files.replace(file, files.stand_in(0, &[])?)?;

@@ -112,7 +112,7 @@ pub enum Operation {
     Remove {
         names: Vec<(Root, String)>,
     },
-    /// Which of these open files in the data directory do not have their names any more.
+    /// Which of these open files in the data directory do not have their names any more, and what became of them.
     FindMoved {
         files: Vec<(FileId, String)>,
     },
@@ -136,7 +136,7 @@ pub enum Done {
     Bytes(AlignedBuffer),
     Vector(Vec<u8>),
     File(FileId, u64),
-    Files(Vec<FileId>),
+    Moved(Vec<(FileId, Whereabouts)>),
     /// Nothing was there to read: the file may have been moved away.
     Empty(Read),
     Free {
@@ -144,6 +144,19 @@ pub enum Done {
         index: u64,
     },
     Nothing,
+}
+
+/// What became of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// Its name leads to it.
+    Here,
+    /// It has another name.
+    Renamed,
+    /// It has no name: who copied it elsewhere removed it here, or it is the only copy.
+    Removed,
+    /// Another file has its name.
+    Replaced,
 }
 
 /// What a read was to read.
@@ -187,8 +200,8 @@ pub trait Files: Send + Sync {
     /// Puts the second file in the place of the first, which is closed. What reads the first meanwhile gets what
     /// is in the one or in the other.
     fn replace(&self, file: FileId, with: FileId) -> io::Result<()>;
-    /// Whether a name leads to an open file.
-    fn has_name(&self, file: FileId, root: Root, name: &str) -> io::Result<bool>;
+    /// What became of the open file that had a name.
+    fn whereabouts(&self, file: FileId, root: Root, name: &str) -> io::Result<Whereabouts>;
     fn size(&self, file: FileId) -> io::Result<u64>;
     /// Fills the buffer from `offset`; fewer bytes only at the end of the file.
     fn read_at(&self, file: FileId, offset: u64, buffer: &mut AlignedBuffer) -> io::Result<usize>;

@@ -1,7 +1,7 @@
 //! The real directories, through the kernel.
 
 use super::aligned::AlignedBuffer;
-use super::{FileId, Files, Root};
+use super::{FileId, Files, Root, Whereabouts};
 use crate::engine::log::format::BLOCK;
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -372,14 +372,19 @@ impl Files for SystemFiles {
         result
     }
 
-    fn has_name(&self, file: FileId, root: Root, name: &str) -> io::Result<bool> {
+    fn whereabouts(&self, file: FileId, root: Root, name: &str) -> io::Result<Whereabouts> {
         // What is open is in memory, and its name with it: a disk that sleeps goes on sleeping.
         let open = with_file(file, File::metadata)?;
         match fs::symlink_metadata(self.path(root, name)) {
-            Ok(named) if named.is_symlink() => Ok(true),
-            Ok(named) => Ok((named.dev(), named.ino()) == (open.dev(), open.ino())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
+            // Where a link leads is not looked at.
+            Ok(named) if named.is_symlink() => Ok(Whereabouts::Here),
+            Ok(named) if (named.dev(), named.ino()) == (open.dev(), open.ino()) => {
+                Ok(Whereabouts::Here)
+            }
+            Ok(_) => Ok(Whereabouts::Replaced),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Err(_) if open.nlink() == 0 => Ok(Whereabouts::Removed),
+            Err(_) => Ok(Whereabouts::Renamed),
         }
     }
 

@@ -1,17 +1,18 @@
 //! Closed segments whose files are moved away, and come back when somebody wants what is in them.
 //!
-//! Whoever has moved a file away wants its space, so a file without its name is let go: first what a start needs of
+//! Whoever has moved a file away wants its space, so a file without its name is let go, when what a start needs of
 //! it is kept in a stub. A read that finds nothing there then waits, it alone: the file is opened again, if it
 //! has come back, or a hook is asked to bring it. What only looks after the disk, the cleaner and the scrub, has
-//! nothing brought: it passes by.
+//! nothing brought: it passes by. A file that has no name at all may be the only copy of what is in it: it is let
+//! go only where there is a hook that could bring it back.
 
 use super::log::format::{self, BLOCK, SegmentHeader};
 use super::log::segments::Segment;
 use super::log::stub::{self, Stub};
 use super::{Engine, Event, Pending, Waiter};
 use crate::disk::aligned::AlignedBuffer;
-use crate::disk::{Completion, Done, FileId, Operation, Read, Root, Token};
-use crate::limits::{AWAY_LOOK_FILES, AWAY_LOOK_MS};
+use crate::disk::{Completion, Done, FileId, Operation, Read, Root, Token, Whereabouts};
+use crate::limits::{AWAY_LOOK_FILES, AWAY_LOOK_MS, HOOK_WAIT_MS_MAX};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 
@@ -27,12 +28,14 @@ pub struct AwayStats {
 #[derive(Default)]
 pub struct Away {
     pub stats: AwayStats,
+    /// Somebody can bring files back.
+    pub has_hook: bool,
     /// Files of closed segments that are not here.
     files: HashSet<FileId>,
     wanted: Vec<Wanted>,
     look: Look,
     leaving: Option<Leaving>,
-    /// Why some did not come back, by their bases: the operator was told.
+    /// What the operator was told of some, by their bases.
     told: HashMap<u64, String>,
     /// Before a stop: nobody waits for a file any more.
     is_ending: bool,
@@ -45,7 +48,7 @@ struct Look {
     due_ms: u64,
     /// The base from which on the next files are looked at.
     next: u64,
-    found: VecDeque<FileId>,
+    found: VecDeque<(FileId, Whereabouts)>,
 }
 
 /// A file that is about to be let go.
@@ -66,7 +69,10 @@ enum LeaveStep {
     Sidecar,
     /// The sidecar is written again, durable: it is all that tells of the records from now on.
     Durable,
-    Part(u64),
+    Part {
+        offset: u64,
+        length: u64,
+    },
     Stub,
     LetGo,
 }
@@ -78,6 +84,8 @@ struct Wanted {
     reads: Vec<(Token, Read)>,
     step: WantStep,
     was_brought: bool,
+    /// Since when the first of the reads waits.
+    since_ms: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,6 +95,8 @@ enum WantStep {
     Checking(Token),
     /// The hook runs.
     Asked,
+    /// What came under its name is not the segment, and is closed again.
+    Refusing(Token),
 }
 
 impl Away {
@@ -122,8 +132,23 @@ impl Away {
     }
 
     fn wanted_at(&self, token: Token) -> Option<usize> {
-        let waits = |one: &Wanted| matches!(one.step, WantStep::Opening(of) | WantStep::Checking(of) if of == token);
+        let waits = |one: &Wanted| match one.step {
+            WantStep::Opening(of) | WantStep::Checking(of) | WantStep::Refusing(of) => of == token,
+            WantStep::Asked => false,
+        };
         self.wanted.iter().position(waits)
+    }
+
+    /// Whether somebody waits for a hook.
+    pub fn is_waited_for(&self) -> bool {
+        self.wanted.iter().any(|one| one.step == WantStep::Asked && !one.reads.is_empty())
+    }
+
+    /// When nobody waits for a hook any more that does not end.
+    fn given_up_ms(&self) -> Option<u64> {
+        let asked = self.wanted.iter().filter(|one| one.step == WantStep::Asked);
+        let waited_for = asked.filter(|one| !one.reads.is_empty());
+        waited_for.map(|one| one.since_ms + HOOK_WAIT_MS_MAX).min()
     }
 
     /// Looks for files that were moved at the next turn.
@@ -133,9 +158,10 @@ impl Away {
 }
 
 impl Engine {
-    /// When to look for files that were moved away, in milliseconds of the loop's clock.
+    /// When there is something to do, in milliseconds of the loop's clock.
     pub(super) fn away_deadline_ms(&self) -> Option<u64> {
-        self.may_look().then_some(self.away.look.due_ms)
+        let look_ms = self.may_look().then_some(self.away.look.due_ms);
+        [look_ms, self.away.given_up_ms()].into_iter().flatten().min()
     }
 
     fn may_look(&self) -> bool {
@@ -146,10 +172,13 @@ impl Engine {
 
     /// Hands out what is due of the search for files that were moved away.
     pub(super) fn step_away(&mut self) {
+        if self.away.given_up_ms().is_some_and(|due_ms| due_ms <= self.now.monotonic_ms) {
+            self.give_up();
+        }
         while self.away.leaving.is_none()
-            && let Some(file) = self.away.look.found.pop_front()
+            && let Some((file, found)) = self.away.look.found.pop_front()
         {
-            self.leave(file);
+            self.moved(file, found);
         }
         if !self.may_look() || self.now.monotonic_ms < self.away.look.due_ms {
             return;
@@ -173,11 +202,49 @@ impl Engine {
 
     // ---------------------------------------------------------------- letting go
 
-    /// Begins to let go of a file. What the cleaner is at, or is not all on the disk yet, is for the next look.
+    /// A file does not have its name any more.
+    fn moved(&mut self, file: FileId, found: Whereabouts) {
+        let Some(base) = self.closed_segment(file).map(|segment| segment.base) else { return };
+        if self.cleaner.covers(base) {
+            // The packed segment may have its name already.
+            return;
+        }
+        let name = format::segment_name(base);
+        match found {
+            Whereabouts::Here => {}
+            Whereabouts::Removed if !self.away.has_hook => self.tell_of(
+                base,
+                format!(
+                    "segment {name} was removed: it is served as long as this server runs, and its space stays in use. \
+                     Copy it back from file {} under /proc/PID/fd of this server, or start with a --hook that \
+                     brings files back on missing-data",
+                    file.0
+                ),
+            ),
+            Whereabouts::Replaced => self.tell_of(
+                base,
+                format!(
+                    "segment {name}: another file has its name now. The one that was there is served as long as \
+                     this server runs, and its space stays in use; the next start takes the other one"
+                ),
+            ),
+            Whereabouts::Renamed | Whereabouts::Removed => self.leave(file),
+        }
+    }
+
+    /// Tells the operator about a segment, once as long as nothing else is to be told.
+    fn tell_of(&mut self, base: u64, line: String) {
+        if self.away.told.get(&base) != Some(&line) {
+            self.log.notices.push(line.clone());
+            self.away.told.insert(base, line);
+        }
+    }
+
+    /// Begins to let go of a file. What is not all on the disk yet is for the next look.
     fn leave(&mut self, file: FileId) {
         let Some(segment) = self.closed_segment(file) else { return };
         let is_stored = segment.pages.iter().all(|page| page.in_memory().is_none());
-        if !is_stored || self.cleaner.covers(segment.base) {
+        if !is_stored {
             return;
         }
         let (base, length) = (segment.base, segment.sidecar_bytes as usize);
@@ -197,75 +264,78 @@ impl Engine {
 
     /// Goes on with letting go of a file, after a step of it.
     fn leave_on(&mut self, mut leaving: Leaving, result: io::Result<Done>) {
-        let stub = match (leaving.step, result) {
-            (LeaveStep::LetGo, Ok(_)) => {
-                self.away.files.insert(leaving.file);
-                self.away.stats.let_go += 1;
-                return;
+        match result.and_then(|done| self.leave_step(&mut leaving, done)) {
+            Ok(Some(operation)) => {
+                leaving.token = self.ask(operation);
+                self.away.leaving = Some(leaving);
             }
+            Ok(None) => self.away.stats.let_go += 1,
             // It stays open, and the next look finds it again.
-            (LeaveStep::LetGo, Err(_)) => return,
-            (LeaveStep::Stub | LeaveStep::Durable, written) => written.map(|_| ()),
-            (LeaveStep::Sidecar, Ok(Done::Vector(sidecar))) => {
-                let segment = self.closed_segment(leaving.file);
-                let wanted = segment.and_then(|one| stub::wanted(one, &sidecar, leaving.page_seed));
-                if let Some(wanted) = wanted {
-                    leaving.left = wanted.into();
-                    leaving.step = LeaveStep::Durable;
-                    let name = format::sidecar_name(leaving.base);
-                    let root = Root::Index;
-                    leaving.token = self.ask(Operation::WriteSmall { root, name, bytes: sidecar });
-                    self.away.leaving = Some(leaving);
-                    return;
-                }
-                Err(io::Error::other("its sidecar is not whole"))
-            }
-            (LeaveStep::Part(offset), Ok(Done::Bytes(bytes))) => {
-                leaving.parts.push((offset, bytes.to_vec()));
-                Ok(())
-            }
-            (_, Ok(_)) => Err(io::ErrorKind::UnexpectedEof.into()),
-            (_, Err(error)) => Err(error),
-        };
-        let is_stub_there = matches!(leaving.step, LeaveStep::Stub);
-        let operation = match stub {
             Err(error) => {
-                // Its space is wanted all the same.
-                self.log.notices.push(format!(
-                    "segment {} was moved away, and what a start needs of it cannot be kept ({error}): the next \
-                     start needs the file",
-                    format::segment_name(leaving.base)
-                ));
-                leaving.step = LeaveStep::LetGo;
-                Operation::LetGo { file: leaving.file }
+                self.away.files.remove(&leaving.file);
+                let name = format::segment_name(leaving.base);
+                self.tell_of(
+                    leaving.base,
+                    format!(
+                        "segment {name} was moved away, and what a start needs of it cannot be kept ({error}): it \
+                         stays open, and its space in use"
+                    ),
+                );
             }
-            Ok(()) if is_stub_there => {
-                leaving.step = LeaveStep::LetGo;
-                Operation::LetGo { file: leaving.file }
+        }
+    }
+
+    /// Takes the end of a step. What is to be done next; `None`: the file is let go.
+    fn leave_step(&mut self, leaving: &mut Leaving, done: Done) -> io::Result<Option<Operation>> {
+        let Some(segment) = self.closed_segment(leaving.file) else { return Ok(None) };
+        let file_bytes = segment.file_bytes();
+        match (leaving.step, done) {
+            (LeaveStep::Sidecar, Done::Vector(sidecar)) => {
+                let wanted = stub::wanted(segment, &sidecar, leaving.page_seed);
+                let wanted = wanted.ok_or_else(|| io::Error::other("its sidecar is damaged"))?;
+                leaving.left = wanted.into();
+                leaving.step = LeaveStep::Durable;
+                let (root, name) = (Root::Index, format::sidecar_name(leaving.base));
+                return Ok(Some(Operation::WriteSmall { root, name, bytes: sidecar }));
             }
-            Ok(()) => match leaving.left.pop_front() {
-                Some((offset, length)) => {
-                    leaving.step = LeaveStep::Part(offset);
-                    Operation::Read { file: leaving.file, offset, length }
+            (LeaveStep::Durable, _) => {}
+            (LeaveStep::Part { offset, length }, Done::Bytes(bytes)) => {
+                let mut read = bytes.len() as u64;
+                if read < length.min(file_bytes - offset) {
+                    // A read may bring less than was asked for; the next one begins with a block.
+                    read = read / BLOCK * BLOCK;
+                    leaving.left.push_front((offset + read, length - read));
                 }
-                None => {
-                    leaving.step = LeaveStep::Stub;
-                    let file_bytes =
-                        self.closed_segment(leaving.file).map_or(0, Segment::file_bytes);
-                    let stub = Stub {
-                        file_bytes: file_bytes.next_multiple_of(BLOCK),
-                        parts: std::mem::take(&mut leaving.parts),
-                    };
-                    Operation::WriteSmall {
-                        root: Root::Index,
-                        name: format::stub_name(leaving.base),
-                        bytes: stub.encode(self.log.id, leaving.base, leaving.page_seed),
-                    }
+                if read == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
                 }
-            },
+                leaving.parts.push((offset, bytes[..read as usize].to_vec()));
+            }
+            (LeaveStep::Stub, _) => {
+                leaving.step = LeaveStep::LetGo;
+                // What finds nothing there from now on waits until the file is back.
+                self.away.files.insert(leaving.file);
+                return Ok(Some(Operation::LetGo { file: leaving.file }));
+            }
+            (LeaveStep::LetGo, _) => return Ok(None),
+            (LeaveStep::Sidecar | LeaveStep::Part { .. }, _) => {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        if let Some((offset, length)) = leaving.left.pop_front() {
+            leaving.step = LeaveStep::Part { offset, length };
+            return Ok(Some(Operation::Read { file: leaving.file, offset, length }));
+        }
+        leaving.step = LeaveStep::Stub;
+        let stub = Stub {
+            file_bytes: file_bytes.next_multiple_of(BLOCK),
+            parts: std::mem::take(&mut leaving.parts),
         };
-        leaving.token = self.ask(operation);
-        self.away.leaving = Some(leaving);
+        Ok(Some(Operation::WriteSmall {
+            root: Root::Index,
+            name: format::stub_name(leaving.base),
+            bytes: stub.encode(self.log.id, leaving.base, leaving.page_seed),
+        }))
     }
 
     // ---------------------------------------------------------------- bringing back
@@ -284,7 +354,11 @@ impl Engine {
         if is_for_care || self.away.is_ending {
             return Some(Err(io::ErrorKind::NotFound.into()));
         }
+        let since_ms = self.now.monotonic_ms;
         if let Some(wanted) = self.away.wanted.iter_mut().find(|one| one.file == read.file) {
+            if wanted.reads.is_empty() {
+                wanted.since_ms = since_ms;
+            }
             wanted.reads.push((token, read));
             return None;
         }
@@ -292,8 +366,8 @@ impl Engine {
             return nothing();
         };
         let step = WantStep::Opening(self.open_again(read.file, base));
-        let reads = vec![(token, read)];
-        self.away.wanted.push(Wanted { file: read.file, base, reads, step, was_brought: false });
+        let (file, reads, was_brought) = (read.file, vec![(token, read)], false);
+        self.away.wanted.push(Wanted { file, base, reads, step, was_brought, since_ms });
         None
     }
 
@@ -305,7 +379,7 @@ impl Engine {
     pub(super) fn away_completed(&mut self, token: Token, result: io::Result<Done>) {
         if self.away.look.token == Some(token) {
             self.away.look.token = None;
-            if let Ok(Done::Files(found)) = result {
+            if let Ok(Done::Moved(found)) = result {
                 self.away.look.found = found.into();
             }
             return;
@@ -338,9 +412,11 @@ impl Engine {
                 if is_it {
                     return self.is_back(at);
                 }
-                self.operations.push((Token(0), Operation::LetGo { file }));
-                let line = "the file that has its name now is another one, or damaged";
-                self.stays_away(at, line);
+                let token = self.ask(Operation::LetGo { file });
+                self.away.wanted[at].step = WantStep::Refusing(token);
+            }
+            (WantStep::Refusing(_), _) => {
+                self.stays_away(at, "the file that has its name now is another one, or damaged");
             }
             (WantStep::Asked, _) => unreachable!("it has no token"),
         }
@@ -368,16 +444,40 @@ impl Engine {
     fn stays_away(&mut self, at: usize, why: &str) {
         let wanted = self.away.wanted.swap_remove(at);
         self.away.stats.failures += 1;
-        let told = self.away.told.insert(wanted.base, why.to_owned());
-        if !self.away.is_ending && told.is_none_or(|told| told != why) {
-            self.log.notices.push(format!(
-                "segment {} is away, and somebody wants what is in it: {why}",
-                format::segment_name(wanted.base)
-            ));
+        if !self.away.is_ending {
+            self.tell_wanted(wanted.base, why);
         }
-        for (token, _) in wanted.reads {
+        self.end_reads(wanted.reads);
+    }
+
+    fn tell_wanted(&mut self, base: u64, why: &str) {
+        let name = format::segment_name(base);
+        self.tell_of(
+            base,
+            format!("segment {name} is away, and somebody wants what is in it: {why}"),
+        );
+    }
+
+    fn end_reads(&mut self, reads: Vec<(Token, Read)>) {
+        for (token, _) in reads {
             let result = Err(io::ErrorKind::NotFound.into());
             self.completed(Completion { token, result });
+        }
+    }
+
+    /// Who waits for a hook for too long waits no more. No other one is run before it has ended.
+    fn give_up(&mut self) {
+        let now_ms = self.now.monotonic_ms;
+        let mut over = Vec::new();
+        for one in &mut self.away.wanted {
+            if one.step == WantStep::Asked && one.since_ms + HOOK_WAIT_MS_MAX <= now_ms {
+                over.push((one.base, std::mem::take(&mut one.reads)));
+            }
+        }
+        for (base, reads) in over.into_iter().filter(|(_, reads)| !reads.is_empty()) {
+            self.away.stats.failures += 1;
+            self.tell_wanted(base, "the hook missing-data runs, and does not end");
+            self.end_reads(reads);
         }
     }
 
@@ -403,9 +503,6 @@ impl Engine {
         }
         let reads: Vec<_> =
             self.away.wanted.iter_mut().flat_map(|one| one.reads.drain(..)).collect();
-        for (token, _) in reads {
-            let result = Err(io::ErrorKind::NotFound.into());
-            self.completed(Completion { token, result });
-        }
+        self.end_reads(reads);
     }
 }

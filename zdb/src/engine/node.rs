@@ -108,9 +108,14 @@ impl Node {
                     let (log, secret) = (LogId::from_hex(log)?, LogId::from_hex(secret)?.0);
                     node.errand = Errand::Adopt { log, secret, aside_s: at.parse().ok()? };
                 }
-                ["rewind", position, at, term, end] => {
+                ["rewind", position, at, ref kept @ ..] => {
+                    let kept = match *kept {
+                        [term, end] => (term.parse().ok()?, end.parse().ok()?),
+                        // Once it did not say it.
+                        [] => (0, 0),
+                        _ => return None,
+                    };
                     let (position, aside_s) = (position.parse().ok()?, at.parse().ok()?);
-                    let kept = (term.parse().ok()?, end.parse().ok()?);
                     node.errand = Errand::Rewind { position, aside_s, kept };
                 }
                 _ => return None,
@@ -123,6 +128,15 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rewind_of_an_older_version_is_known() {
+        let mut text = "node 00000003\npromised 7 deadbeef\nrewind 8192 9\n".to_owned();
+        let check = xxh3_64(text.as_bytes());
+        writeln!(text, "check {check:016x}").expect("writing to a string does not fail");
+        let node = Node::parse(text.as_bytes()).expect("it is whole");
+        assert_eq!(node.errand, Errand::Rewind { position: 8192, aside_s: 9, kept: (0, 0) });
+    }
 
     #[test]
     fn what_is_kept_comes_back_and_nothing_else() {

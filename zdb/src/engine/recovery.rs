@@ -143,8 +143,7 @@ fn open_log(
     let names = files
         .list(Root::Data)
         .map_err(|error| format!("cannot list the data directory: {error}"))?;
-    let mut bases: Vec<u64> = names.iter().filter_map(|name| format::segment_base(name)).collect();
-    bases.sort_unstable();
+    let mut bases = format::segment_bases(&names);
     let (id, secret_bytes) = identify(files, &names, &bases, &options.random)?;
     check_last_buffer(files, &names, (id, node.buffer_suffix()), options)?;
     let buffer = match &options.buffer {

@@ -43,7 +43,7 @@ impl Versions {
             }
             Self {
                 check: xxh3_64_with_seed(&bytes, versions.check),
-                rests_on: versions.rests_on.max(packed.map_or(0, |one| one.rests_on)),
+                rests_on: versions.rests_on.max(packed.map_or(0, |one| one.rests_on_min())),
             }
         })
     }
@@ -142,7 +142,10 @@ impl Engine {
     pub fn is_whole(&self) -> bool {
         let here = (self.terms.number(), self.log.end());
         let is_leaving = self.node.errand != Errand::None;
-        !is_leaving && self.node.owed <= here && self.versions_before(u64::MAX).rests_on <= here.1
+        // A packed segment that does not say on what it rests was finished where there were no copies.
+        let packed = self.log.segments.list().iter().filter_map(|one| one.packed.as_ref());
+        let rests_on = packed.map(|packed| packed.header.rests_on).max().unwrap_or(0);
+        !is_leaving && self.node.owed <= here && rests_on <= here.1
     }
 
     /// Whether the packed segment with this base, or one behind it, may have lost deletes of what older segments of

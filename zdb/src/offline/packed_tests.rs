@@ -7,7 +7,7 @@ use super::stored::{Flow, Lost, Seen, StoredLog, Trouble, Visitor};
 use super::tests::{Home, Random, check, damage, damage_rounds, is_marker, salvage, story};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::system::SystemFiles;
-use crate::disk::{FileId, Files, Root};
+use crate::disk::{FileId, Files, Root, Whereabouts};
 use crate::engine::Engine;
 use crate::engine::chain::Link;
 use crate::engine::log::Policy;
@@ -546,8 +546,8 @@ impl Files for ReadOnly {
     fn replace(&self, file: FileId, with: FileId) -> io::Result<()> {
         self.0.replace(file, with)
     }
-    fn has_name(&self, file: FileId, root: Root, name: &str) -> io::Result<bool> {
-        self.0.has_name(file, root, name)
+    fn whereabouts(&self, file: FileId, root: Root, name: &str) -> io::Result<Whereabouts> {
+        self.0.whereabouts(file, root, name)
     }
     fn size(&self, file: FileId) -> io::Result<u64> {
         self.0.size(file)

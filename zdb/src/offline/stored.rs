@@ -127,9 +127,7 @@ impl StoredLog {
         if let Some(line) = recovery::unfinished(&names) {
             return Err(line);
         }
-        let mut bases: Vec<u64> =
-            names.iter().filter_map(|name| format::segment_base(name)).collect();
-        bases.sort_unstable();
+        let mut bases = format::segment_bases(&names);
         let mut known = identity::read(&*files, &names, &bases)
             .unwrap_or(identity::Identity { id: None, secret: None });
         if known.id.is_none() {
@@ -153,8 +151,7 @@ impl StoredLog {
         };
         let chain = chain::read(&*files, &buffer, id, &bases, &HashMap::new())?;
         bases.retain(|base| !chain.left_over.contains(base));
-        let (mut orphans, _) = recovery::without_file(&*files)?;
-        orphans.sort_unstable();
+        let (orphans, _) = recovery::without_file(&*files)?;
         let stubs = files
             .list(Root::Index)
             .map_err(|error| format!("cannot list the index directory: {error}"))?;

@@ -7,7 +7,7 @@ use super::stored::{Flow, Lost, Seen, StoredLog, Trouble, Visitor};
 use super::{Lines, repair};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::system::SystemFiles;
-use crate::disk::{FileId, Files, Root};
+use crate::disk::{FileId, Files, Root, Whereabouts};
 use crate::engine::chain::Link;
 use crate::engine::log::Policy;
 use crate::engine::log::format::{
@@ -477,8 +477,8 @@ impl Files for Failing {
     fn replace(&self, file: FileId, with: FileId) -> io::Result<()> {
         self.files.replace(file, with)
     }
-    fn has_name(&self, file: FileId, root: Root, name: &str) -> io::Result<bool> {
-        self.files.has_name(file, root, name)
+    fn whereabouts(&self, file: FileId, root: Root, name: &str) -> io::Result<Whereabouts> {
+        self.files.whereabouts(file, root, name)
     }
     fn size(&self, file: FileId) -> io::Result<u64> {
         self.files.size(file)

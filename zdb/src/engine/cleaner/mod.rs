@@ -527,7 +527,8 @@ impl Engine {
         });
         // Those were away once.
         let stubs = old.iter().map(|one| (Root::Index, format::stub_name(one.base)));
-        let names: Vec<_> = names.chain(stubs).collect();
+        // First: without its sidecar one would refuse the next start.
+        let names: Vec<_> = stubs.chain(names).collect();
         let name = format::sidecar_name(base);
         let token = self.ask(Operation::WriteSidecar { name, offset: 0, bytes: sidecar });
         self.cleaner.storing.insert(base);

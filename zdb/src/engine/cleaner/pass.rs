@@ -611,6 +611,11 @@ impl Pass {
 
     fn replace(&mut self, engine: &mut Engine) -> Step {
         if engine.cleaner.walks > 0 {
+            // One that waits for a hook is waited for, but others need not wait for it, too.
+            engine.cleaner.is_replacing = !engine.away.is_waited_for();
+            if !engine.cleaner.is_replacing {
+                engine.resume_walks();
+            }
             return Step::Wait;
         }
         let finished = self.finished.take().expect("finished before");

@@ -360,6 +360,7 @@ pub struct PackedHeader {
     /// records below it superseded is no longer here, unless `is_undecided`.
     pub judged_until: u64,
     /// How far the log was when it was finished: what is no longer here was superseded or ended by records below it.
+    /// 0: it does not say, as those of before there were replicas.
     pub rests_on: u64,
     /// Bytes of records in the file, behind the header.
     pub record_bytes: u64,
@@ -369,6 +370,13 @@ pub struct PackedHeader {
     pub is_undecided: bool,
     /// XXH3-64 of stops and residues.
     pub trailer_check: u64,
+}
+
+impl PackedHeader {
+    /// How far the log was at least when it was finished.
+    pub fn rests_on_min(&self) -> u64 {
+        if self.rests_on == 0 { self.judged_until } else { self.rests_on }
+    }
 }
 
 impl SegmentHeader {
@@ -428,11 +436,7 @@ impl SegmentHeader {
                 count: u32_at(bytes, 104),
                 end: u64_at(bytes, 60),
                 judged_until: u64_at(bytes, 68),
-                // Those of before there were replicas do not say it.
-                rests_on: match u64_at(bytes, 108) {
-                    0 => u64_at(bytes, 68),
-                    rests_on => rests_on,
-                },
+                rests_on: u64_at(bytes, 108),
                 record_bytes: u64_at(bytes, 76),
                 stops: u32_at(bytes, 84),
                 residues: u32_at(bytes, 88),
@@ -475,6 +479,13 @@ pub fn stub_base(name: &str) -> Option<u64> {
 /// The base in a segment's file name.
 pub fn segment_base(name: &str) -> Option<u64> {
     base_of(name.strip_suffix(".log")?)
+}
+
+/// The bases of the segments among file names, which grow.
+pub fn segment_bases(names: &[String]) -> Vec<u64> {
+    let mut bases: Vec<u64> = names.iter().filter_map(|name| segment_base(name)).collect();
+    bases.sort_unstable();
+    bases
 }
 
 /// The base in a sidecar's file name.

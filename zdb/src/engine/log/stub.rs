@@ -46,6 +46,12 @@ impl Stub {
         bytes
     }
 
+    /// The header of the segment.
+    pub fn header(&self) -> Option<SegmentHeader> {
+        let first = self.parts.first().filter(|(offset, _)| *offset == 0)?;
+        SegmentHeader::decode(&first.1).ok()
+    }
+
     /// The stub of the segment with this base, and the seed of its sidecar's pages.
     fn decode(bytes: &[u8], log: LogId, base: u64, sidecar_seed: u64) -> Option<(Self, u64)> {
         let (body, check) = bytes.split_last_chunk::<CHECK_BYTES>()?;
@@ -65,8 +71,7 @@ impl Stub {
             stub.parts.push((offset, body.get(at..end)?.to_vec()));
             at = end;
         }
-        let header = stub.parts.first().filter(|(offset, _)| *offset == 0)?;
-        let header = SegmentHeader::decode(&header.1).ok()?;
+        let header = stub.header()?;
         let page_seed = segments::page_seed(sidecar_seed, base, header.packed.as_ref());
         let is_whole = xxh3_64_with_seed(body, page_seed) == u64::from_le_bytes(*check);
         is_whole.then_some((stub, page_seed))
@@ -136,23 +141,25 @@ fn whole_pages(sidecar: &[u8], page_seed: u64) -> Option<Vec<(PageHeader, usize)
     (is_whole && is_closed).then_some(pages)
 }
 
-/// The stubs in the index directory with which a start can do, for segments that have no file.
-pub fn usable(
+/// The stubs in the index directory for segments that have no file. `None`: stub or sidecar are damaged, and a start
+/// cannot do with them.
+pub fn find(
     files: &dyn Files,
     log: LogId,
     sidecar_seed: u64,
     bases: &[u64],
-) -> std::io::Result<Vec<(u64, Stub)>> {
+) -> std::io::Result<Vec<(u64, Option<Stub>)>> {
     let names = files.list(Root::Index)?;
     let away = names.iter().filter_map(|name| format::stub_base(name));
-    let found = away.filter(|base| bases.binary_search(base).is_err()).filter_map(|base| {
+    let read_whole = |base: u64| {
         let read = |name: String| files.read_small(Root::Index, &name).ok();
         let bytes = read(format::stub_name(base))?;
         let (stub, page_seed) = Stub::decode(&bytes, log, base, sidecar_seed)?;
         whole_pages(&read(format::sidecar_name(base))?, page_seed)?;
-        Some((base, stub))
-    });
-    Ok(found.collect())
+        Some(stub)
+    };
+    let found = away.filter(|base| bases.binary_search(base).is_err());
+    Ok(found.map(|base| (base, read_whole(base))).collect())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! moved to a directory of its own, which `zdb dump` and `zdb repair` read. Each step may be done twice, since
 //! a start may be interrupted at any of them.
 
-use super::{StartOptions, identity, left_buffer, open_log};
+use super::{StartOptions, absent, identity, left_buffer, open_log};
 use crate::disk::aligned::AlignedBuffer;
 use crate::disk::{FileId, Files, Root};
 use crate::engine::log::format::{self, BLOCK, LogId, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -46,7 +46,7 @@ pub fn run(
     let list = || files.list(Root::Data).map_err(explain);
     // What only the write buffer has belongs to what is set aside.
     let names = list()?;
-    let mut bases = bases_of(&names);
+    let mut bases = format::segment_bases(&names);
     let known = identity::read(files, &names, &bases)?.id;
     if let Some(id) = known
         && left_buffer(files, &names, id, node.buffer_suffix()).is_some()
@@ -54,14 +54,15 @@ pub fn run(
         let (mut engine, _) = open_log(files, options, Node { errand: Errand::None, ..node })?;
         engine.log.discard_buffer();
         engine.close_files(files);
-        bases = bases_of(&list()?);
+        bases = format::segment_bases(&list()?);
     }
     let line = match node.errand {
         Errand::None => None,
         Errand::Rewind { position, aside_s, kept } => {
             let id = known.ok_or("the log to be rewound has no identity")?;
             let aside = Node::aside(aside_s);
-            match rewind(files, &bases, position, &aside).map_err(explain)? {
+            let away = absent::headers(files, &list()?)?;
+            match rewind(files, (&bases, away), position, &aside).map_err(explain)? {
                 Rewound::Done(moved) => moved.then(|| {
                     format!(
                         "what this server wrote from position {position} on and nobody else has is in {aside} of \
@@ -92,12 +93,6 @@ pub fn write_node(files: &dyn Files, node: &Node) -> Result<(), String> {
     files
         .write_small(Root::Data, node::FILE_NAME, node.text().as_bytes())
         .map_err(|error| format!("cannot write to the data directory: {error}"))
-}
-
-fn bases_of(names: &[String]) -> Vec<u64> {
-    let mut bases: Vec<u64> = names.iter().filter_map(|name| format::segment_base(name)).collect();
-    bases.sort_unstable();
-    bases
 }
 
 fn adopt(
@@ -153,16 +148,29 @@ enum Rewound {
     IsPacked,
 }
 
-fn rewind(files: &dyn Files, bases: &[u64], position: u64, aside: &str) -> io::Result<Rewound> {
+/// Of a log that has these segments, beside those that are away.
+fn rewind(
+    files: &dyn Files,
+    (bases, away): (&[u64], Vec<SegmentHeader>),
+    position: u64,
+    aside: &str,
+) -> io::Result<Rewound> {
     if planted::is(Bug::NoCut) {
         return Ok(Rewound::Done(false));
     }
-    check_here(files, bases, position)?;
+    if let Some(base) = away.iter().map(|one| one.base).find(|one| is_needed(bases, *one, position))
+    {
+        return Err(io::Error::other(format!(
+            "the log goes back to position {position}, and segment {} is away: bring its file back, and start again",
+            format::segment_name(base)
+        )));
+    }
     // Of a segment that begins here nothing stays but its header.
     let within = bases.iter().rposition(|base| base + SEGMENT_HEADER_BYTES < position);
     // What the cleaner dropped since records that go now had superseded it would be missed.
-    for base in &bases[..within.map_or(0, |at| at + 1)] {
-        if rests_on(files, *base)?.is_some_and(|until| until > position) {
+    let kept = bases[..within.map_or(0, |at| at + 1)].iter().map(|base| read_header(files, *base));
+    for header in kept.collect::<io::Result<Vec<_>>>()?.into_iter().flatten().chain(away) {
+        if header.packed.is_some_and(|packed| packed.rests_on_min() > position) {
             return Ok(Rewound::IsPacked);
         }
     }
@@ -207,31 +215,28 @@ fn rewind(files: &dyn Files, bases: &[u64], position: u64, aside: &str) -> io::R
     Ok(Rewound::Done(true))
 }
 
-/// Refuses where a segment that is to be cut or set aside was moved away.
-fn check_here(files: &dyn Files, bases: &[u64], position: u64) -> io::Result<()> {
-    let stubs = files.list(Root::Index)?;
-    for base in stubs.iter().filter_map(|name| format::stub_base(name)) {
-        let behind = bases.iter().find(|one| **one >= base);
-        if behind != Some(&base) && behind.is_none_or(|next| *next > position) {
-            return Err(io::Error::other(format!(
-                "the log goes back to position {position}, and segment {} is away: bring its file back, and start \
-                 again",
-                format::segment_name(base)
-            )));
-        }
+/// Whether a start cannot do its errand without a segment that has no file, where those with these bases have one.
+pub fn needs(node: &Node, bases: &[u64], base: u64) -> bool {
+    match node.errand {
+        Errand::Rewind { position, .. } => is_needed(bases, base, position),
+        Errand::None | Errand::Adopt { .. } => false,
     }
-    Ok(())
 }
 
-/// How far the log was when a packed segment was finished.
-fn rests_on(files: &dyn Files, base: u64) -> io::Result<Option<u64>> {
+/// Whether a segment without a file is to be cut or set aside where a log goes back to a position.
+fn is_needed(bases: &[u64], base: u64, position: u64) -> bool {
+    let behind = bases.iter().find(|one| **one >= base);
+    behind != Some(&base) && behind.is_none_or(|next| *next > position)
+}
+
+/// `None`: it is damaged.
+fn read_header(files: &dyn Files, base: u64) -> io::Result<Option<SegmentHeader>> {
     let file = files.open(Root::Data, &format::segment_name(base))?;
     let mut block = AlignedBuffer::new(BLOCK as usize);
     let read = files.read_at(file, 0, &mut block);
     files.close(file);
     block.truncate(read?);
-    let header = SegmentHeader::decode(&block).ok();
-    Ok(header.and_then(|header| header.packed).map(|packed| packed.rests_on))
+    Ok(SegmentHeader::decode(&block).ok())
 }
 
 fn forget_sidecar(files: &dyn Files, base: u64) -> io::Result<()> {

@@ -41,7 +41,8 @@ impl Recovery<'_> {
             .files
             .list(Root::Index)
             .map_err(|error| format!("cannot list the index directory: {error}"))?;
-        for base in names.iter().filter_map(|name| format::sidecar_base(name)) {
+        let known = |name: &String| format::sidecar_base(name).or_else(|| format::stub_base(name));
+        for base in names.iter().filter_map(known) {
             let before = ranges.partition_point(|(from, _)| *from < base);
             if before.checked_sub(1).is_some_and(|at| base < ranges[at].1) {
                 self.forget_sidecar(base)?;
