@@ -95,7 +95,8 @@ impl Hub {
                 let replica = self.server.replication.replica_mut(key).expect("looked up above");
                 replica.sent = common;
                 replica.reads.clear();
-                replica.acked = common;
+                // What it has is not durable there before it says so.
+                replica.acked = 0;
                 replica.stage = Stage::Online;
                 self.server.replication.syncs_partial += 1;
                 let now_s = self.engine.now.unix_s();
