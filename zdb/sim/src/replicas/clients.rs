@@ -33,6 +33,8 @@ pub struct Client {
     pub inbox: Vec<u8>,
     /// Keys of the write that is under way, and its number.
     pub waiting: Option<(Vec<u64>, u64)>,
+    /// The number of one of which the acknowledgement may be on its way, and is worth nothing any more.
+    doubtful: u64,
     namespace: Option<String>,
     /// Replies that come before those of writes: of NSNEW, NSSET and SELECT.
     greeting: usize,
@@ -48,6 +50,7 @@ impl Client {
             key: None,
             inbox: Vec::new(),
             waiting: None,
+            doubtful: 0,
             namespace: (number % 2 == 1).then(|| format!("space-{number}")),
             greeting: 0,
             is_welcome: false,
@@ -70,6 +73,7 @@ impl Client {
 
     /// What was acknowledged when so many were before need not be kept.
     pub fn doubt(&mut self, since: u64) {
+        self.doubtful = self.waiting.as_ref().map_or(0, |(_, number)| *number);
         for key in self.keys.values_mut() {
             key.acknowledged.retain(|(_, before)| *before < since);
         }
@@ -208,7 +212,7 @@ impl Run {
             if reply.is_error() {
                 continue;
             }
-            for key in &keys {
+            for key in keys.iter().filter(|_| one.doubtful != number) {
                 let key = one.keys.entry(*key).or_default();
                 key.acknowledged.push((number, self.acknowledged));
             }
