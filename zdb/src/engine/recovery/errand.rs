@@ -63,7 +63,7 @@ pub fn run(
             let aside = Node::aside(aside_s);
             let away = absent::headers(files, &list()?)?;
             match rewind(files, (&bases, away), position, &aside).map_err(explain)? {
-                Rewound::Done(moved) => moved.then(|| {
+                Rewound::Done => is_aside(files, &aside).then(|| {
                     format!(
                         "what this server wrote from position {position} on and nobody else has is in {aside} of \
                          the data directory (zdb dump --data shows it)"
@@ -117,7 +117,7 @@ fn adopt(
     files.sync_directory(Root::Data).map_err(explain)?;
     identity::write(files, log, secret)?;
     node.is_copy = true;
-    Ok((!bases.is_empty()).then(|| {
+    Ok(is_aside(files, aside).then(|| {
         format!("the log that this server had is in {aside} of the data directory; nothing reads it any more")
     }))
 }
@@ -125,7 +125,7 @@ fn adopt(
 /// The directory of what is set aside is one that zdb's other commands can read.
 fn keep_identity(files: &dyn Files, aside: &str, is_needed: bool) -> io::Result<()> {
     let kept = format!("{aside}/{}", identity::IDENTITY_NAME);
-    if !is_needed || files.read_small(Root::Data, &kept).is_ok() {
+    if !is_needed || is_aside(files, aside) {
         return Ok(());
     }
     files.make_directory(Root::Data, aside)?;
@@ -136,14 +136,18 @@ fn keep_identity(files: &dyn Files, aside: &str, is_needed: bool) -> io::Result<
     }
 }
 
+/// Whether anything was set aside, by this attempt or an earlier one.
+fn is_aside(files: &dyn Files, aside: &str) -> bool {
+    files.read_small(Root::Data, &format!("{aside}/{}", identity::IDENTITY_NAME)).is_ok()
+}
+
 fn set_aside(files: &dyn Files, base: u64, aside: &str) -> io::Result<()> {
     let name = format::segment_name(base);
     files.rename(Root::Data, &name, &format!("{aside}/{name}"))
 }
 
 enum Rewound {
-    /// And whether there was anything behind the position.
-    Done(bool),
+    Done,
     /// The position is in a segment in which records have no places of their own.
     IsPacked,
 }
@@ -156,7 +160,7 @@ fn rewind(
     aside: &str,
 ) -> io::Result<Rewound> {
     if planted::is(Bug::NoCut) {
-        return Ok(Rewound::Done(false));
+        return Ok(Rewound::Done);
     }
     if let Some(base) = away.iter().map(|one| one.base).find(|one| is_needed(bases, *one, position))
     {
@@ -166,7 +170,8 @@ fn rewind(
         )));
     }
     // Of a segment that begins here nothing stays but its header.
-    let within = bases.iter().rposition(|base| base + SEGMENT_HEADER_BYTES < position);
+    let within =
+        bases.iter().rposition(|base| base.saturating_add(SEGMENT_HEADER_BYTES) < position);
     // What the cleaner dropped since records that go now had superseded it would be missed.
     let kept = bases[..within.map_or(0, |at| at + 1)].iter().map(|base| read_header(files, *base));
     for header in kept.collect::<io::Result<Vec<_>>>()?.into_iter().flatten().chain(away) {
@@ -187,7 +192,9 @@ fn rewind(
         is_any |= cut.is_some();
     }
     if !is_any {
-        return Ok(Rewound::Done(false));
+        // An earlier attempt may have got no further than to move the last of them.
+        forget_behind(files, position)?;
+        return Ok(Rewound::Done);
     }
     keep_identity(files, aside, true)?;
     if let Some((base, file, size)) = cut {
@@ -201,9 +208,7 @@ fn rewind(
     for base in bases[first_moved..].iter().rev() {
         set_aside(files, *base, aside)?;
     }
-    for base in &bases[first_moved..] {
-        forget_sidecar(files, *base)?;
-    }
+    forget_behind(files, position)?;
     files.sync_directory(Root::Data)?;
     if let Some((base, file, _)) = cut {
         forget_sidecar(files, base)?;
@@ -212,7 +217,7 @@ fn rewind(
         files.close(file);
     }
     files.sync_directory(Root::Index)?;
-    Ok(Rewound::Done(true))
+    Ok(Rewound::Done)
 }
 
 /// Whether a start cannot do its errand without a segment that has no file, where those with these bases have one.
@@ -237,6 +242,17 @@ fn read_header(files: &dyn Files, base: u64) -> io::Result<Option<SegmentHeader>
     files.close(file);
     block.truncate(read?);
     Ok(SegmentHeader::decode(&block).ok())
+}
+
+/// Removes what the index directory has of segments that begin at or behind a position: others will have their names.
+fn forget_behind(files: &dyn Files, position: u64) -> io::Result<()> {
+    for name in files.list(Root::Index)? {
+        let base = format::sidecar_base(&name).or_else(|| format::stub_base(&name));
+        if base.is_some_and(|base| base.saturating_add(SEGMENT_HEADER_BYTES) >= position) {
+            files.remove(Root::Index, &name)?;
+        }
+    }
+    files.sync_directory(Root::Index)
 }
 
 fn forget_sidecar(files: &dyn Files, base: u64) -> io::Result<()> {
