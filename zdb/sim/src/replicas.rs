@@ -97,6 +97,8 @@ pub struct Run {
     pub cleaned: u64,
     /// Cleaners may have dropped versions, here and there others.
     cleans: bool,
+    /// Some server may have left ids out.
+    skips_ids: bool,
 }
 
 fn setup(policy: Policy) -> Setup {
@@ -152,6 +154,7 @@ impl Run {
             read: 0,
             cleaned: 0,
             cleans: false,
+            skips_ids: false,
         };
         for at in 0..NODES {
             let buffer = directory.join(format!("node-{at}"));

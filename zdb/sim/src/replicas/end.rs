@@ -256,7 +256,8 @@ impl Run {
         let reply = self.ask(at, &[b"NSINFO".to_vec(), name.to_vec()]);
         let text = String::from_utf8_lossy(reply.bulk().expect("it is listed")).into_owned();
         let lines = text.lines().take_while(|line| !line.starts_with("data_live_bytes"));
-        lines.map(str::to_owned).collect()
+        let is_told = |line: &&str| !self.skips_ids || !line.starts_with("next_internal_id");
+        lines.filter(is_told).map(str::to_owned).collect()
     }
 
     /// The keys of a namespace, as SCAN shows them.
