@@ -460,3 +460,92 @@ fn servers_with_different_logs_do_not_agree() {
     assert_eq!(empty.connect().call(args!["GET", "key"]), Reply::bulk("value"));
     same(&empty, &first);
 }
+
+/// Changes bytes of the segment's file that has this text, from the text's place on.
+#[track_caller]
+fn damage(server: &Server, text: &str, change: impl FnOnce(&mut [u8], usize)) {
+    for entry in std::fs::read_dir(server.data_dir()).expect("the data directory") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|ending| ending != "log") {
+            continue;
+        }
+        let mut bytes = std::fs::read(&path).expect("a segment");
+        let found = bytes.windows(text.len()).position(|window| window == text.as_bytes());
+        if let Some(at) = found {
+            change(&mut bytes, at);
+            return std::fs::write(&path, bytes).expect("it can be changed");
+        }
+    }
+    panic!("no segment has {text}");
+}
+
+/// A disk that lost some bytes can still be copied: what is lost stays lost, at its own place, everywhere.
+#[test]
+fn damage_does_not_keep_a_replica_from_all_the_rest() {
+    let mut random = Rng::with_seed(seed("replication"));
+    let mut first = setup(&["--cleaner", "no"]).start();
+    let mut client = first.connect();
+    let filler = |text: &str| text.repeat(9000 / text.len());
+    client.expect(args!["SET", "payload", "old"], Reply::bulk("payload"));
+    const TEXTS: [&str; 5] =
+        ["in-a-payload-", "in-a-head-", "in-all-of-it-", "in-a-batch-", "in-a-member-"];
+    for text in TEXTS {
+        let before = format!("before {text}");
+        client.expect(args!["SET", before, "kept"], Reply::bulk(&before));
+        let key = if text == "in-a-payload-" { "payload" } else { text };
+        match text {
+            "in-a-batch-" | "in-a-member-" => {
+                let more = format!("more {text}");
+                client.expect(args!["MSET", key, filler(text), more, "kept"], Reply::ok());
+            }
+            _ => client.expect(args!["SET", key, filler(text)], Reply::bulk(key)),
+        }
+        churn(&mut client, &mut random, 100);
+    }
+    // At the end of a segment, with its seal, and in the middle of the next.
+    client.expect(args!["NSJUMP"], Reply::ok());
+    client.expect(args!["SET", "last", "of all"], Reply::bulk("last"));
+    first.terminate();
+    damage(&first, &filler("in-a-payload-"), |bytes, at| bytes[at + 5000] ^= 1);
+    damage(&first, &filler("in-a-head-"), |bytes, at| bytes[at - 30] ^= 1);
+    damage(&first, &filler("in-all-of-it-"), |bytes, at| bytes[at - 40..at + 8000].fill(0));
+    damage(&first, &filler("in-a-batch-"), |bytes, at| bytes[at - 90] ^= 1);
+    damage(&first, &filler("in-a-member-"), |bytes, at| bytes[at + 5000] ^= 1);
+    first.resume();
+    first.connect().expect(args!["SET", "since", "then"], Reply::bulk("since"));
+    let mut second = replica(&first, &["--cleaner", "no"]);
+    in_sync(&first, &second);
+    second.wait_for_log("what is lost", |line| line.contains("are damaged on the server"));
+    let check = |server: &Server| {
+        let mut client = server.connect();
+        for text in TEXTS {
+            client.expect(args!["GET", format!("before {text}")], Reply::bulk("kept"));
+        }
+        client.expect(args!["GET", "payload"], Reply::error("Internal Error"));
+        client.expect(args!["GET", "more in-a-batch-"], Reply::bulk("kept"));
+        client.expect(args!["GET", "more in-a-member-"], Reply::bulk("kept"));
+        client.expect(args!["GET", "last"], Reply::bulk("of all"));
+    };
+    check(&first);
+    check(&second);
+    let third = replica(&second, &["--cleaner", "no"]);
+    in_sync(&second, &third);
+    check(&third);
+    // A start makes the same of it by the log alone, and goes on there.
+    second.kill();
+    std::fs::remove_dir_all(second.index_dir()).expect("the index can be removed");
+    second.resume();
+    churn(&mut first.connect(), &mut random, 100);
+    in_sync(&first, &second);
+    check(&second);
+    assert!(!second.log().iter().any(|line| line.contains("begins anew")), "{:?}", second.log());
+    let keys = |server: &Server| {
+        (0..200)
+            .map(|at| server.connect().call(args!["GET", format!("key-{at}")]))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&first), keys(&second));
+    follow(&mut third.connect(), second.address());
+    in_sync(&second, &third);
+    assert_eq!(keys(&first), keys(&third));
+}

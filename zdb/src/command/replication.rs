@@ -180,6 +180,8 @@ pub struct Link {
     pub parser: RequestParser,
     /// The beginning of a record of which the rest did not come yet.
     pub partial: Vec<u8>,
+    /// Where what came was no whole record, and which bytes it was.
+    pub damage: Option<(u64, u64)>,
     /// The next segment, as long as it cannot begin.
     pub segment: Option<CopiedSegment>,
     /// Records wait for room in the write buffer.
@@ -239,6 +241,7 @@ impl Link {
             acked_ms: 0,
             parser: RequestParser::new(),
             partial: Vec::new(),
+            damage: None,
             segment: None,
             is_stuck: false,
             file: None,

@@ -19,8 +19,11 @@ impl Engine {
     /// Takes the whole records at the start of `bytes`, and returns how many bytes these are. Before a trouble
     /// some may have been taken: `log.end()` says how far it got.
     pub fn copy_records(&mut self, bytes: &[u8]) -> Result<usize, CopyTrouble> {
-        let mut at = 0;
+        let mut at = self.copy_damage(bytes)?;
         let mut ahead = Vec::with_capacity(LOOK_AHEAD_RECORDS);
+        if self.damage.is_open() {
+            return Ok(at);
+        }
         loop {
             // Of several records the memory that they will touch is asked for at once.
             let (start, wrong) = (self.log.end(), self.look_ahead(&bytes[at..], &mut ahead));
@@ -74,7 +77,7 @@ impl Engine {
             return Ok(None);
         }
         let wrong = || {
-            CopyTrouble::Wrong(format!(
+            CopyTrouble::Damaged(format!(
                 "what came for position {position} is no whole record of it"
             ))
         };
@@ -127,7 +130,7 @@ impl Engine {
     }
 
     /// Terms go up: where two logs parted is told by them alone.
-    fn check_term(&self, key: &[u8]) -> Result<(), CopyTrouble> {
+    pub(super) fn check_term(&self, key: &[u8]) -> Result<(), CopyTrouble> {
         let (last, number) = (self.terms.number(), sequential_id(key).unwrap_or(0));
         if number > last && number <= TERM_MAX {
             return Ok(());
@@ -164,13 +167,18 @@ impl Engine {
         hash: Option<KeyHash>,
     ) -> (usize, LogEntry) {
         let head = &record.head;
-        // Damage of the other log may have taken the settings of the namespace.
-        let slot = self.namespaces.slot_of(head.namespace);
-        let slot = slot.unwrap_or_else(|| self.namespaces.stand_in(head.namespace));
-        self.namespaces.settle_mode(slot, head.flags);
+        let slot = self.slot_or_stand_in(head);
         let namespace = self.namespaces.get(slot).expect("slots by id are in use");
         let hash = || hash.unwrap_or_else(|| self.secret.hash(record.key()));
         (slot, entry_of(position, head, record.key(), namespace, hash))
+    }
+
+    /// Damage of the other log may have taken the settings of a namespace.
+    pub(super) fn slot_or_stand_in(&mut self, head: &Head) -> usize {
+        let slot = self.namespaces.slot_of(head.namespace);
+        let slot = slot.unwrap_or_else(|| self.namespaces.stand_in(head.namespace));
+        self.namespaces.settle_mode(slot, head.flags);
+        slot
     }
 
     /// Records that count together and end at `end`.
@@ -214,6 +222,7 @@ impl Engine {
     /// Begins a term: from here on the log is this server's. It need not wait for the disk, since a copy that
     /// has records behind it has it, too.
     pub fn begin_term(&mut self, number: u64) -> Result<u64, Refusal> {
+        self.end_damage();
         let Node { name, .. } = self.node;
         let timestamp = self.now.unix_s() as u32;
         let (head, key) = terms::record(self.log.seed, number, name, timestamp);

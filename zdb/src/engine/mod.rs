@@ -7,6 +7,7 @@ pub mod away;
 pub mod cache;
 pub mod chain;
 pub mod cleaner;
+mod copied_damage;
 mod copying;
 pub mod forgotten;
 pub mod identity;
@@ -31,6 +32,8 @@ use away::Away;
 use bytes::Bytes;
 use cache::RecordCache;
 use cleaner::Cleaner;
+use copied_damage::CopiedDamage;
+pub use copied_damage::damage_check;
 use index::{Entry, HashSecret, KeyHash, PagePool, Place, SequenceTable};
 use log::format::{self, FLAG_ID, FLAG_UNVERIFIED, Head, Kind, RECORD_HEAD_BYTES, Verified};
 use log::sidecar::LogEntry;
@@ -196,6 +199,7 @@ pub struct Engine {
     pub events: Vec<Event>,
     pub scrub: Scrub,
     pub away: Away,
+    pub damage: CopiedDamage,
     /// Who wrote which part of the log.
     pub terms: Terms,
     /// What this server is to others that have the log, too.
@@ -238,6 +242,7 @@ impl Engine {
             events: Vec::new(),
             scrub: Scrub::default(),
             away: Away::default(),
+            damage: CopiedDamage::default(),
             terms: Terms::default(),
             node: Node::default(),
             term_due: None,
@@ -325,6 +330,9 @@ impl Engine {
     /// A record that is in memory.
     pub fn peek(&self, place: Place) -> Option<Verified<'_>> {
         if place.get() >= self.log.buffered_from() {
+            if self.damage.has(place.get()) {
+                return None;
+            }
             let head = self.log.buffered(place.get(), RECORD_HEAD_BYTES)?;
             let head = format::decode_fields(head)?;
             let bytes = self.log.buffered(place.get(), head.bytes() as usize)?;

@@ -16,7 +16,7 @@ const WINDOW_BYTES: u64 = 16 << 20;
 const _: () = assert!(WINDOW_BYTES >= RECORD_BYTES_MAX + 2 * BLOCK);
 
 /// Bytes that hold the head and the key of any record.
-const HEAD_AND_KEY_BYTES_MAX: u64 = (RECORD_HEAD_BYTES + KEY_BYTES_MAX) as u64;
+pub const HEAD_AND_KEY_BYTES_MAX: u64 = (RECORD_HEAD_BYTES + KEY_BYTES_MAX) as u64;
 
 /// A stretch of the log that the disk does not give.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,18 +251,9 @@ impl<'a> Scanner<'a> {
         Ok(walk::is_half_written(self.bytes(position, head.bytes())?, position, head))
     }
 
-    /// Whether a record whose head is damaged was never written, or not in the sector in which it begins, or not
-    /// beyond it. What a sector holds of a head is zeroes only where it is as it was before.
+    /// Whether what a record was in looks as a power cut leaves it.
     pub fn is_gap(&mut self, position: u64) -> Result<bool, String> {
-        let next = (position + 1).next_multiple_of(walk::SECTOR);
-        let begun = self.bytes(position, next - position)?;
-        if begun.iter().take((next - position) as usize).all(|byte| *byte == 0) {
-            return Ok(true);
-        }
-        let from = if next - position < HEAD_AND_KEY_BYTES_MAX { next } else { position };
-        let bytes = self.bytes(position, from - position + walk::SECTOR)?;
-        let bytes = bytes.get((from - position) as usize..).unwrap_or_default();
-        Ok(bytes.iter().take(walk::SECTOR as usize).all(|byte| *byte == 0))
+        Ok(walk::is_gap(self.bytes(position, 2 * walk::SECTOR)?, position))
     }
 
     /// Whether bytes that are not zero follow.

@@ -5,7 +5,7 @@ use super::log::format::{
     ALIGN, BATCH_HEAD_BYTES, BLOCK, FLAG_MEMBER, FLAGS_KNOWN, Head, ID_RECORD_BYTES_MIN, Kind,
     Verified,
 };
-use super::scanner::Scanner;
+use super::scanner::{HEAD_AND_KEY_BYTES_MAX, Scanner};
 use crate::planted::{self, Bug};
 
 /// What a disk writes as a whole, in bytes.
@@ -94,6 +94,19 @@ pub fn wrong_form(position: u64, record: &Verified<'_>) -> Option<(&'static str,
         return Some(("padding", "a padding that is not zeroes up to the end of a block"));
     }
     None
+}
+
+/// Whether a record whose head is damaged was never written, or not in the sector in which it begins, or not beyond it.
+/// What a sector holds of a head is zeroes only where it is as it was before. `bytes` are those of the record: what is
+/// behind the end of a file counts as zeroes.
+pub fn is_gap(bytes: &[u8], position: u64) -> bool {
+    let is_zero = |from: u64, length: u64| {
+        let sector = bytes.iter().skip(from as usize).take(length as usize);
+        sector.into_iter().all(|byte| *byte == 0)
+    };
+    let begun = (position + 1).next_multiple_of(SECTOR) - position;
+    let beyond = if begun < HEAD_AND_KEY_BYTES_MAX { begun } else { 0 };
+    is_zero(0, begun) || is_zero(beyond, SECTOR)
 }
 
 pub struct Walk<'a> {

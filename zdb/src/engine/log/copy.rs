@@ -35,6 +35,8 @@ pub enum CopyTrouble {
     Wait,
     /// The file system has no room, or the log takes no more writes.
     Failed,
+    /// What came is no whole record: the way here damaged it, or it is so where it came from.
+    Damaged(String),
     /// What came does not belong here.
     Wrong(String),
 }
@@ -99,12 +101,30 @@ impl Log {
         head: &Head,
         bytes: &[u8],
     ) -> Result<(u64, u64), CopyTrouble> {
-        debug_assert!(self.is_copy && bytes.len() as u64 == head.bytes());
+        debug_assert!(bytes.len() as u64 == head.bytes());
+        let (position, end) =
+            self.copy_bytes(now_ms, head.bytes(), |room| room.copy_from_slice(bytes))?;
+        match head.kind {
+            Kind::Seal => self.sealed_at = Some(end),
+            Kind::Batch => self.batches.push_back((position, end)),
+            _ => {}
+        }
+        Ok((position, end))
+    }
+
+    /// Takes bytes that belong at the end of the log, whatever they are. Returns where they begin and end.
+    pub fn copy_bytes(
+        &mut self,
+        now_ms: u64,
+        length: u64,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(u64, u64), CopyTrouble> {
+        debug_assert!(self.is_copy);
         if self.broken.is_some() {
             return Err(CopyTrouble::Failed);
         }
         let wrong = |text: &str| Err(CopyTrouble::Wrong(text.to_owned()));
-        let (position, end) = (self.appended, self.appended + head.bytes());
+        let (position, end) = (self.appended, self.appended + length);
         let Some(segment) = self.segments.last().filter(|_| self.open) else {
             return wrong("a record came before its segment");
         };
@@ -121,14 +141,9 @@ impl Log {
         if end + BLOCK - self.written > WRITE_BUFFER_BYTES as u64 - RECORD_ROOM_BYTES {
             return Err(CopyTrouble::Wait);
         }
-        self.room(position, head.bytes()).copy_from_slice(bytes);
+        fill(self.room(position, length));
         self.appended = end;
-        match head.kind {
-            Kind::Seal => self.sealed_at = Some(end),
-            Kind::Batch => self.batches.push_back((position, end)),
-            _ => {}
-        }
-        self.appended_record(now_ms, head.bytes());
+        self.appended_record(now_ms, length);
         Ok((position, end))
     }
 
@@ -196,7 +211,9 @@ impl Log {
         let next = asked.unwrap_or(CopiedSegment { base, capacity, previous_end, created_s });
         self.copy_segment(now_ms, next).map_err(|trouble| match trouble {
             CopyTrouble::Wait => Refusal::Wait,
-            CopyTrouble::Failed | CopyTrouble::Wrong(_) => Refusal::Failed,
+            CopyTrouble::Failed | CopyTrouble::Damaged(_) | CopyTrouble::Wrong(_) => {
+                Refusal::Failed
+            }
         })
     }
 

@@ -3,6 +3,7 @@
 
 use super::receiving::Word;
 use crate::command::replication::{Address, LinkState};
+use crate::engine::damage_check;
 use crate::engine::log::Policy;
 use crate::engine::log::copy::{CopiedSegment, CopyTrouble};
 use crate::engine::log::format::LogId;
@@ -304,27 +305,71 @@ impl Hub {
 
     /// Takes what waited: the rest of records, or a segment.
     fn go_on_copying(&mut self) -> Word {
-        let Some(link) = &mut self.server.replication.link else { return Word::Done };
-        if let Some(next) = link.segment {
-            let now_ms = self.engine.now.monotonic_ms;
-            return match self.engine.copy_segment(next) {
-                Ok(()) => {
-                    link.segment = None;
-                    link.heard_ms = now_ms;
-                    Word::Done
-                }
-                Err(CopyTrouble::Wrong(text)) => Word::Drop(text),
-                // A disk that is full may have room later.
-                Err(CopyTrouble::Wait | CopyTrouble::Failed) => {
-                    link.heard_ms = now_ms;
-                    Word::Wait
-                }
-            };
+        if self.server.replication.link.as_ref().is_some_and(|link| link.is_stuck) {
+            let word = self.copy(&[]);
+            if !matches!(word, Word::Done) {
+                return word;
+            }
         }
-        if link.is_stuck {
-            return self.copy(&[]);
+        let next = self.server.replication.link.as_ref().and_then(|link| link.segment);
+        let Some(next) = next else { return Word::Done };
+        let word = self.take_rest();
+        if !matches!(word, Word::Done) {
+            return word;
+        }
+        let now_ms = self.engine.now.monotonic_ms;
+        let link = self.server.replication.link.as_mut().expect("just looked");
+        let end = self.engine.log.end();
+        // The seal may be damaged, too.
+        let is_lost = self.engine.damage.ends_at(end);
+        let next = if is_lost { CopiedSegment { previous_end: end, ..next } } else { next };
+        match self.engine.copy_segment(next) {
+            Ok(()) => {
+                link.segment = None;
+                link.heard_ms = now_ms;
+                Word::Done
+            }
+            Err(CopyTrouble::Wrong(text) | CopyTrouble::Damaged(text)) => Word::Drop(text),
+            // A disk that is full may have room later.
+            Err(CopyTrouble::Wait | CopyTrouble::Failed) => {
+                link.heard_ms = now_ms;
+                Word::Wait
+            }
+        }
+    }
+
+    /// Takes the rest of a segment, in which no whole record begins.
+    pub(super) fn take_rest(&mut self) -> Word {
+        while let Some(link) = &self.server.replication.link
+            && !link.partial.is_empty()
+        {
+            let position = self.engine.log.end();
+            let text = format!("the record at position {position} is not whole");
+            match self.meet_damage(text.clone(), true) {
+                Word::Done if self.engine.log.end() > position => {}
+                Word::Done => return Word::Drop(text),
+                word => return word,
+            }
         }
         Word::Done
+    }
+
+    /// No whole record begins in what came. Once it may be the way here that damaged it. What comes a second time is
+    /// what the master has: it stays damaged here, too.
+    fn meet_damage(&mut self, text: String, is_all: bool) -> Word {
+        let (position, seed) = (self.engine.log.end(), self.engine.log.seed);
+        let link = self.server.replication.link.as_mut().expect("the caller looked");
+        let met = Some((position, damage_check(&link.partial, seed, position)));
+        let is_known = link.damage == met || self.engine.damage.goes_on_at(position);
+        link.damage = met;
+        if !is_known {
+            return Word::Drop(text);
+        }
+        match self.engine.begin_damage(&link.partial, is_all) {
+            true => self.copy(&[]),
+            // How far it goes is told by what is to come.
+            false => Word::Done,
+        }
     }
 
     fn copy(&mut self, bytes: &[u8]) -> Word {
@@ -350,6 +395,7 @@ impl Hub {
         link.is_stuck = false;
         match result {
             Ok(_) => Word::Done,
+            Err(CopyTrouble::Damaged(text)) => self.meet_damage(text, false),
             Err(CopyTrouble::Wrong(text)) => Word::Drop(text),
             Err(CopyTrouble::Wait | CopyTrouble::Failed) => {
                 link.is_stuck = true;
@@ -418,10 +464,14 @@ impl Hub {
             b"SEGMENT" if is_following => {
                 let created_s = self.engine.now.unix_s();
                 let link = self.server.replication.link.as_ref().expect("the caller looked");
-                if !link.partial.is_empty() || link.has_files() {
-                    return Word::Drop("a segment came in the middle of something else".into());
-                }
+                let (has_files, rest) = (link.has_files(), link.partial.len() as u64);
+                let end = self.engine.log.end() + rest;
                 number(1).zip(number(2)).zip(number(3)).map(|((base, capacity), previous_end)| {
+                    let is_told = previous_end == 0 || previous_end == end;
+                    if has_files || rest > 0 && !is_told {
+                        let text = "a segment came in the middle of something else";
+                        return Word::Drop(text.into());
+                    }
                     let next = CopiedSegment { base, capacity, previous_end, created_s };
                     self.server.replication.link.as_mut().expect("as above").segment = Some(next);
                     self.go_on_copying()

@@ -22,10 +22,17 @@ pub(super) enum Word {
 impl Hub {
     pub(super) fn hear_file(&mut self, base: u64, bytes: u64) -> Word {
         let name = format::unfinished_name(base);
-        let link = self.server.replication.link.as_mut().expect("the caller looked");
-        if link.file.is_some() || !link.partial.is_empty() {
+        let link = self.server.replication.link.as_ref().expect("the caller looked");
+        if link.file.is_some() {
             return Word::Drop("a file came in the middle of something else".into());
         }
+        match self.take_rest() {
+            Word::Done => {}
+            // What is taken by then is not asked for again.
+            Word::Wait => return Word::Drop("the log has no room now for what comes".into()),
+            word => return word,
+        }
+        let link = self.server.replication.link.as_mut().expect("as above");
         let last = self.engine.log.segments.last().map(|last| last.base).max(link.published);
         let is_next = last.is_none_or(|last| base > last) && base >> PLACE_BITS == 0;
         let is_aligned = base.is_multiple_of(BLOCK);
