@@ -105,8 +105,9 @@ pub struct Cleaner {
     /// Somebody asked for a look at everything now, and for what follows from it.
     is_asked: bool,
     is_wanted: bool,
-    /// A packed segment may have its name on the disk without having its place here.
-    is_latched: bool,
+    /// Addresses of a packed segment that may have its name on the disk without having its place here. Whoever reads
+    /// there needs the files that are open.
+    in_doubt: Option<Range<u64>>,
     /// Segments from here on are left alone: a replica has them still to get.
     pub floor: Option<u64>,
 }
@@ -117,10 +118,11 @@ impl Cleaner {
         matches!(self.stage, Stage::Packing(_))
     }
 
-    /// Whether it is at work on the segment with this base.
+    /// Whether it is at work on the segment with this base, or does not know what became of that.
     pub(super) fn covers(&self, base: u64) -> bool {
         matches!(&self.stage, Stage::Packing(pass) if pass.covers(base))
             || self.storing.contains(&base)
+            || self.in_doubt.as_ref().is_some_and(|range| range.contains(&base))
     }
 
     pub fn state(&self) -> &'static str {
@@ -359,7 +361,8 @@ impl Engine {
         self.cleaner.expiry_ms = (self.namespaces.iter().any(keeps_days))
             .then(|| self.now.monotonic_ms + CLEANER_EXPIRY_MS);
         let may_begin = self.cleaner.options.is_on || self.cleaner.is_wanted;
-        let chosen = if may_begin && !self.cleaner.is_latched { self.choose() } else { None };
+        let chosen =
+            if may_begin && self.cleaner.in_doubt.is_none() { self.choose() } else { None };
         self.cleaner.is_wanted &= chosen.is_some();
         if let Some((range, expected_bytes)) = chosen {
             let pass = Pass::new(self, range, expected_bytes);

@@ -600,7 +600,7 @@ impl Pass {
             }
             Some(Err(error)) => {
                 // It may have its name already. A start finds out; until then nothing more may be replaced.
-                engine.cleaner.is_latched = true;
+                engine.cleaner.in_doubt = Some(self.base..self.base + self.capacity);
                 self.fail_at(
                     "cannot publish the new file; no more is cleaned until a restart",
                     &error,
