@@ -1,15 +1,17 @@
 //! Disks that fail, on the real kernel: one that is gone at once, and one of which a part cannot be read.
 
 use compat_tests::mount::Mount;
-use compat_tests::server::Setup;
+use compat_tests::server::{Setup, poll};
 use compat_tests::{Client, Reply, Server, args};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 const BLOCK: u64 = 4096;
+const TIME_MAX: Duration = Duration::from_secs(60);
 /// Nothing that is read from the disk stays in memory.
 const FLAGS: [&str; 4] = ["--datasize", "1M", "--cache", "0"];
 
@@ -136,36 +138,54 @@ fn fill(home: &Path, keys: usize) -> BTreeMap<usize, String> {
     .collect()
 }
 
+/// A device of which nothing can be read from a place on where a segment begins, and the segments that are behind it.
+struct Cut {
+    image: File,
+    place: u64,
+    behind: Vec<u8>,
+    lost: BTreeSet<String>,
+}
+
+impl Cut {
+    fn new(mount: &Mount, segments: &BTreeSet<String>) -> Self {
+        let places: BTreeMap<&String, u64> = segments
+            .iter()
+            .map(|name| {
+                let place = place_on_device(&mount.path().join("data").join(name));
+                (name, place.unwrap_or_else(|| panic!("{name} is not in one piece")))
+            })
+            .collect();
+        let mut sorted: Vec<u64> = places.values().copied().collect();
+        sorted.sort_unstable();
+        let place = sorted[sorted.len() / 2];
+        let lost = places.iter().filter(|(_, one)| **one >= place);
+        let lost = lost.map(|(name, _)| (*name).clone()).collect();
+        let image =
+            File::options().read(true).write(true).open(mount.image()).expect("our own image");
+        let length = image.metadata().expect("it is open").len();
+        let mut behind = vec![0; (length - place) as usize];
+        image.read_exact_at(&mut behind, place).expect("the image is whole");
+        image.set_len(place).expect("the image can be cut");
+        Self { image, place, behind, lost }
+    }
+
+    fn mend(self) {
+        self.image.set_len(self.place + self.behind.len() as u64).expect("the image can grow");
+        self.image.write_all_at(&self.behind, self.place).expect("the image can be written");
+    }
+}
+
 #[test]
 fn what_cannot_be_read_is_told_and_the_rest_is_served() {
     const KEYS: usize = 4_000;
     let mount = Mount::ext4_on_device(96);
     let segments = fill(mount.path(), KEYS);
-    let data = mount.path().join("data");
-    let mut names: Vec<&String> = segments.values().collect();
-    names.sort();
-    names.dedup();
+    let names: BTreeSet<String> = segments.values().cloned().collect();
     assert!(names.len() > 6, "{names:?}");
-    // From the place of some closed segment on the device brings nothing: that costs the segments behind it.
-    let places: BTreeMap<&String, u64> = names
-        .iter()
-        .map(|name| {
-            let place = place_on_device(&data.join(name));
-            (*name, place.unwrap_or_else(|| panic!("{name} is not in one piece")))
-        })
-        .collect();
-    let mut sorted: Vec<u64> = places.values().copied().collect();
-    sorted.sort_unstable();
-    let cut = sorted[sorted.len() / 2];
-    let is_lost = |at: usize| places[&segments[&at]] >= cut;
-
     let mut server = Setup::new().home(mount.path()).flags(&FLAGS).start();
     let mut client = server.connect();
-    let image = File::options().read(true).write(true).open(mount.image()).expect("our own image");
-    let length = image.metadata().expect("it is open").len();
-    let mut behind = vec![0; (length - cut) as usize];
-    image.read_exact_at(&mut behind, cut).expect("the image is whole");
-    image.set_len(cut).expect("the image can be cut");
+    let cut = Cut::new(&mount, &names);
+    let is_lost = |at: usize| cut.lost.contains(&segments[&at]);
     let mut lost = 0;
     for at in 0..KEYS {
         let found = client.call(args!["GET", key(at)]);
@@ -181,10 +201,38 @@ fn what_cannot_be_read_is_told_and_the_rest_is_served() {
     assert_eq!(told, lost.to_string());
     server.wait_for_log("a record that cannot be read", |line| line.contains("cannot be read"));
     // Mended sectors are read again: nothing was given up for good.
-    image.set_len(length).expect("the image can grow");
-    image.write_all_at(&behind, cut).expect("the image can be written");
+    cut.mend();
     for at in 0..KEYS {
         client.expect(args!["GET", key(at)], Reply::bulk(value(at)));
     }
+    server.terminate();
+}
+
+/// What can be read of a bad disk is copied, at once or later.
+#[test]
+fn a_replica_gets_all_but_what_cannot_be_read() {
+    const KEYS: usize = 2_000;
+    let mount = Mount::ext4_on_device(96);
+    let segments = fill(mount.path(), KEYS);
+    let mut server = Setup::new().home(mount.path()).flags(&FLAGS).start();
+    let cut = Cut::new(&mount, &segments.values().cloned().collect());
+    let is_lost = |at: usize| cut.lost.contains(&segments[&at]);
+    let master = format!("{} {}", server.address().ip(), server.address().port());
+    let replica = Setup::new().flags(&FLAGS).flags(&["--replicaof", &master]).start();
+    let found = |at: usize| {
+        let reply =
+            Client::connect(replica.address()).ok()?.try_call(args!["GET", key(at)]).ok()?;
+        (reply == Reply::bulk(value(at))).then_some(())
+    };
+    for at in (0..KEYS).rev().filter(|at| !is_lost(*at)) {
+        let there = poll(TIME_MAX, || found(at));
+        assert!(there.is_some(), "{} of {}: {:#?}", key(at), segments[&at], replica.log());
+    }
+    let lost = (0..KEYS).filter(|at| is_lost(*at)).count();
+    assert!((100..KEYS - 100).contains(&lost), "{lost} keys are on bad sectors");
+    assert!((0..KEYS).filter(|at| is_lost(*at)).all(|at| found(at).is_none()));
+    // The kernel's loop device says zeroes at times where a disk says an error: both are lost.
+    replica.wait_for_log("what is lost", |line| line.contains("are damaged on the server"));
+    cut.mend();
     server.terminate();
 }

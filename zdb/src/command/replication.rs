@@ -3,6 +3,7 @@
 
 use super::order::Order;
 use super::{Context, Outcome, shown};
+use crate::disk::Read;
 use crate::disk::aligned::AlignedBuffer;
 use crate::engine::log::copy::CopiedSegment;
 use crate::engine::node::Promise;
@@ -112,9 +113,12 @@ pub struct ReadAhead {
     /// The position, or the offset in the file.
     pub from: u64,
     pub length: u64,
-    /// Bytes that are read before the wanted ones.
+    /// The whole blocks around the wanted bytes, and how many bytes of them are before these.
+    pub blocks: Read,
     pub skip: u64,
     pub bytes: Option<AlignedBuffer>,
+    /// Some blocks cannot be read: it is read once more without them.
+    pub is_around: bool,
 }
 
 impl ReadAhead {

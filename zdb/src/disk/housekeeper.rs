@@ -1,7 +1,8 @@
 //! The thread that does what may take milliseconds and that nobody waits for: making, cutting and
 //! sidecar files. Over `Files`, so a simulator runs the same steps without the thread.
 
-use super::{Completion, Done, Files, Operation, Root, Token, Whereabouts};
+use super::aligned::AlignedBuffer;
+use super::{Completion, Done, Files, LOST_BYTE, Operation, Read, Root, Token, Whereabouts};
 use crate::engine::log::format::BLOCK;
 use std::io;
 use std::sync::Arc;
@@ -28,6 +29,24 @@ pub fn perform(files: &dyn Files, operation: Operation) -> io::Result<Done> {
         }
         Operation::ReadSidecar { name, offset, length } => {
             Ok(Done::Vector(files.read_part(Root::Index, &name, offset, length)?))
+        }
+        Operation::ReadAround { file, offset, length } => {
+            let mut all = AlignedBuffer::new(length as usize);
+            let mut block = AlignedBuffer::new(BLOCK as usize);
+            for at in (0..all.len()).step_by(block.len()) {
+                let read = files.read_at(file, offset + at as u64, &mut block);
+                match read {
+                    Ok(count) => {
+                        all[at..at + count].copy_from_slice(&block[..count]);
+                        if count < block.len() {
+                            all.truncate(at + count);
+                            break;
+                        }
+                    }
+                    Err(_) => all[at..at + block.len()].fill(LOST_BYTE),
+                }
+            }
+            Ok(Done::of_read(Read { file, offset, length }, all))
         }
         Operation::WriteSmall { root, name, bytes } => {
             files.write_small(root, &name, &bytes)?;

@@ -83,6 +83,12 @@ pub enum Operation {
         offset: u64,
         length: usize,
     },
+    /// Reads whole blocks one by one, in which `LOST_BYTE` stands for those that cannot be read.
+    ReadAround {
+        file: FileId,
+        offset: u64,
+        length: u64,
+    },
     /// Replaces a small file as a whole; durable when it is done.
     WriteSmall {
         root: Root,
@@ -128,6 +134,9 @@ pub enum Operation {
     /// Free bytes of both file systems.
     FreeSpace,
 }
+
+/// What stands for bytes that are lost: no record is made of it, and no power cut leaves it.
+pub const LOST_BYTE: u8 = 0xda;
 
 #[derive(Debug)]
 pub enum Done {

@@ -10,11 +10,10 @@ use super::log::format::{
 };
 use super::log::sidecar::LogEntry;
 use super::{Engine, apply, control_entry, entry_of, walk};
+use crate::disk::LOST_BYTE;
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// What stands for bytes that are lost: no record and no power cut looks like it.
-const LOST_BYTE: u8 = 0xda;
 /// Bytes that are written at once.
 const PIECE_BYTES_MAX: u64 = 64 << 10;
 

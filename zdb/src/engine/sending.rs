@@ -1,7 +1,7 @@
 //! The log for others to copy: what comes next behind a position.
 
 use super::log::copy::CopiedSegment;
-use super::log::format::{BLOCK, PackedHeader, SEGMENT_HEADER_BYTES};
+use super::log::format::{PackedHeader, SEGMENT_HEADER_BYTES};
 use super::log::segments::Segment;
 use super::node::Errand;
 use super::{Engine, Pending, Waiter, cleaner};
@@ -155,20 +155,12 @@ impl Engine {
         older.map(cleaner::clean_until).all(|until| until > base)
     }
 
-    /// Reads whole blocks around bytes of a file; returns how many bytes before the wanted ones come with them.
-    pub fn read_for(&mut self, waiter: Waiter, file: FileId, offset: u64, length: u64) -> u64 {
-        let start = offset / BLOCK * BLOCK;
-        let end = (offset + length).next_multiple_of(BLOCK);
-        self.work_for(waiter, Operation::Read { file, offset: start, length: end - start });
-        offset - start
-    }
-
     /// Has something done for somebody outside, who gets `Answer::Work`.
     pub fn work_for(&mut self, waiter: Waiter, operation: Operation) {
         self.next_token += 1;
         let token = Token(self.next_token << 1 | 1);
         let read = match &operation {
-            Operation::Read { file, .. } => Some(*file),
+            Operation::Read { file, .. } | Operation::ReadAround { file, .. } => Some(*file),
             _ => None,
         };
         self.pending.insert(token, Pending::Work { waiter, read });

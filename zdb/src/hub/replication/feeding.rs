@@ -1,7 +1,7 @@
 //! A master, or a replica that has replicas of its own, sends the log as it grows.
 
 use crate::command::replication::{ReadAhead, SentFile, Stage};
-use crate::disk::Done;
+use crate::disk::{Done, Operation, Read};
 use crate::engine::sending::Piece;
 use crate::engine::{Waiter, log::format::BLOCK};
 use crate::hub::Hub;
@@ -118,9 +118,7 @@ impl Hub {
         let text = |number: u64| number.to_string().into_bytes();
         match self.engine.piece(sent, REPLICA_CHUNK_BYTES) {
             Piece::Read { file, offset, length } => {
-                let waiter = Waiter::Replica(key, sent);
-                let skip = self.engine.read_for(waiter, file, offset, length);
-                self.read_ahead(key, sent, skip, length)
+                self.read_ahead(key, sent, Read { file, offset, length })
             }
             // First comes what is being read.
             _ if is_behind => Next::Nothing,
@@ -153,9 +151,17 @@ impl Hub {
         }
     }
 
-    fn read_ahead(&mut self, key: u64, from: u64, skip: u64, length: u64) -> Next {
+    /// Reads bytes that a replica is sent when they come.
+    fn read_ahead(&mut self, key: u64, from: u64, wanted: Read) -> Next {
+        let Read { file, offset, length } = wanted;
+        let start = offset / BLOCK * BLOCK;
+        let blocks_bytes = (offset + length).next_multiple_of(BLOCK) - start;
+        let blocks = Read { file, offset: start, length: blocks_bytes };
+        let operation = Operation::Read { file, offset: start, length: blocks_bytes };
+        self.engine.work_for(Waiter::Replica(key, from), operation);
+        let (skip, bytes, is_around) = (offset - start, None, false);
         let replica = self.server.replication.replica_mut(key).expect("the caller looked it up");
-        replica.reads.push_back(ReadAhead { from, length, skip, bytes: None });
+        replica.reads.push_back(ReadAhead { from, length, blocks, skip, bytes, is_around });
         Next::Asked
     }
 
@@ -185,8 +191,7 @@ impl Hub {
         match self.engine.piece(sent, 1) {
             Piece::File { base, file: open, .. } if base == file.base => {
                 let length = (file.bytes - asked).min(REPLICA_CHUNK_BYTES);
-                let skip = self.engine.read_for(Waiter::Replica(key, asked), open, asked, length);
-                self.read_ahead(key, asked, skip, length)
+                self.read_ahead(key, asked, Read { file: open, offset: asked, length })
             }
             _ => Next::Gone,
         }
@@ -199,6 +204,15 @@ impl Hub {
         match result {
             Ok(Done::Bytes(bytes)) if bytes.len() as u64 >= read.skip + read.length => {
                 read.bytes = Some(bytes);
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound && !read.is_around => {
+                read.is_around = true;
+                let Read { file, offset, length } = read.blocks;
+                self.engine.log.notices.push(format!(
+                    "cannot read all of a segment for a replica ({error}): it is sent what can be read around that"
+                ));
+                let operation = Operation::ReadAround { file, offset, length };
+                return self.engine.work_for(Waiter::Replica(key, from), operation);
             }
             result => {
                 let cause = result
@@ -214,7 +228,7 @@ impl Hub {
         let mut sent_bytes = 0;
         while let Some(replica) = self.server.replication.replica_mut(key)
             && replica.reads.front().is_some_and(|read| read.bytes.is_some())
-            && let Some(ReadAhead { from, length, skip, bytes: Some(bytes) }) =
+            && let Some(ReadAhead { from, length, skip, bytes: Some(bytes), .. }) =
                 replica.reads.pop_front()
         {
             let bytes = &bytes[skip as usize..][..length as usize];
