@@ -184,12 +184,13 @@ impl Chain {
         let next = self.links.get(at + 1);
         let is_followed = next.is_some();
         let next = next.filter(|next| next.damage.is_none()).map(|next| next.header.previous_end);
-        let Link { header, size, .. } = &self.links[at];
+        let Link { header, size, damage, .. } = &self.links[at];
         Ending {
             known_end: next.filter(|end| *end != 0),
             is_sealed: next == Some(0),
             is_followed,
             was_cut: was_cut(*size, header.capacity),
+            is_header_lost: damage.is_some(),
         }
     }
 }

@@ -607,7 +607,8 @@ impl Recovery<'_> {
             // On a read-only disk the old tail stays; the next header tells where it ends.
             let _ = self.files.truncate(file, (position - base).next_multiple_of(BLOCK));
         }
-        let is_open = goes_on && !sealed && self.make_room(file, position - base);
+        let is_open =
+            goes_on && !sealed && self.make_room(file, position - base, ending.is_header_lost);
         // A sidecar is never ahead of its log: the pages wait until every record is surely on the disk.
         self.files.sync(file).map_err(|error| {
             format!("cannot flush segment {}: {error}", format::segment_name(base))

@@ -45,6 +45,8 @@ pub struct Ending {
     pub is_followed: bool,
     /// Whether its file was cut behind the last record.
     pub was_cut: bool,
+    /// Nothing is known of its capacity.
+    pub is_header_lost: bool,
 }
 
 /// Whether a damaged record with a whole head was never written as a whole: what a power cut took reads as

@@ -25,14 +25,16 @@ pub(super) fn go_on(files: &dyn Files, log: &mut Log, end: u64) -> Result<(), St
 impl Recovery<'_> {
     /// Makes the last segment ready for records behind its first `length` bytes: nothing of what a crash tore is
     /// behind them, and all blocks are there again. False where the disk does not let it.
-    pub(super) fn make_room(&mut self, file: FileId, length: u64) -> bool {
+    pub(super) fn make_room(&mut self, file: FileId, length: u64, is_header_lost: bool) -> bool {
         let segment = self.segments.last_mut().expect("the segment was pushed");
         if errand::cut_behind(self.files, file, length).is_err() {
             return false;
         }
+        // Where the header is lost nobody knows how large it was made.
+        let size = if is_header_lost { segment.size } else { segment.capacity };
         // A disk that is full takes no further records.
-        segment.size = match self.files.extend(file, segment.capacity) {
-            Ok(()) => segment.capacity,
+        segment.size = match self.files.extend(file, size) {
+            Ok(()) => size,
             Err(_) => length.next_multiple_of(BLOCK),
         };
         self.files.sync(file).is_ok()
