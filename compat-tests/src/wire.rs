@@ -7,6 +7,7 @@ use crate::server::{Server, poll};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
+use xxhash_rust::xxh3::xxh3_64;
 
 const TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -44,10 +45,32 @@ impl FakeMaster {
         assert_eq!(first[0], Reply::bulk("REPLCONF"), "{first:?}");
         call.send_raw(b"+OK\r\n").expect("it is there");
         let words = call.receive().expect("it asks for the log").into_array();
-        let words: Vec<String> = words.into_iter().map(text).collect();
+        let mut words: Vec<String> = words.into_iter().map(text).collect();
         assert_eq!(words[0], "PSYNC", "{words:?}");
+        let check = words.pop();
+        assert_eq!(check, Some(check_of(&words)), "{words:?}");
         (call, Ask { words })
     }
+}
+
+/// The word that ends what servers say to each other, but for records and files.
+pub fn check_of<A: AsRef<[u8]>>(words: &[A]) -> String {
+    let mut all = Vec::new();
+    for word in words {
+        all.extend((word.as_ref().len() as u64).to_le_bytes());
+        all.extend(word.as_ref());
+    }
+    format!("{:016x}", xxh3_64(&all))
+}
+
+/// Words as a server says them.
+pub fn said<A: AsRef<[u8]>>(words: &[A]) -> Vec<u8> {
+    if matches!(words[0].as_ref(), b"RECORDS" | b"BYTES") {
+        return encoded(words);
+    }
+    let check = check_of(words);
+    let words = words.iter().map(AsRef::as_ref).chain([check.as_bytes()]);
+    encoded(&words.collect::<Vec<_>>())
 }
 
 fn text(word: Reply) -> String {
@@ -78,7 +101,7 @@ impl Ask {
     /// The answer of a master that goes on where the replica is.
     pub fn go_on(&self) -> Vec<u8> {
         let (position, term) = (&self.words[3], self.term().to_string());
-        encoded(args!["CONTINUE", position, term, position, "1800000000"])
+        said(args!["CONTINUE", position, term, position, "1800000000"])
     }
 }
 
@@ -91,14 +114,22 @@ pub fn introduce(master: &Server, node: &str) -> Client {
 
 /// Asks for the log; returns the first words of the answer.
 pub fn ask(call: &mut Client, words: &[String]) -> io::Result<Vec<String>> {
-    call.send_raw(&encoded(words))?;
+    call.send_raw(&said(words))?;
     Ok(hear(call)?.into_iter().map(|word| String::from_utf8_lossy(&word).into_owned()).collect())
 }
 
-/// The next words of a master; an error is one word.
+/// The next words of a master, without their check; an error is one word.
 pub fn hear(call: &mut Client) -> io::Result<Vec<Vec<u8>>> {
     Ok(match call.receive()? {
-        Reply::Array(words) => words.into_iter().map(|word| word.into_bytes().to_vec()).collect(),
+        Reply::Array(words) => {
+            let mut words: Vec<Vec<u8>> =
+                words.into_iter().map(|word| word.into_bytes().to_vec()).collect();
+            if !matches!(words[0].as_slice(), b"RECORDS" | b"BYTES") {
+                let check = words.pop();
+                assert_eq!(check, Some(check_of(&words).into_bytes()), "{words:?}");
+            }
+            words
+        }
         Reply::Error(text) | Reply::Simple(text) => vec![text.into_bytes()],
         other => vec![format!("{other:?}").into_bytes()],
     })

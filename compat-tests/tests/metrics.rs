@@ -1,6 +1,5 @@
 //! --metrics: the text by a strict reading of its format, and bad, slow and many scrapers.
 
-use compat_tests::client::encoded;
 use compat_tests::server::{Setup, poll};
 use compat_tests::wire::{self, FakeMaster, field, follow, in_sync, introduce};
 use compat_tests::{Reply, Server, args};
@@ -270,7 +269,7 @@ fn replicas_and_their_master_tell_how_far_they_are() {
     // One that says that it has more than it sends.
     let (mut call, asked) = fake.asked();
     let (position, end) = (asked.position().to_string(), (asked.position() + 7777).to_string());
-    let go_on = encoded(args!["CONTINUE", position, "0", end, "0"]);
+    let go_on = wire::said(args!["CONTINUE", position, "0", end, "0"]);
     call.send_raw(&go_on).expect("it is there");
     let late = wait_for(of_replica, "zdb_replication_lag_bytes", |value| value == 7777.0);
     assert_eq!(late.value("zdb_replication_link_up"), 1.0);
@@ -278,7 +277,7 @@ fn replicas_and_their_master_tell_how_far_they_are() {
     wait_for(of_replica, "zdb_replication_lag_seconds", |value| value > 1.0);
     let seconds = field(&mut replica.connect(), "lag_seconds").and_then(|text| text.parse().ok());
     assert!(seconds.is_some_and(|seconds: u64| (1..30).contains(&seconds)), "{seconds:?}");
-    call.send_raw(&encoded(args!["STATUS", position, "0"])).expect("it is there");
+    call.send_raw(&wire::said(args!["STATUS", position, "0"])).expect("it is there");
     wait_for(of_replica, "zdb_replication_lag_seconds", |value| value == 0.0);
     // It becomes a master, and of a term.
     replica.connect().expect(args!["REPLICAOF", "NO", "ONE"], Reply::ok());

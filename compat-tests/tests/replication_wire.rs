@@ -5,7 +5,9 @@ use compat_tests::client::encoded;
 use compat_tests::mount::Mount;
 use compat_tests::proxy::{Cut, Link, Proxy, Way};
 use compat_tests::server::{Setup, poll};
-use compat_tests::wire::{Ask, FakeMaster, ask, field, follow, hear, in_sync, introduce, records};
+use compat_tests::wire::{
+    Ask, FakeMaster, ask, field, follow, hear, in_sync, introduce, records, said,
+};
 use compat_tests::{Client, Reply, Server, args, seed};
 use std::time::Duration;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -179,7 +181,7 @@ fn term_record(log: &str, position: u64, number: u64, node: u32) -> Vec<u8> {
 fn a_replica_names_what_is_no_answer() {
     let mut scene = Scene::new(&[]);
     let long_line = [&b"+"[..], &[b'a'; 1 << 20]].concat();
-    let faults: [(&str, &[u8]); 18] = [
+    let faults: [(&str, &[u8]); 20] = [
         ("none of ours: Malformed request, array expected", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
         ("none of ours", b"$5\r\nhello\r\n"),
         ("none of ours", b":12\r\n"),
@@ -191,13 +193,15 @@ fn a_replica_names_what_is_no_answer() {
         ("none of ours", b"*1\r\n:5\r\n"),
         ("it says: LOADING not now", b"-LOADING not now\r\n"),
         ("none of ours: a line without an end", &long_line),
+        ("damaged on its way", b"*3\r\n$6\r\nREWIND\r\n$1\r\n8\r\n$16\r\n0123456789abcdef\r\n"),
+        ("damaged on its way", b"*1\r\n$5\r\nAGAIN\r\n"),
         ("not known here: RECORDS", b"*3\r\n$7\r\nRECORDS\r\n$1\r\n0\r\n$1\r\na\r\n"),
-        ("not known here: SEGMENT", b"*4\r\n$7\r\nSEGMENT\r\n$1\r\n0\r\n$1\r\n0\r\n$1\r\n0\r\n"),
-        ("not known here: FILE", b"*3\r\n$4\r\nFILE\r\n$1\r\n0\r\n$1\r\n9\r\n"),
-        ("not known here: STATUS", b"*2\r\n$6\r\nSTATUS\r\n$2\r\n-1\r\n"),
-        ("not known here: ADOPT", b"*4\r\n$5\r\nADOPT\r\n$1\r\n0\r\n$1\r\n0\r\n$1\r\n0\r\n"),
-        ("not known here: REWIND", b"*2\r\n$6\r\nREWIND\r\n$1\r\n0\r\n"),
-        ("not known here: PROMISE", b"*3\r\n$7\r\nPROMISE\r\n$1\r\n1\r\n$4\r\nnode\r\n"),
+        ("not known here: SEGMENT", &said(&["SEGMENT", "0", "0", "0"])),
+        ("not known here: FILE", &said(&["FILE", "0", "9"])),
+        ("not known here: STATUS", &said(&["STATUS", "-1"])),
+        ("not known here: ADOPT", &said(&["ADOPT", "0", "0", "0"])),
+        ("not known here: REWIND", &said(&["REWIND", "0"])),
+        ("not known here: PROMISE", &said(&["PROMISE", "1", "node"])),
     ];
     for (cause, bytes) in faults {
         scene.refuses(false, cause, &|_| bytes.to_vec());
@@ -214,9 +218,9 @@ fn a_replica_names_what_does_not_belong_where_its_log_is() {
         ("not known here: CONTINUE", "-1"),
         ("not known here: CONTINUE", "18446744073709551616"),
     ] {
-        scene.refuses(false, cause, &|_| encoded(args!["CONTINUE", position, "1", "0", "0"]));
+        scene.refuses(false, cause, &|_| said(args!["CONTINUE", position, "1", "0", "0"]));
     }
-    let back = |position: u64| encoded(args!["REWIND", word(position), "1"]);
+    let back = |position: u64| said(args!["REWIND", word(position), "1"]);
     scene.refuses(false, "have the log go back to", &|asked| back(asked.position()));
     scene.refuses(false, "have the log go back to", &|_| back(u64::MAX));
     scene.refuses(false, "have the log go back to 0,", &|_| back(0));
@@ -256,7 +260,7 @@ fn a_replica_names_what_does_not_belong_where_its_log_is() {
 fn a_replica_begins_no_segment_that_cannot_be() {
     let mut scene = Scene::new(&[]);
     let segment = |base: u64, capacity: u64, end: u64| {
-        encoded(args!["SEGMENT", word(base), word(capacity), word(end)])
+        said(args!["SEGMENT", word(base), word(capacity), word(end)])
     };
     let next = 4 * SEGMENT_BYTES;
     for (base, capacity) in [
@@ -301,12 +305,11 @@ fn a_replica_takes_no_file_that_is_not_as_it_was_sent() {
     let files = std::fs::read_dir(scene.replica.data_dir()).expect("it is there").count();
     let block = vec![0x5a; 8192];
     let check = |bytes: &[u8]| word(xxh3_64_with_seed(bytes, 0));
-    let all =
-        |frames: &[&[&[u8]]]| frames.iter().flat_map(|frame| encoded(frame)).collect::<Vec<_>>();
+    let all = |frames: &[&[&[u8]]]| frames.iter().flat_map(|frame| said(frame)).collect::<Vec<_>>();
     let file: &[&[u8]] = &[b"FILE", base.as_bytes(), b"8192"];
     let bytes: &[&[u8]] = &[b"BYTES", &block];
     let whole = check(&block);
-    let file_end = |check: &str| encoded(args!["FILE-END", base, check]);
+    let file_end = |check: &str| said(args!["FILE-END", base, check]);
     for (base, bytes) in [
         ("0", "8192"),
         ("2097153", "8192"),
@@ -318,9 +321,9 @@ fn a_replica_takes_no_file_that_is_not_as_it_was_sent() {
         ("2097152", "18446744073709547520"),
     ] {
         let cause = format!("a file of {bytes} bytes at {base}");
-        scene.refuses(true, &cause, &|_| encoded(args!["FILE", base, bytes]));
+        scene.refuses(true, &cause, &|_| said(args!["FILE", base, bytes]));
     }
-    scene.refuses(true, "not known here: FILE", &|_| encoded(args!["FILE", "2097152", "-1"]));
+    scene.refuses(true, "not known here: FILE", &|_| said(args!["FILE", "2097152", "-1"]));
     scene.refuses(true, "bytes of a file came without one", &|_| all(&[bytes]));
     scene.refuses(true, "end of a file came without one", &|_| file_end(&whole));
     scene.refuses(true, "in the middle of", &|_| all(&[file, file]));
@@ -341,9 +344,9 @@ fn a_replica_takes_no_file_that_is_not_as_it_was_sent() {
     });
     scene.refuses(true, "in the middle of", &|asked| {
         let position = word(asked.position());
-        [all(&[file]), encoded(args!["SEGMENT", "4194304", "524288", position])].concat()
+        [all(&[file]), said(args!["SEGMENT", "4194304", "524288", position])].concat()
     });
-    scene.refuses(true, "start anew for nothing", &|_| encoded(args!["RESTART"]));
+    scene.refuses(true, "start anew for nothing", &|_| said(args!["RESTART"]));
     // The link is gone in the middle of one.
     for said in [all(&[file]), all(&[file, bytes])] {
         let (mut call, asked) = scene.fake.asked();
@@ -500,7 +503,7 @@ fn a_replica_that_is_stuck_is_not_flooded() {
     let fake = FakeMaster::default();
     follow(&mut replica.connect(), fake.address());
     let (mut call, asked) = fake.asked();
-    let segment = encoded(args!["SEGMENT", "0", word(1 << 30), "0"]);
+    let segment = said(args!["SEGMENT", "0", word(1 << 30), "0"]);
     call.send_raw(&[asked.go_on(), segment].concat()).expect("it is there");
     replica.wait_for_log("the full disk", |line| line.contains("No space"));
     let before = replica.resident_bytes();
@@ -521,18 +524,18 @@ fn a_replica_keeps_its_promises() {
     let flags = ["--min-replicas", "1", "--nodes", "2"];
     let mut scene = Scene::new(&flags);
     scene.refuses(false, "later one was promised", &|asked| {
-        encoded(args!["CONTINUE", word(asked.position()), "0", "0", "0"])
+        said(args!["CONTINUE", word(asked.position()), "0", "0", "0"])
     });
-    scene.refuses(false, "it wants term 0", &|_| encoded(args!["PROMISE", "0", "00000007"]));
+    scene.refuses(false, "it wants term 0", &|_| said(args!["PROMISE", "0", "00000007"]));
     for number in [u64::MAX, u64::MAX - 1, 1 << 63] {
         let cause = format!("it wants term {number}");
-        scene.refuses(false, &cause, &|_| encoded(args!["PROMISE", word(number), "00000007"]));
+        scene.refuses(false, &cause, &|_| said(args!["PROMISE", word(number), "00000007"]));
     }
     for term in ["0", "18446744073709551615"] {
         let cause = if term == "0" { "not the master of the newest term" } else { "it names term" };
-        scene.refuses(false, cause, &|_| encoded(args!["REWIND", "4096", term]));
+        scene.refuses(false, cause, &|_| said(args!["REWIND", "4096", term]));
         scene.refuses(false, cause, &|asked| {
-            encoded(args!["ADOPT", asked.log(), "0".repeat(32), term])
+            said(args!["ADOPT", asked.log(), "0".repeat(32), term])
         });
     }
     // Whatever it heard, it can become a master.
@@ -551,7 +554,7 @@ fn a_replica_keeps_its_promises() {
 fn half_a_copy_is_nobodys_master() {
     let scene = Scene::new(&[]);
     let (mut call, asked) = scene.fake.asked();
-    let adopt = encoded(args!["ADOPT", asked.log(), "0".repeat(32), "1"]);
+    let adopt = said(args!["ADOPT", asked.log(), "0".repeat(32), "1"]);
     call.send_raw(&adopt).expect("it is there");
     drop(scene.fake.asked());
     scene.replica.connect().expect(args!["REPLICAOF", "NO", "ONE"], Reply::ok());
@@ -649,7 +652,7 @@ fn a_master_says_what_a_replica_may_not_say() {
     // Nobody asks twice.
     let mut call = introduce(master, "00c0ffee");
     assert_eq!(ask(&mut call, &asked.words).expect("it answers")[0], "CONTINUE");
-    call.send_raw(&encoded(&asked.words)).expect("it is sent");
+    call.send_raw(&said(&asked.words)).expect("it is sent");
     let last = loop {
         match hear(&mut call) {
             Ok(words) if words[0].starts_with(b"a replica asks once") => break words,
@@ -738,7 +741,7 @@ fn deaf_replicas_cost_little() {
     let mut deaf: Vec<Client> = Vec::new();
     for at in 0..4 {
         let mut call = introduce(&master, &format!("0000000{}", at + 1));
-        call.send_raw(&encoded(&asked.words)).expect("it is sent");
+        call.send_raw(&said(&asked.words)).expect("it is sent");
         deaf.push(call);
     }
     for _ in 0..4 {
@@ -766,7 +769,7 @@ fn a_thousand_replicas_come_and_go() {
                 _ => introduce(master, &format!("{:08x}", at + 1)),
             };
             match at % 5 {
-                2 => call.send_raw(&encoded(&asked.words)).expect("it is sent"),
+                2 => call.send_raw(&said(&asked.words)).expect("it is sent"),
                 3 => {
                     call.send_raw(&encoded(&asked.words)[..60]).expect("it is sent");
                 }

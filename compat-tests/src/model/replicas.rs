@@ -2,6 +2,7 @@
 
 use super::{Answer, Command, Model, Session, admin, open};
 use crate::reply::Reply;
+use crate::wire::check_of;
 use std::collections::BTreeSet;
 
 pub(super) const COMMANDS: &[Command] = &[
@@ -22,9 +23,8 @@ const WRITES: &[&str] = &[
 pub(super) struct Replicas {
     /// Whom the server follows.
     master: Option<(String, u16)>,
-    /// Connections that said something of themselves, and those that named their node.
+    /// Connections that said something of themselves.
     known: BTreeSet<u64>,
-    named: BTreeSet<u64>,
 }
 
 impl Model {
@@ -65,16 +65,19 @@ impl Model {
         if words.is_empty() || !words.len().is_multiple_of(2) {
             return Err("Invalid arguments");
         }
+        let has_check = words[words.len() - 2].eq_ignore_ascii_case(b"check");
+        if has_check && !is_checked(arguments) {
+            return Err("REPLCONF was damaged on its way");
+        }
         self.replicas.known.insert(session.id());
         for pair in words.chunks_exact(2) {
             let value = std::str::from_utf8(pair[1]).unwrap_or_default();
             match &pair[0].to_ascii_lowercase()[..] {
                 b"listening-port" if value.parse::<u16>().is_ok() => {}
                 b"listening-port" => return Err("Invalid listening-port"),
-                b"node" if u32::from_str_radix(value, 16).is_ok_and(|node| node != 0) => {
-                    self.replicas.named.insert(session.id());
-                }
+                b"node" if u32::from_str_radix(value, 16).is_ok_and(|node| node != 0) => {}
                 b"node" => return Err("Invalid node"),
+                b"ack" if words.len() > 2 && !has_check => return Err("Invalid arguments"),
                 b"ack" if value.parse::<u64>().is_ok() => {
                     session.silent = true;
                     return Ok(Reply::Nil);
@@ -86,7 +89,7 @@ impl Model {
                 {
                     return Err("Invalid ip-address");
                 }
-                b"ip-address" | b"capa" | b"version" => {}
+                b"ip-address" | b"capa" | b"version" | b"check" => {}
                 _ => {
                     let option = pair[0].escape_ascii();
                     return Ok(Reply::Error(format!("Unrecognized REPLCONF option: {option}")));
@@ -98,7 +101,7 @@ impl Model {
 
     /// A request that is whole is answered by what the model does not have.
     fn psync(&mut self, session: &mut Session, arguments: &[&[u8]]) -> Answer {
-        if arguments.len() < 10 {
+        if arguments.len() < 11 || !is_checked(arguments) {
             return Err(
                 "PSYNC here is zdb's own: only another zdb can be a replica (REPLICAOF), of this version",
             );
@@ -124,4 +127,9 @@ impl Model {
             ],
         }))
     }
+}
+
+/// Whether the last word is right of those before it.
+fn is_checked(words: &[&[u8]]) -> bool {
+    words.split_last().is_some_and(|(check, words)| check_of(words).as_bytes() == *check)
 }

@@ -1,6 +1,6 @@
 //! The way to the server that is backed up: words go there, words come back.
 
-use crate::command::replication::Address;
+use crate::command::replication::{Address, check_of};
 use crate::limits::{REPLICA_DIAL_MS, REPLICA_SILENCE_MS, REPLICA_STATUS_MS};
 use crate::output::Output;
 use crate::resp::{Progress, Protocol, RequestParser};
@@ -53,6 +53,12 @@ impl Master {
             chunk: vec![0; READ_BYTES],
             heard: Instant::now(),
         })
+    }
+
+    /// Says words, and their check.
+    pub fn say_checked(&mut self, words: &[&[u8]]) -> Result<(), String> {
+        let check = check_of(words);
+        self.say(&[words, &[check.as_bytes()]].concat())
     }
 
     pub fn say(&mut self, words: &[&[u8]]) -> Result<(), String> {

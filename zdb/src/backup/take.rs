@@ -3,11 +3,12 @@
 use super::master::Master;
 use super::set::{self, BackupSet, Run, State, Trouble};
 use super::{now_s, shown_time};
-use crate::command::replication::Address;
+use crate::command::replication::{Address, SyncRequest, newest_terms, without_check};
 use crate::engine::log::copy::CopiedSegment;
 use crate::engine::log::format::LogId;
+use crate::engine::node::Promise;
 use crate::engine::sending::Versions;
-use crate::limits::{REPLICA_RETRY_MS, REPLICA_STATUS_MS, REPLICA_TERMS_MAX};
+use crate::limits::{REPLICA_RETRY_MS, REPLICA_STATUS_MS};
 use crate::offline::{EXIT_DAMAGED, EXIT_WHOLE, Lines, Progress};
 use crate::options::{Password, parse_size, password_in};
 use crate::server::{MasterTls, MasterTlsFiles, process};
@@ -288,7 +289,7 @@ impl Backup<'_> {
             if spoken.elapsed() >= period {
                 spoken = Instant::now();
                 let position = set.position().to_string();
-                master.say(&[b"REPLCONF", b"ack", position.as_bytes()])?;
+                master.say_checked(&[b"REPLCONF", b"ack", position.as_bytes(), b"check"])?;
                 if self.arguments.follow {
                     set.save(None)?;
                     self.told.clear();
@@ -308,7 +309,14 @@ impl Backup<'_> {
             None => new_node(),
         };
         let node = format!("{node:08x}");
-        master.say(&[b"REPLCONF", b"node", node.as_bytes(), b"backup", b"yes"])?;
+        master.say_checked(&[
+            b"REPLCONF",
+            b"node",
+            node.as_bytes(),
+            b"backup",
+            b"yes",
+            b"check",
+        ])?;
         let secret = match (&self.set, self.wants_full) {
             (Some(set), false) => set.secret()?,
             _ => [0; 16],
@@ -317,30 +325,27 @@ impl Backup<'_> {
             Some(set) if state.position > 0 => set.versions()?,
             _ => Versions::default(),
         };
-        let newest = &state.terms[state.terms.len().saturating_sub(REPLICA_TERMS_MAX)..];
-        let is_all = newest.len() == state.terms.len();
-        let mut words = vec![
-            "PSYNC".to_owned(),
-            state.log.to_hex(),
-            format!("{:016x}", xxh3_64(&secret)),
-            state.position.to_string(),
-            "0".to_owned(),
-            "00000000".to_owned(),
-            if state.position == 0 { "bare" } else { "data" }.to_owned(),
-            versions.word(),
-            "0:0".to_owned(),
-            if is_all { "all" } else { "newest" }.to_owned(),
-        ];
-        words.extend(
-            newest.iter().map(|term| format!("{}:{:08x}:{}", term.number, term.node, term.start)),
-        );
+        let (terms, is_all) = newest_terms(&state.terms);
+        let request = SyncRequest {
+            log: state.log.0,
+            secret_check: xxh3_64(&secret),
+            position: state.position,
+            promised: Promise::default(),
+            versions,
+            owed: (0, 0),
+            terms,
+            is_all,
+            is_bare: state.position == 0,
+        };
+        let words = request.words();
         let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
-        master.say(&words)
+        master.say_checked(&words)
     }
 
     /// Does what the server says.
     fn hear(&mut self, master: &mut Master) -> Result<Option<Ended>, String> {
         let words = master.words();
+        let words = without_check(&words).ok_or("what it says was damaged on its way")?;
         let text = |at: usize| words.get(at).and_then(|word| std::str::from_utf8(word).ok());
         let number = |at: usize| text(at).and_then(|text| text.parse::<u64>().ok());
         let name = *words.first().unwrap_or(&&b""[..]);

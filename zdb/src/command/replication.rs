@@ -6,6 +6,7 @@ use super::{Context, Outcome, shown};
 use crate::disk::Read;
 use crate::disk::aligned::AlignedBuffer;
 use crate::engine::log::copy::CopiedSegment;
+use crate::engine::log::format::LogId;
 use crate::engine::node::Promise;
 use crate::engine::sending::Versions;
 use crate::engine::terms::Term;
@@ -14,6 +15,7 @@ use crate::output::Output;
 use crate::resp::{Request, RequestParser};
 use std::collections::VecDeque;
 use std::fmt;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// A server to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,6 +167,33 @@ pub struct SyncRequest {
     pub is_all: bool,
     /// Its log has nothing but terms.
     pub is_bare: bool,
+}
+
+impl SyncRequest {
+    /// As the words of PSYNC.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = vec![
+            "PSYNC".to_owned(),
+            LogId(self.log).to_hex(),
+            format!("{:016x}", self.secret_check),
+            self.position.to_string(),
+            self.promised.number.to_string(),
+            format!("{:08x}", self.promised.node),
+            if self.is_bare { "bare" } else { "data" }.to_owned(),
+            self.versions.word(),
+            format!("{}:{}", self.owed.0, self.owed.1),
+            if self.is_all { "all" } else { "newest" }.to_owned(),
+        ];
+        let terms = self.terms.iter();
+        words.extend(terms.map(|term| format!("{}:{:08x}:{}", term.number, term.node, term.start)));
+        words
+    }
+}
+
+/// The newest terms, as many as PSYNC takes, and whether these are all.
+pub fn newest_terms(all: &[Term]) -> (Vec<Term>, bool) {
+    let newest = &all[all.len().saturating_sub(REPLICA_TERMS_MAX)..];
+    (newest.to_vec(), newest.len() == all.len())
 }
 
 /// The connection to the server that is copied.
@@ -367,6 +396,11 @@ pub fn replconf(context: &mut Context<'_>, request: Request<'_>, out: &mut Outpu
     if request.len() < 3 || request.len().is_multiple_of(2) {
         return context.error(out, "Invalid arguments");
     }
+    let all: Vec<&[u8]> = request.iter().collect();
+    let has_check = all[all.len() - 2].eq_ignore_ascii_case(b"check");
+    if has_check && checked(&all).is_none() {
+        return context.error(out, "REPLCONF was damaged on its way");
+    }
     let now_ms = context.engine.now.monotonic_ms;
     let connection = context.client.connection;
     let peer = context.session.peer.clone();
@@ -395,6 +429,9 @@ pub fn replconf(context: &mut Context<'_>, request: Request<'_>, out: &mut Outpu
                 _ => return context.error(out, "Invalid node"),
             },
             // The reply would come between what is sent unasked.
+            b"ack" if words.len() > 2 && !has_check => {
+                return context.error(out, "Invalid arguments");
+            }
             b"ack" => {
                 let Ok(position) = value.parse() else {
                     return context.error(out, "Invalid position");
@@ -402,7 +439,7 @@ pub fn replconf(context: &mut Context<'_>, request: Request<'_>, out: &mut Outpu
                 return Outcome::Order(Box::new(Order::Acknowledged(position)));
             }
             b"backup" => replica.is_backup = value == "yes",
-            b"capa" | b"version" => {}
+            b"capa" | b"version" | b"check" => {}
             _ => {
                 let text = format!("Unrecognized REPLCONF option: {}", shown(pair[0]));
                 return context.error(out, &text);
@@ -412,8 +449,33 @@ pub fn replconf(context: &mut Context<'_>, request: Request<'_>, out: &mut Outpu
     context.ok(out)
 }
 
+/// The word that ends what servers say to each other, but for records and files, which have checksums of their own: what
+/// a network damages unnoticed would be another position, or another promise.
+pub fn check_of(words: &[&[u8]]) -> String {
+    let mut all = Vec::new();
+    for word in words {
+        all.extend((word.len() as u64).to_le_bytes());
+        all.extend_from_slice(word);
+    }
+    format!("{:016x}", xxh3_64(&all))
+}
+
+/// What a server said to who copies it: without the check, where it has one. `None`: that is not right.
+pub fn without_check<'a, 'b>(words: &'b [&'a [u8]]) -> Option<&'b [&'a [u8]]> {
+    match words.first() {
+        None | Some(&b"" | &b"RECORDS" | &b"BYTES") => Some(words),
+        Some(_) => checked(words),
+    }
+}
+
+/// The words before their check, if that is right.
+pub fn checked<'a, 'b>(words: &'b [&'a [u8]]) -> Option<&'b [&'a [u8]]> {
+    let (check, words) = words.split_last()?;
+    (check_of(words).as_bytes() == *check).then_some(words)
+}
+
 /// `PSYNC log secret-check position promised-number promised-node bare|data versions owed-term:owed-end
-/// all|newest [number:node:start ...]`
+/// all|newest [number:node:start ...] check`
 pub fn psync(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) -> Outcome {
     match parse_sync(request) {
         Some(sync) => Outcome::Order(Box::new(Order::Sync(Box::new(sync)))),
@@ -425,8 +487,10 @@ pub fn psync(context: &mut Context<'_>, request: Request<'_>, out: &mut Output) 
 }
 
 fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
+    let words: Vec<&[u8]> = request.iter().collect();
+    let words = checked(&words)?.iter().skip(1);
     let words: Vec<&str> =
-        request.iter().skip(1).map(std::str::from_utf8).collect::<Result<_, _>>().ok()?;
+        words.map(|word| std::str::from_utf8(word)).collect::<Result<_, _>>().ok()?;
     let [log, secret_check, position, number, node, content, versions, owed, extent, terms @ ..] =
         &words[..]
     else {
@@ -453,7 +517,7 @@ fn parse_sync(request: Request<'_>) -> Option<SyncRequest> {
         Some(Term { number, node, start: parts.next()?.parse().ok()? })
     };
     Some(SyncRequest {
-        log: crate::engine::log::format::LogId::from_hex(log)?.0,
+        log: LogId::from_hex(log)?.0,
         secret_check: u64::from_str_radix(secret_check, 16).ok()?,
         position: position.parse().ok()?,
         promised: Promise {

@@ -251,9 +251,15 @@ impl<'a> Scanner<'a> {
         Ok(walk::is_half_written(self.bytes(position, head.bytes())?, position, head))
     }
 
-    /// Whether what a record was in looks as a power cut leaves it.
+    /// Whether what a record was in looks as a power cut leaves it. A block that cannot be read, which is zeroes here, is
+    /// no sign of it.
     pub fn is_gap(&mut self, position: u64) -> Result<bool, String> {
-        Ok(walk::is_gap(self.bytes(position, 2 * walk::SECTOR)?, position))
+        let end = position + 2 * walk::SECTOR;
+        self.bytes(position, end - position)?;
+        if self.unreadable.iter().any(|one| one.start < end && position < one.end) {
+            return Ok(false);
+        }
+        Ok(walk::is_gap(self.bytes(position, end - position)?, position))
     }
 
     /// Whether bytes that are not zero follow.

@@ -11,7 +11,9 @@ mod terms;
 
 use super::Hub;
 use crate::command::Tasks;
-use crate::command::replication::{Address, Candidate, Gate, Link, LinkState, ReceivedFile};
+use crate::command::replication::{
+    Address, Candidate, Gate, Link, LinkState, ReceivedFile, check_of,
+};
 use crate::disk::{Operation, Root};
 use crate::engine::node::{self, Errand, Promise};
 use crate::engine::{Answer, Engine, Waiter};
@@ -327,7 +329,13 @@ impl Hub {
         self.drop_link();
     }
 
-    /// Sends a replica, or a master, an array of words.
+    /// Says words to a replica, or to a master, and their check.
+    fn say(&mut self, key: u64, words: &[&[u8]]) {
+        let check = check_of(words);
+        self.send(key, &[words, &[check.as_bytes()]].concat());
+    }
+
+    /// The same without a check, for what has one of its own.
     fn send(&mut self, key: u64, words: &[&[u8]]) {
         let mut output = Output::default();
         let mut writer = output.writer(Protocol::Resp2);

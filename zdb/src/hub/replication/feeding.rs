@@ -58,7 +58,7 @@ impl Hub {
             if is_time && matches!(stage, Stage::Online | Stage::Waiting) {
                 let (end, now_s) = (self.engine.log.end(), self.engine.now.unix_s());
                 let (end, now_s) = (end.to_string(), now_s.to_string());
-                self.send(key, &[b"STATUS", end.as_bytes(), now_s.as_bytes()]);
+                self.say(key, &[b"STATUS", end.as_bytes(), now_s.as_bytes()]);
             }
         }
         self.engine.cleaner.floor = self.server.replication.copies().map(|one| one.sent).min();
@@ -80,7 +80,7 @@ impl Hub {
                 Next::Asked => {}
                 Next::Send(words, sent) => {
                     let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-                    self.send(key, &words);
+                    self.say(key, &words);
                     if let Some(replica) = self.server.replication.replica_mut(key) {
                         replica.sent = sent;
                     }
@@ -180,7 +180,7 @@ impl Hub {
             if is_last && !is_backup {
                 self.leaving(key);
                 let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-                self.send(key, &words);
+                self.say(key, &words);
                 return Next::Send(vec![b"RESTART".to_vec()], file.end);
             }
             return Next::Send(words, file.end);

@@ -102,12 +102,12 @@ impl Hub {
                 let now_s = self.engine.now.unix_s();
                 let words = [common, term, end, now_s].map(|number| number.to_string());
                 let [common, term, end, now_s] = words.each_ref().map(String::as_bytes);
-                self.send(key, &[b"CONTINUE", common, term, end, now_s]);
+                self.say(key, &[b"CONTINUE", common, term, end, now_s]);
             }
             Some(common) if common < request.position && common > 0 => {
                 self.leaving(key);
                 let (common, rank) = (common.to_string(), self.rank());
-                self.send(key, &[b"REWIND", common.as_bytes(), rank.as_bytes()]);
+                self.say(key, &[b"REWIND", common.as_bytes(), rank.as_bytes()]);
             }
             _ => {
                 self.leaving(key);
@@ -115,7 +115,7 @@ impl Hub {
                 let (log, secret) = (self.engine.log.id.to_hex(), self.engine.secret_bytes());
                 let secret = crate::engine::log::format::LogId(secret).to_hex();
                 let rank = self.rank();
-                self.send(key, &[b"ADOPT", log.as_bytes(), secret.as_bytes(), rank.as_bytes()]);
+                self.say(key, &[b"ADOPT", log.as_bytes(), secret.as_bytes(), rank.as_bytes()]);
             }
         }
     }

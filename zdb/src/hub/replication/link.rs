@@ -2,7 +2,7 @@
 //! far it is. What does not belong where it stands is refused, and the link begun anew.
 
 use super::receiving::Word;
-use crate::command::replication::{Address, LinkState};
+use crate::command::replication::{Address, LinkState, SyncRequest, newest_terms, without_check};
 use crate::engine::damage_check;
 use crate::engine::log::Policy;
 use crate::engine::log::copy::{CopiedSegment, CopyTrouble};
@@ -11,10 +11,9 @@ use crate::engine::node::{Errand, Promise};
 use crate::hub::{Hub, Peer};
 use crate::limits::{
     REPLICA_LINE_BYTES_MAX, REPLICA_OUTPUT_BYTES_MAX, REPLICA_RETRY_MS, REPLICA_SILENCE_MS,
-    REPLICA_STATUS_MS, REPLICA_TERMS_MAX, TERM_MAX,
+    REPLICA_STATUS_MS, TERM_MAX,
 };
-use crate::output::Output;
-use crate::resp::{Progress, Protocol, Request, RequestParser};
+use crate::resp::{Progress, Request, RequestParser};
 use xxhash_rust::xxh3::xxh3_64;
 
 impl Hub {
@@ -54,48 +53,41 @@ impl Hub {
     }
 
     fn introduce(&mut self, key: u64) {
-        let mut output = Output::default();
-        let mut writer = output.writer(Protocol::Resp2);
-        if let Some(password) = &self.server.replication.master_password {
-            writer.array(2);
-            writer.bulk(b"AUTH");
-            writer.bulk(password);
+        if let Some(password) = self.server.replication.master_password.clone() {
+            self.send(key, &[b"AUTH", &password]);
         }
         let settings = &self.server.settings;
-        self.affairs.announced = (settings.announce_host.clone(), settings.announce_port);
-        let (host, port) = &self.affairs.announced;
+        let announced = (settings.announce_host.clone(), settings.announce_port);
+        let (host, port) = &announced;
         let port = if *port == 0 { self.server.replication.port } else { *port };
         let (port, node) = (port.to_string(), format!("{:08x}", self.engine.node.name));
         let mut words = vec!["REPLCONF", "listening-port", &port, "node", &node];
         if !host.is_empty() {
             words.extend(["ip-address", host]);
         }
-        writer.array(words.len());
-        words.iter().for_each(|word| writer.bulk(word.as_bytes()));
-        self.push(key, output);
+        words.push("check");
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        self.say(key, &words);
+        self.affairs.announced = announced;
     }
 
     fn ask_for_log(&mut self, key: u64) {
-        let promised = self.engine.node.promised;
-        let all = self.engine.terms.list();
-        let newest = &all[all.len().saturating_sub(REPLICA_TERMS_MAX)..];
-        let mut words = vec![
-            "PSYNC".to_owned(),
-            self.engine.log.id.to_hex(),
-            format!("{:016x}", xxh3_64(&self.engine.secret_bytes())),
-            self.engine.log.end().to_string(),
-            promised.number.to_string(),
-            format!("{:08x}", promised.node),
-            if self.engine.is_bare() { "bare" } else { "data" }.to_owned(),
-            self.engine.versions_before(self.engine.log.end()).word(),
-            format!("{}:{}", self.engine.node.owed.0, self.engine.node.owed.1),
-            if newest.len() == all.len() { "all" } else { "newest" }.to_owned(),
-        ];
-        words.extend(
-            newest.iter().map(|term| format!("{}:{:08x}:{}", term.number, term.node, term.start)),
-        );
+        let (terms, is_all) = newest_terms(self.engine.terms.list());
+        let position = self.engine.log.end();
+        let request = SyncRequest {
+            log: self.engine.log.id.0,
+            secret_check: xxh3_64(&self.engine.secret_bytes()),
+            position,
+            promised: self.engine.node.promised,
+            versions: self.engine.versions_before(position),
+            owed: self.engine.node.owed,
+            terms,
+            is_all,
+            is_bare: self.engine.is_bare(),
+        };
+        let words = request.words();
         let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
-        self.send(key, &words);
+        self.say(key, &words);
     }
 
     /// Ends the link, to try again a while later.
@@ -196,7 +188,7 @@ impl Hub {
         }
         let link = self.server.replication.link.as_mut().expect("just looked");
         (link.acked, link.acked_ms) = (position, now_ms);
-        self.send(connection, &[b"REPLCONF", b"ack", position.to_string().as_bytes()]);
+        self.say(connection, &[b"REPLCONF", b"ack", position.to_string().as_bytes(), b"check"]);
     }
 
     // ---------------------------------------------------------------- what the master says
@@ -408,6 +400,9 @@ impl Hub {
     /// Does what the master says.
     fn hear(&mut self, key: u64, request: Request<'_>) -> Word {
         let words: Vec<&[u8]> = request.iter().collect();
+        let Some(words) = without_check(&words) else {
+            return Word::Drop("what it says was damaged on its way".into());
+        };
         let text = |at: usize| words.get(at).and_then(|word| std::str::from_utf8(word).ok());
         let number = |at: usize| text(at).and_then(|text| text.parse::<u64>().ok());
         let name = *words.first().unwrap_or(&&b""[..]);

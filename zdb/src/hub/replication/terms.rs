@@ -136,7 +136,7 @@ impl Hub {
             let replica = &mut self.server.replication.replicas[at];
             if replica.stage == Stage::Waiting {
                 let key = replica.connection;
-                self.send(key, &[b"AGAIN"]);
+                self.say(key, &[b"AGAIN"]);
             }
         }
     }
@@ -185,7 +185,7 @@ impl Hub {
             replica.stage = Stage::Waiting;
         } else {
             let (number, node) = (ours.to_string(), format!("{node:08x}"));
-            self.send(key, &[b"PROMISE", number.as_bytes(), node.as_bytes()]);
+            self.say(key, &[b"PROMISE", number.as_bytes(), node.as_bytes()]);
         }
         false
     }
