@@ -1,6 +1,7 @@
 //! Offload: closed segments are moved away while the server serves, and come back on demand, through the hook. Who
 //! wants nothing of them does not wait.
 
+use compat_tests::client::encoded;
 use compat_tests::server::{Setup, poll, scratch_dir};
 use compat_tests::{Client, Reply, Server, args};
 use std::os::unix::fs::PermissionsExt;
@@ -180,9 +181,7 @@ fn others_do_not_wait_for_a_file() {
     let names = store.take_all(&server, &mut client);
     let mut waiting: Vec<Client> = (0..3).map(|_| server.connect()).collect();
     for client in &mut waiting {
-        let mut request = Vec::new();
-        compat_tests::client::encode(args!["GET", "1"], &mut request);
-        client.send_raw(&request).expect("it takes the request");
+        client.send_raw(&encoded(args!["GET", "1"])).expect("it takes the request");
     }
     let asked = poll(TIME_MAX, || (!store.calls().is_empty()).then_some(()));
     asked.expect("the hook runs");

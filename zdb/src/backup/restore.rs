@@ -215,12 +215,12 @@ fn choose(
         let mut source = look(path, until, &state)?;
         damage.into_iter().for_each(|line| source.walk.damage(line));
         let cut = source.walk.until.position();
-        let judged = source.judged_until(cut);
+        let rests_on = source.rests_on(cut);
         if cut.is_some_and(|cut| cut <= source.walk.first) {
             refusal = format!("{} begins later", path.display());
             continue;
         }
-        if let (Some(cut), Some(judged)) = (cut, judged)
+        if let (Some(cut), Some(judged)) = (cut, rests_on)
             && judged > cut
         {
             let earliest = source.time_of(judged)?;
@@ -256,7 +256,7 @@ fn look(path: &Path, until: Option<u64>, state: &State) -> Result<Source, String
 
 impl Source {
     /// Up to where the cleaner knew the log when it dropped something of what is before a position.
-    fn judged_until(&self, cut: Option<u64>) -> Option<u64> {
+    fn rests_on(&self, cut: Option<u64>) -> Option<u64> {
         let is_before = |link: &&Link| cut.is_none_or(|cut| link.header.base < cut);
         let links = self.log.chain.links.iter().filter(is_before);
         links.filter_map(|link| link.header.packed).map(|packed| packed.rests_on_min()).max()

@@ -341,18 +341,18 @@ impl BackupSet {
             // One whose header is damaged is another version to every server.
             let header = read_header(&self.directory.join(format::segment_name(base))).ok();
             if let Some(missing) = follows.filter(|follows| *follows < base) {
-                return Err(self.is_missing(missing));
+                return Err(self.line_of_missing(missing));
             }
             follows = header.map(|header| base.saturating_add(header.capacity));
             headers.push((base, header.and_then(|header| header.packed)));
         }
         if let Some(missing) = follows.filter(|follows| *follows < self.state.position) {
-            return Err(self.is_missing(missing));
+            return Err(self.line_of_missing(missing));
         }
         Ok(Versions::of(headers.into_iter()))
     }
 
-    fn is_missing(&self, base: u64) -> String {
+    fn line_of_missing(&self, base: u64) -> String {
         format!(
             "segment {} of {} is missing: zdb backup --full begins another set",
             format::segment_name(base),

@@ -134,9 +134,8 @@ impl Hub {
             self.affairs.changed += 1;
             self.affairs.restarts = false;
         }
-        self.drop_link();
+        self.end_link();
         let replication = &mut self.server.replication;
-        replication.link = None;
         replication.candidate = None;
         let keys: Vec<u64> = replication.replicas.iter().map(|one| one.connection).collect();
         for key in keys {
@@ -201,8 +200,7 @@ impl Hub {
             self.engine.log.replicated = None;
             self.log_moved = true;
             if is_master && let Some(candidate) = self.server.replication.candidate.take() {
-                self.drop_link();
-                self.server.replication.link = None;
+                self.end_link();
                 self.engine.term_due = Some(candidate.number);
                 self.engine.is_term_kept = self.is_node_saved();
             }

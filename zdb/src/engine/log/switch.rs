@@ -174,13 +174,15 @@ impl Log {
         };
         let token = self.token();
         self.creating = Some(token);
-        if let Prepared::Ready(segment, _) = &self.prepared {
-            self.operations.push((Token(0), Operation::Close { file: segment.file }));
-            if segment.base != base {
-                // Another master has another one here: a start would find both.
-                let names = vec![(Root::Data, format::segment_name(segment.base))];
-                self.operations.push((Token(0), Operation::Remove { names }));
+        match &self.prepared {
+            // Another master has another one here: a start would find both.
+            Prepared::Ready(other, _) if other.base != base => {
+                self.remove_prepared(other.base, other.file);
             }
+            Prepared::Ready(same, _) => {
+                self.operations.push((Token(0), Operation::Close { file: same.file }));
+            }
+            Prepared::Requested { .. } | Prepared::Failed { .. } | Prepared::Nothing => {}
         }
         self.prepared = Prepared::Requested { base, capacity, source };
         self.operations.push((

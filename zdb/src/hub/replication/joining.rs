@@ -1,6 +1,7 @@
 //! A replica asks for the log: by the terms of both it goes on where it is, goes back to where they part, or begins
 //! anew. Nobody gets the log before this server may send it.
 
+use super::terms::count_nodes;
 use crate::command::replication::{Link, Replica, Stage, SyncRequest};
 use crate::engine::node::Promise;
 use crate::hub::Hub;
@@ -125,11 +126,7 @@ impl Hub {
         let replicas = &self.server.replication.replicas;
         let node = replicas.iter().find(|one| one.connection == key).map_or(0, |one| one.node);
         let is_other = |one: &&Replica| one.node != node && one.node != 0 && !one.is_backup;
-        let others = replicas.iter().filter(is_other);
-        let mut others: Vec<u32> = others.map(|one| one.node).collect();
-        others.sort_unstable();
-        others.dedup();
-        others.len()
+        count_nodes(replicas.iter().filter(is_other))
     }
 
     pub(super) fn leaving(&mut self, key: u64) {

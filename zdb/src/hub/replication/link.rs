@@ -128,6 +128,12 @@ impl Hub {
         }
     }
 
+    /// Follows the master no more.
+    pub(super) fn end_link(&mut self) {
+        self.drop_link();
+        self.server.replication.link = None;
+    }
+
     /// The connection is gone.
     pub(in crate::hub) fn link_closed(&mut self, key: u64) {
         let link = self.server.replication.link.as_ref();

@@ -4,10 +4,16 @@
 //! of these and itself at least one has everything that was ever acknowledged (Lamport's Paxos, with the quorums
 //! of Howard, Malkhi and Spiegelman, "Flexible Paxos", 2016; as in Raft the log is copied as it is).
 
-use crate::command::replication::{Address, Candidate, Link, Replica, Stage, SyncRequest};
+use crate::command::replication::{Address, Link, Replica, Stage, SyncRequest};
 use crate::engine::node::Promise;
 use crate::hub::Hub;
 use crate::planted::{self, Bug};
+use std::collections::BTreeSet;
+
+/// How many servers these are: one may have two connections for a while.
+pub(super) fn count_nodes<'a>(replicas: impl Iterator<Item = &'a Replica>) -> usize {
+    replicas.map(|one| one.node).collect::<BTreeSet<u32>>().len()
+}
 
 impl Hub {
     /// A name for this server in terms, if it has none.
@@ -42,15 +48,12 @@ impl Hub {
             replicas => settings.nodes().saturating_sub(replicas).saturating_sub(1),
         };
         let has_agreed = |one: &&Replica| one.promised == mine && !one.is_backup;
-        let agreed: Vec<&Replica> =
-            self.server.replication.replicas.iter().filter(has_agreed).collect();
-        let mut nodes: Vec<u32> = agreed.iter().map(|one| one.node).collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        if !self.is_node_saved() || nodes.len() < needed {
+        let agreed = || self.server.replication.replicas.iter().filter(has_agreed);
+        // What a start is about to take in, or to take away, is not in this log yet.
+        if self.affairs.restarts || !self.is_node_saved() || count_nodes(agreed()) < needed {
             return;
         }
-        let best = agreed.iter().max_by_key(|one| one.log_at).filter(|one| one.log_at > ours);
+        let best = agreed().max_by_key(|one| one.log_at).filter(|one| one.log_at > ours);
         if let Some(best) = best.filter(|_| !planted::is(Bug::NoCatchUp)) {
             let (log_at, port) = (best.log_at, best.port.to_string());
             let from = Address::new(&best.host, &port);
@@ -59,8 +62,7 @@ impl Hub {
             let is_over = |link: &Link| is_used_up || !link.is_up();
             let link = self.server.replication.link.as_ref();
             if link.is_some_and(|link| Some(&link.to) != from.as_ref() && is_over(link)) {
-                self.drop_link();
-                self.server.replication.link = None;
+                self.end_link();
             }
             if let (None, Some(from)) = (&self.server.replication.link, from) {
                 self.engine.log.notices.push(format!(
@@ -70,16 +72,13 @@ impl Hub {
                 self.engine.log.set_copying(now_ms, true);
                 let replication = &mut self.server.replication;
                 replication.link = Some(Link::new(from, now_ms));
-                let is_told = replication.candidate.as_ref().is_some_and(|one| one.is_told);
-                let wanted = Some(log_at);
-                replication.candidate = Some(Candidate { number, wanted, is_told });
+                if let Some(candidate) = &mut replication.candidate {
+                    candidate.wanted = Some(log_at);
+                }
             }
             return;
         }
-        if self.server.replication.link.is_some() {
-            self.drop_link();
-            self.server.replication.link = None;
-        }
+        self.end_link();
         if !self.has_what_is_owed(mine, needed) {
             return;
         }
@@ -97,10 +96,7 @@ impl Hub {
         let here = (self.engine.terms.number(), self.engine.log.end());
         let counts = |one: &&Replica| one.promised == mine && !one.is_backup && one.owed <= here;
         let agreed = self.server.replication.replicas.iter().filter(counts);
-        let mut nodes: Vec<u32> = agreed.map(|one| one.node).collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        let has_it = self.engine.is_whole() && nodes.len() >= needed;
+        let has_it = self.engine.is_whole() && count_nodes(agreed) >= needed;
         if has_it && self.server.settings.min_replicas == 0 {
             self.engine.log.replicated = None;
         }
