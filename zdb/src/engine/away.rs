@@ -84,7 +84,7 @@ struct Wanted {
     reads: Vec<(Token, Read)>,
     step: WantStep,
     was_brought: bool,
-    /// Since when the first of the reads waits.
+    /// Since when the first of the reads waits, or the hook is asked.
     since_ms: u64,
 }
 
@@ -395,10 +395,11 @@ impl Engine {
                 self.away.wanted[at].step = WantStep::Checking(token);
             }
             (WantStep::Opening(_), Err(error)) => {
+                let now_ms = self.now.monotonic_ms;
                 let wanted = &mut self.away.wanted[at];
                 let is_gone = error.kind() == io::ErrorKind::NotFound;
                 if is_gone && !wanted.was_brought && !wanted.reads.is_empty() {
-                    wanted.step = WantStep::Asked;
+                    (wanted.step, wanted.since_ms) = (WantStep::Asked, now_ms);
                     self.events.push(Event::Missing(base));
                 } else {
                     self.stays_away(at, &error.to_string());
