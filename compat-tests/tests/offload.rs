@@ -557,7 +557,7 @@ fn without_a_hook_the_only_copy_is_kept() {
     let names = segments(&server);
     let path = server.data_dir().join(&names[0]);
     std::fs::remove_file(&path).expect("it can be removed");
-    let line = server.wait_for_log("that it was removed", |line| line.contains("was removed"));
+    let line = server.wait_for_log("that it was removed", |line| line.contains("gone from --data"));
     check(&mut client, 0..3);
     assert_eq!(number(&mut client, "segments_away"), 0);
     // As the line says.

@@ -574,8 +574,7 @@ impl Files for MemoryFiles {
         Ok(match state.names.get(&key(root, name)) {
             Some(named) if named == at => Whereabouts::Here,
             Some(_) => Whereabouts::Replaced,
-            None if state.names.values().any(|named| named == at) => Whereabouts::Renamed,
-            None => Whereabouts::Removed,
+            None => Whereabouts::Gone,
         })
     }
 

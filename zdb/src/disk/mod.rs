@@ -160,10 +160,8 @@ pub enum Done {
 pub enum Whereabouts {
     /// Its name leads to it.
     Here,
-    /// It has another name.
-    Renamed,
-    /// It has no name: who copied it elsewhere removed it here, or it is the only copy.
-    Removed,
+    /// No file has its name: it was copied elsewhere and removed here, or renamed, or the open file is the only copy.
+    Gone,
     /// Another file has its name.
     Replaced,
 }

@@ -382,9 +382,8 @@ impl Files for SystemFiles {
                 Ok(Whereabouts::Here)
             }
             Ok(_) => Ok(Whereabouts::Replaced),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Err(_) if open.nlink() == 0 => Ok(Whereabouts::Removed),
-            Err(_) => Ok(Whereabouts::Renamed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Whereabouts::Gone),
+            Err(error) => Err(error),
         }
     }
 

@@ -3,8 +3,8 @@
 //! Whoever has moved a file away wants its space, so a file without its name is let go, when what a start needs of
 //! it is kept in a stub. A read that finds nothing there then waits, it alone: the file is opened again, if it
 //! has come back, or a hook is asked to bring it. What only looks after the disk, the cleaner and the scrub, has
-//! nothing brought: it passes by. A file that has no name at all may be the only copy of what is in it: it is let
-//! go only where there is a hook that could bring it back.
+//! nothing brought: it passes by. Whether another copy exists nobody here knows, so a file is let go only where there
+//! is a hook that could bring it back.
 
 use super::log::format::{self, BLOCK, SegmentHeader};
 use super::log::segments::Segment;
@@ -212,10 +212,10 @@ impl Engine {
         let name = format::segment_name(base);
         match found {
             Whereabouts::Here => {}
-            Whereabouts::Removed if !self.away.has_hook => self.tell_of(
+            Whereabouts::Gone if !self.away.has_hook => self.tell_of(
                 base,
                 format!(
-                    "segment {name} was removed: it is served as long as this server runs, and its space stays in use. \
+                    "segment {name} is gone from --data: it is served as long as this server runs, and its space stays in use. \
                      Copy it back from file {} under /proc/PID/fd of this server, or start with a --hook that \
                      brings files back on missing-data",
                     file.0
@@ -228,7 +228,7 @@ impl Engine {
                      this server runs, and its space stays in use; the next start takes the other one"
                 ),
             ),
-            Whereabouts::Renamed | Whereabouts::Removed => self.leave(file),
+            Whereabouts::Gone => self.leave(file),
         }
     }
 

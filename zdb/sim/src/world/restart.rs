@@ -43,6 +43,7 @@ pub(super) fn start(files: &MemoryFiles, setup: &Setup) -> Result<Engine, String
         bring_back(files, base);
     }
     let (mut engine, report) = recovery::start(files, options)?;
+    engine.away.has_hook = setup.offload;
     if !setup.offload {
         // Nobody moves a file, so nobody looks for one: known seeds go on to mean what they meant.
         engine.end_away();
