@@ -405,7 +405,8 @@ impl Recovery<'_> {
         let mut ended = None;
         let mut offset = 0;
         for (header, bytes) in &loaded.pages {
-            if goes_on && header.ending == PageEnd::Recovered {
+            let goes_on_here = goes_on && header.ending == PageEnd::Recovered;
+            if goes_on_here && self.forget_end(segment.base, &loaded.bytes[..offset]) {
                 break;
             }
             let body = &loaded.bytes[offset + PAGE_HEADER_BYTES..offset + bytes];
@@ -421,6 +422,12 @@ impl Recovery<'_> {
             }
         }
         (resume, ended)
+    }
+
+    /// Removes an end from a sidecar, for good: records are to follow there, and a power cut could bring the end back when
+    /// another segment has followed. False where the disk does not let it: then it stays the end.
+    fn forget_end(&self, base: u64, kept: &[u8]) -> bool {
+        self.files.write_small(Root::Index, &format::sidecar_name(base), kept).is_ok()
     }
 
     fn load_sidecar(&self, segment: &Segment) -> LoadedSidecar {
